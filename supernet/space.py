@@ -1,0 +1,363 @@
+"""The search space and its architectures, as values. numpy only; importing this never loads torch.
+
+An architecture has two forms. `Architecture` is for people and JSON: it lists the kept blocks alone. A genome is for
+search: G small integers, each the index of a choice, so that N architectures are one (N, G) array. Genes of blocks that
+are not kept hold 0 in a canonical genome, so equal subnets are equal arrays.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any, Protocol, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supernet.operators import Operators, Part
+
+Genomes = NDArray[np.int8]  # (N, G); (G,) for one
+Value = int | float
+Block = tuple[Value, ...]  # values of the block's genes, in the order of `SearchSpace.block_genes`
+
+
+@dataclass(frozen=True, slots=True)
+class Gene:
+    """One decision: its name and its choices, ascending where they have an order."""
+
+    name: str
+    choices: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One subnet, as a value. Only kept blocks are listed, so equal subnets compare equal.
+
+    resolution: input side, pixels. stages: per stage, per kept block, the values of the block's genes.
+    extra: values of the genes that belong to no block, in the order of `SearchSpace.extra_genes`.
+    """
+
+    resolution: int
+    stages: tuple[tuple[Block, ...], ...]
+    extra: tuple[tuple[str, Value], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"resolution": 192, "stages": [[[3, 4], [5, 6]], ...]}`; genes that belong to no block are named keys."""
+        stages = [[list(block) for block in stage] for stage in self.stages]
+        return {"resolution": self.resolution, "stages": stages, **dict(self.extra)}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: `data` does not have this form. Whether the values lie in a space is `SearchSpace.encode`'s.
+        """
+        form = '{"resolution": 192, "stages": [[[3, 4], [5, 6]], ...]}'
+        if not isinstance(data, Mapping) or not isinstance(data.get("stages"), Sequence):
+            raise ValueError(f"an architecture is written {form}, not {json.dumps(data, default=str)[:200]}")
+        resolution = _integer("resolution", data.get("resolution"))
+        stages = []
+        for stage_number, stage in enumerate(data["stages"], 1):
+            if not isinstance(stage, Sequence) or not all(
+                isinstance(b, Sequence) and not isinstance(b, str) for b in stage
+            ):
+                raise ValueError(f"stage {stage_number} is a list of blocks, each a list of numbers, as in {form}")
+            stages.append(tuple(tuple(_number(f"stage {stage_number}", value) for value in block) for block in stage))
+        extra = ((key, _number(key, value)) for key, value in data.items() if key not in ("resolution", "stages"))
+        return cls(resolution, tuple(stages), tuple(sorted(extra)))
+
+    def at(self, resolution: int) -> "Architecture":
+        """The same blocks at another input side."""
+        return Architecture(resolution, self.stages, self.extra)
+
+
+class Layout(Protocol):
+    """What a family adds to a space: widths, strides, activations. A frozen dataclass with JSON-able fields."""
+
+    def parts(self, space: "SearchSpace") -> tuple[Part, ...]:
+        """The network as parts in the order in which they run, each with the genes it depends on."""
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Which architectures there are. Frozen; serialises to JSON; its hash names it.
+
+    family: a key of `supernet.families.FAMILIES`; layout: that family's own settings.
+    depths: per stage, the choices for the number of kept blocks, ascending; a stage keeps its first blocks.
+    block_genes: the genes every block has. extra_genes: genes that belong to no block, sorted by name.
+    """
+
+    name: str
+    family: str
+    classes: int
+    in_channels: int
+    resolutions: tuple[int, ...]
+    depths: tuple[tuple[int, ...], ...]
+    block_genes: tuple[Gene, ...]
+    layout: Layout
+    extra_genes: tuple[Gene, ...] = ()
+
+    def __post_init__(self) -> None:
+        for gene in self.genes:
+            if not gene.choices or len(set(gene.choices)) != len(gene.choices):
+                raise ValueError(f"{self.name}: gene {gene.name} needs distinct choices, not {gene.choices}")
+            if len(gene.choices) > np.iinfo(np.int8).max:
+                raise ValueError(f"{self.name}: gene {gene.name} has {len(gene.choices)} choices; the most is 127")
+        for stage, choices in enumerate(self.depths, 1):
+            if list(choices) != sorted(choices) or choices[0] < 1:
+                raise ValueError(f"{self.name}: depths of stage {stage} must ascend from at least 1, not {choices}")
+
+    # The layout of a genome: resolution, extra genes, one depth per stage, then the blocks' genes, stage by stage.
+
+    @cached_property
+    def genes(self) -> tuple[Gene, ...]:
+        """All genes, in genome order."""
+        head = (Gene("resolution", self.resolutions), *self.extra_genes)
+        depths = tuple(Gene(f"stage{s}.depth", choices) for s, choices in enumerate(self.depths, 1))
+        blocks = tuple(
+            Gene(f"stage{s}.block{b}.{gene.name}", gene.choices)
+            for s, choices in enumerate(self.depths, 1)
+            for b in range(1, choices[-1] + 1)
+            for gene in self.block_genes
+        )
+        return head + depths + blocks
+
+    @cached_property
+    def num_choices(self) -> NDArray[np.int64]:
+        """(G,) number of choices of each gene."""
+        return np.array([len(gene.choices) for gene in self.genes])
+
+    @property
+    def num_genes(self) -> int:
+        """G."""
+        return len(self.genes)
+
+    def depth_gene(self, stage: int) -> int:
+        """Index of the depth gene of a stage (from 0)."""
+        return 1 + len(self.extra_genes) + stage
+
+    def gene_of_block(self, stage: int, block: int) -> int:
+        """Index of the first gene of a block (both from 0); its others follow."""
+        before = sum(choices[-1] for choices in self.depths[:stage]) + block
+        return self.depth_gene(len(self.depths)) + before * len(self.block_genes)
+
+    @cached_property
+    def _blocks(self) -> tuple[tuple[int, int, int], ...]:
+        """Per block: its stage, its number within the stage, its first gene."""
+        return tuple(
+            (s, b, self.gene_of_block(s, b)) for s, choices in enumerate(self.depths) for b in range(choices[-1])
+        )
+
+    # Genomes.
+
+    def alive(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """(N, G) whether each gene matters: False for genes of blocks that the depths do not keep."""
+        alive = np.ones(genomes.shape, bool)
+        for s, b, first in self._blocks:
+            kept = np.array(self.depths[s])[genomes[..., self.depth_gene(s)]] > b
+            alive[..., first : first + len(self.block_genes)] = kept[..., None]
+        return alive
+
+    def canonical(self, genomes: Genomes) -> Genomes:
+        """(N, G) the same subnets with 0 in every gene that does not matter."""
+        return np.where(self.alive(genomes), genomes, np.int8(0)).astype(np.int8)
+
+    def sample(
+        self, rng: np.random.Generator, count: int, open_choices: Sequence[Sequence[int]] | None = None
+    ) -> Genomes:
+        """(count, G) canonical genomes, every gene uniform over its choices, or over those in `open_choices`."""
+        choices = open_choices or [range(int(n)) for n in self.num_choices]
+        columns = [rng.choice(np.asarray(column, np.int8), count) for column in choices]
+        return self.canonical(np.stack(columns, axis=1))
+
+    def neighbours(self, genome: Genomes) -> Genomes:
+        """(M, G) every canonical genome one move away from a canonical (G,) genome.
+
+        A move sets one living gene other than a depth, or changes one stage's depth by one step; growing a stage
+        enumerates the choices of the blocks that come to life.
+        """
+        depth_genes = range(self.depth_gene(0), self.depth_gene(len(self.depths)))
+        moves = []
+        for gene in np.flatnonzero(self.alive(genome)).tolist():
+            if gene not in depth_genes:
+                others = (choice for choice in range(self.num_choices[gene]) if choice != genome[gene])
+                moves += [_with(genome, {gene: choice}) for choice in others]
+        for stage, gene in enumerate(depth_genes):
+            depth = int(genome[gene])
+            if depth > 0:
+                moves.append(_with(genome, {gene: depth - 1}))
+            if depth + 1 < self.num_choices[gene]:
+                old, new = self.depths[stage][depth : depth + 2]
+                revived = range(self.gene_of_block(stage, old), self.gene_of_block(stage, new))
+                for values in product(*(range(self.num_choices[g]) for g in revived)):
+                    moves.append(_with(genome, {gene: depth + 1, **dict(zip(revived, values, strict=True))}))
+        if not moves:
+            return np.empty((0, self.num_genes), np.int8)
+        return self.canonical(np.stack(moves))
+
+    def open_choices(self, **values: Sequence[Value]) -> list[list[int]]:
+        """Per gene, the indices of the choices left open when the named genes are restricted to `values`.
+
+        Names are `resolution`, `depth`, a block gene or an extra gene; a name left out keeps all its choices. A stage
+        with fewer depths than asked keeps those it has.
+
+        Raises:
+            ValueError: an unknown name, or values of which a gene has none.
+        """
+        known = {gene.name.rsplit(".", 1)[-1] for gene in self.genes}
+        for name in values:
+            if name not in known:
+                raise ValueError(f"{self.name} has no gene {name!r}; its genes are {', '.join(sorted(known))}")
+        result = []
+        for gene in self.genes:
+            name = gene.name.rsplit(".", 1)[-1]
+            wanted = values.get(name, gene.choices)
+            chosen = [i for i, choice in enumerate(gene.choices) if choice in wanted]
+            if not chosen:
+                raise ValueError(f"{gene.name}: none of {list(wanted)} is one of its choices {list(gene.choices)}")
+            result.append(chosen)
+        return result
+
+    # Architectures.
+
+    def encode(self, arch: Architecture) -> Genomes:
+        """(G,) the canonical genome of an architecture.
+
+        Raises:
+            ValueError: it lies outside this space; the message names the gene, the value and the choices.
+        """
+        genome = np.zeros(self.num_genes, np.int8)
+        genome[0] = self._index(0, arch.resolution)
+        extra = dict(arch.extra)
+        unknown = set(extra) - {gene.name for gene in self.extra_genes}
+        if unknown:
+            raise ValueError(f"{self.name} has no gene {sorted(unknown)[0]!r} beside resolution and stages")
+        for position, gene in enumerate(self.extra_genes, 1):
+            if gene.name not in extra:
+                raise ValueError(f"{gene.name} is missing; its choices are {list(gene.choices)}")
+            genome[position] = self._index(position, extra[gene.name])
+        if len(arch.stages) != len(self.depths):
+            raise ValueError(f"{len(arch.stages)} stages given; {self.name} has {len(self.depths)}")
+        for s, stage in enumerate(arch.stages):
+            genome[self.depth_gene(s)] = self._index(self.depth_gene(s), len(stage))
+            for b, block in enumerate(stage):
+                if len(block) != len(self.block_genes):
+                    names = ", ".join(gene.name for gene in self.block_genes)
+                    raise ValueError(f"stage{s + 1}.block{b + 1} has {len(block)} values; a block has [{names}]")
+                first = self.gene_of_block(s, b)
+                for offset, value in enumerate(block):
+                    genome[first + offset] = self._index(first + offset, value)
+        return genome
+
+    def _index(self, gene: int, value: Value) -> int:
+        choices = self.genes[gene].choices
+        if value not in choices:
+            raise ValueError(f"{self.genes[gene].name} is {value}; its choices are {', '.join(map(str, choices))}")
+        return choices.index(value)
+
+    def decode(self, genome: Genomes) -> Architecture:
+        """The architecture of one (G,) genome, canonical or not."""
+        values = self.values(genome)
+        stages = []
+        for s in range(len(self.depths)):
+            starts = [self.gene_of_block(s, b) for b in range(int(values[self.depth_gene(s)]))]
+            stages.append(tuple(tuple(values[start : start + len(self.block_genes)]) for start in starts))
+        extra = tuple((gene.name, values[i]) for i, gene in enumerate(self.extra_genes, 1))
+        return Architecture(int(values[0]), tuple(stages), extra)
+
+    def values(self, genome: Genomes) -> list[Value]:
+        """Per gene, the value its index stands for."""
+        return [gene.choices[int(index)] for gene, index in zip(self.genes, genome, strict=True)]
+
+    def id(self, arch: Architecture | Genomes) -> str:
+        """16 hexadecimal digits that name a subnet of this space; equal subnets have one id."""
+        genome = self.encode(arch) if isinstance(arch, Architecture) else self.canonical(arch)
+        return hashlib.sha256(self.hash.encode() + genome.astype(np.int8).tobytes()).hexdigest()[:16]
+
+    def largest(self) -> Architecture:
+        """The last choice of every gene."""
+        return self.decode((self.num_choices - 1).astype(np.int8))
+
+    def smallest(self) -> Architecture:
+        """The first choice of every gene."""
+        return self.decode(np.zeros(self.num_genes, np.int8))
+
+    # Operators: everything a cost is made of.
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The network as parts in the order in which they run."""
+        return self.layout.parts(self)
+
+    def part_operators(self, arch: Architecture) -> Iterator[tuple[Part, Operators]]:
+        """The kept parts of one architecture with their records, in the order in which they run.
+
+        The resolution need not be one of the space's: costs are exact at any multiple of 4.
+        """
+        if arch.resolution < 4 or arch.resolution % 4:
+            raise ValueError(f"resolution is {arch.resolution}; a multiple of 4 from 4 upwards is needed")
+        genome = self.encode(arch.at(self.resolutions[0]))
+        values = [arch.resolution, *self.values(genome)[1:]]
+        for part in self.parts:
+            if records := part.operators(*(values[gene] for gene in part.genes)):
+                yield part, records
+
+    def operators(self, arch: Architecture) -> Operators:
+        """Every operator that the architecture runs, in order."""
+        return tuple(record for _, records in self.part_operators(arch) for record in records)
+
+    # JSON.
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict from which `from_json` makes an equal space."""
+        return cast(dict[str, Any], json.loads(json.dumps(asdict(self))))
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: not of that form, or of an unknown family.
+        """
+        from supernet.families import layout_class
+
+        try:
+            fields = {key: _frozen(value) for key, value in data.items() if key != "layout"}
+            for key in ("block_genes", "extra_genes"):
+                fields[key] = tuple(Gene(gene["name"], tuple(gene["choices"])) for gene in data[key])
+            layout = layout_class(data["family"])(**{key: _frozen(value) for key, value in data["layout"].items()})
+            return cls(**fields, layout=layout)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a search space: {error!r}") from error
+
+    @cached_property
+    def hash(self) -> str:
+        """64 hexadecimal digits: SHA-256 of the space's JSON. A bundle of another hash is refused."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def _with(genome: Genomes, changes: Mapping[int, int]) -> Genomes:
+    changed = genome.copy()
+    for gene, choice in changes.items():
+        changed[gene] = choice
+    return changed
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def _number(name: str, value: Any) -> Value:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} holds {value!r}; a number is needed")
+    return int(value) if value == int(value) else value
+
+
+def _integer(name: str, value: Any) -> int:
+    number = _number(name, value)
+    if not isinstance(number, int):
+        raise ValueError(f"{name} is {value!r}; a whole number is needed")
+    return number
