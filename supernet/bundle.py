@@ -1,0 +1,219 @@
+"""The supernet bundle: one directory with everything that a search, a verification and an export need. No pickles."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from supernet.data import Images, Normalization
+from supernet.evaluate import Evaluator
+from supernet.families import supernet_class
+from supernet.files import sha256, sync_folder
+from supernet.layers import Supernet
+from supernet.space import SearchSpace
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+class BundleError(ValueError):
+    """A bundle is missing, incomplete, altered or of another format."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk, checked against its hashes when opened.
+
+    manifest: space, classes, normalisation, dataset, seeds, versions, and the SHA-256 of every other file.
+    hash: SHA-256 of the manifest's bytes, which names the bundle.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+    hash: str
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a bundle and verify every file.
+
+        Raises:
+            BundleError: naming the file that is missing, or both hashes where they differ.
+        """
+        path = Path(path)
+        try:
+            data = (path / MANIFEST).read_bytes()
+            manifest = json.loads(data)
+            files: dict[str, str] = manifest["files"]
+            space = manifest["space"]
+        except FileNotFoundError as error:
+            raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"{path / MANIFEST} cannot be read: {error!r}") from error
+        if manifest.get("format") != FORMAT:
+            raise BundleError(f"{path} has bundle format {manifest.get('format')}; this version reads format {FORMAT}")
+        for name, expected in files.items():
+            if Path(name).name != name:
+                raise BundleError(f"{path / MANIFEST} names a file outside the bundle: {name!r}")
+            if not (path / name).is_file():
+                raise BundleError(f"{path} is incomplete: {name} is missing")
+            actual = sha256(path / name)
+            if actual != expected:
+                raise BundleError(f"{path / name} was altered: its SHA-256 is {actual}, the manifest says {expected}")
+        if SearchSpace.from_json(space).hash != manifest["space_hash"]:
+            raise BundleError(f"{path / MANIFEST}: space_hash is not the hash of the space beside it")
+        return cls(path, manifest, hashlib.sha256(data).hexdigest())
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The search space whose architectures the weights hold."""
+        return SearchSpace.from_json(self.manifest["space"])
+
+    @property
+    def name(self) -> str:
+        """A name for people; the hash names the bundle exactly."""
+        return str(self.manifest["name"])
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names, in the order of the logits."""
+        return list(self.manifest["classes"])
+
+    @property
+    def normalization(self) -> Normalization:
+        """How pixels become inputs."""
+        values = self.manifest["normalization"]
+        return Normalization(tuple(values["mean"]), tuple(values["std"]))
+
+    @property
+    def predictor_path(self) -> Path | None:
+        """The accuracy predictor's arrays, None where the bundle has none."""
+        return self._optional("predictor.npz")
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """Corner accuracies and training curves."""
+        return dict(json.loads((self.path / "report.json").read_text()))
+
+    def supernet(self) -> Supernet:
+        """The supernet with its weights, in evaluation mode."""
+        from safetensors.torch import load_file
+
+        supernet: Supernet = supernet_class(self.space.family)(self.space)
+        supernet.load_state_dict(load_file(self.path / "weights.safetensors"))
+        return supernet.to(memory_format=torch.channels_last).eval()
+
+    def calibration(self) -> Images:
+        """Training images for batch norm and INT8, at the largest resolution."""
+        return _load_images(self.path / "calibration.npz")
+
+    def holdout(self) -> Images | None:
+        """Images of the search split, at the largest resolution, perturbed as the manifest says; None without any."""
+        path = self._optional("holdout.npz")
+        return None if path is None else _load_images(path)
+
+    def evaluator(self) -> Evaluator:
+        """Extracts, recalibrates and scores this bundle's subnets."""
+        return Evaluator(self.supernet(), self.normalization, self.calibration(), self.holdout())
+
+    def _optional(self, name: str) -> Path | None:
+        return self.path / name if name in self.manifest["files"] else None
+
+
+def write_bundle(
+    path: Path,
+    *,
+    name: str,
+    supernet: Supernet,
+    classes: tuple[str, ...],
+    normalization: Normalization,
+    calibration: Images,
+    holdout: Images | None,
+    predictor: bytes | None,
+    report: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> Bundle:
+    """Write a bundle beside `path` and rename it into place, so that `path` is never half a bundle.
+
+    predictor: the bytes of predictor.npz. provenance: dataset, seeds, versions and whatever else made the weights.
+    An earlier bundle at `path` is replaced.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; `path` is then as it was.
+    """
+    from safetensors.torch import save
+
+    weights = {key: value.contiguous() for key, value in supernet.state_dict().items()}
+    contents = {
+        "weights.safetensors": save(weights),
+        "calibration.npz": _npz(pixels=calibration.pixels.numpy(), labels=calibration.labels.numpy()),
+        "report.json": json.dumps(report, indent=1).encode(),
+    }
+    if holdout is not None:
+        contents["holdout.npz"] = _npz(pixels=holdout.pixels.numpy(), labels=holdout.labels.numpy())
+    if predictor is not None:
+        contents["predictor.npz"] = predictor
+    manifest = {
+        "format": FORMAT,
+        "name": name,
+        "space": supernet.space.to_json(),
+        "space_hash": supernet.space.hash,
+        "classes": list(classes),
+        "normalization": {"mean": normalization.mean, "std": normalization.std},
+        **provenance,
+        "files": {file: hashlib.sha256(data).hexdigest() for file, data in contents.items()},
+    }
+    contents[MANIFEST] = json.dumps(manifest, indent=1).encode()
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        for file, data in contents.items():
+            with open(temporary / file, "wb") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
+        sync_folder(temporary)
+        _replace_folder(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync_folder(path.parent)
+    return Bundle.open(path)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    """Move a folder to `path`; an older one there is moved aside first, and back should the move fail."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    if path.exists():
+        path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _npz(**arrays: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _load_images(path: Path) -> Images:
+    with np.load(path, allow_pickle=False) as arrays:
+        pixels: Tensor = torch.from_numpy(arrays["pixels"])
+        return Images(pixels, torch.from_numpy(arrays["labels"]).long())

@@ -1,0 +1,78 @@
+"""Batch-norm recalibration: the statistics that a subnet would have, had it been trained alone."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(slots=True)
+class _Pooled:
+    """Mean and sum of squared deviations over all values seen, in double precision."""
+
+    count: int
+    mean: Tensor
+    squares: Tensor
+
+    def add(self, count: int, mean: Tensor, variance: Tensor) -> None:
+        """Merge a batch: its count, mean and unbiased variance (Chan, Golub and LeVeque 1979, eq. 2.1)."""
+        total = self.count + count
+        delta = mean.double() - self.mean
+        self.squares += variance.double() * (count - 1) + delta**2 * (self.count * count / total)
+        self.mean += delta * (count / total)
+        self.count = total
+
+
+@torch.no_grad()
+def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace the running statistics of every batch norm by those of `batches`, in place.
+
+    batches: normalised images, (N, C, R, R) each; batches may differ in size. The variance is the pooled one, within
+    batches plus between their means; averaging the batches' own variances, as Once-for-All does, loses the second.
+    Within a pass each layer sees activations normalised by their own batch (as fvcore's `precise_bn`). The network is
+    left in the mode it was in.
+
+    Raises:
+        ValueError: no batch was given, or a batch norm saw a single value per channel.
+    """
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    if not norms:
+        return
+    pooled: dict[nn.Module, _Pooled] = {}
+
+    def collect(norm: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+        count = inputs[0].numel() // inputs[0].shape[1]
+        mean, variance = _statistics(norm)
+        if norm not in pooled:
+            pooled[norm] = _Pooled(
+                0, torch.zeros_like(mean, dtype=torch.double), torch.zeros_like(mean, dtype=torch.double)
+            )
+        pooled[norm].add(count, mean, variance)
+
+    was_training = network.training
+    momenta = [norm.momentum for norm in norms]
+    hooks = [norm.register_forward_hook(collect) for norm in norms]
+    try:
+        network.train()
+        for norm in norms:
+            norm.momentum = 1.0  # the running statistics become exactly those of the latest batch
+        for batch in batches:
+            network(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        network.train(was_training)
+    if not pooled:
+        raise ValueError("batch-norm recalibration needs at least one batch of images")
+    for norm, statistics in pooled.items():
+        mean, variance = _statistics(norm)
+        mean.copy_(statistics.mean)
+        variance.copy_(statistics.squares / max(1, statistics.count - 1))
+
+
+def _statistics(norm: Any) -> tuple[Tensor, Tensor]:
+    return norm.running_mean, norm.running_var
