@@ -4,8 +4,9 @@ Every cost of a network (FLOPs, parameters, memory, the blocks that a device pro
 and the static networks that `extract` builds are tested against them.
 """
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 Kind = Literal["conv", "linear", "pool", "multiply", "add"]
@@ -63,6 +64,14 @@ class Operator:
 
 
 Operators = tuple[Operator, ...]
+
+
+def block_key(operators: Operators) -> str:
+    """16 hexadecimal digits that name a tuple of records, equal for equal records: SHA-256 of their fields in order.
+
+    A device's latency table is keyed by it, so blocks that run the same operators are measured once.
+    """
+    return hashlib.sha256(repr([astuple(record) for record in operators]).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,169 @@
+"""Costs that are sums of table terms: FLOPs, parameters, and whatever a device's latency model puts in the tables.
+
+A table is made once per part of the network by evaluating `part.operators` at every combination of its genes' choices.
+All tables share one flat list of entries, so the costs of N genomes are one matrix product for the positions, then a
+gather and a sum per cost.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.elimination import Elimination, Floats
+from supernet.operators import Operators, block_key
+from supernet.space import Genomes, SearchSpace
+
+CHUNK = 8192  # genomes indexed at once, so that temporaries stay in cache
+
+
+class CostTables:
+    """Every entry of every part's table of one space. Making it evaluates each part once per combination of choices.
+
+    operators: (F,) the records of each entry; () where the genes say that the part is dropped.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        records: list[Operators] = []
+        self._strides = np.zeros((space.num_genes, len(space.parts)))
+        self._offsets = np.zeros(len(space.parts))
+        for p, part in enumerate(space.parts):
+            self._offsets[p] = len(records)
+            choices = [space.genes[gene].choices for gene in part.genes]
+            stride = 1
+            for gene in reversed(part.genes):
+                self._strides[gene, p] = stride
+                stride *= len(space.genes[gene].choices)
+            records += [part.operators(*values) for values in product(*choices)]
+        self.operators = tuple(records)
+
+    @property
+    def num_entries(self) -> int:
+        """F."""
+        return len(self.operators)
+
+    @cached_property
+    def block_keys(self) -> tuple[str | None, ...]:
+        """(F,) the `block_key` of each entry's records; None where the part is dropped."""
+        keys = {records: block_key(records) for records in set(self.operators)}
+        return tuple(keys[records] if records else None for records in self.operators)
+
+    @cached_property
+    def elimination(self) -> Elimination:
+        """How minima over these tables are found, per resolution (gene 0)."""
+        scopes = [part.genes for part in self.space.parts]
+        return Elimination(scopes, self._offsets.astype(int).tolist(), self.space.num_choices.tolist(), 0)
+
+    @cached_property
+    def flops_cost(self) -> "AdditiveCost":
+        """Multiply-adds per image."""
+        values = np.array([sum(record.flops for record in records) for records in self.operators], np.float64)
+        return AdditiveCost(self, "flops", values)
+
+    @cached_property
+    def params_cost(self) -> "AdditiveCost":
+        """Learned parameters, batch norm's scale and shift included."""
+        values = np.array([sum(record.params for record in records) for records in self.operators], np.float64)
+        return AdditiveCost(self, "params", values)
+
+    def index(self, genomes: Genomes) -> NDArray[np.intp]:
+        """(N, P) the entry of each part for (N, G) genomes, canonical or not.
+
+        Products and sums of small integers are exact in floating point, and that way BLAS computes them.
+        """
+        result = np.empty((len(genomes), len(self._offsets)), np.intp)
+        for start in range(0, len(genomes), CHUNK):
+            rows = slice(start, start + CHUNK)
+            result[rows] = genomes[rows].astype(np.float64) @ self._strides + self._offsets
+        return result
+
+    def flops(self, genomes: Genomes) -> Floats:
+        """(N,) multiply-adds per image of (N, G) genomes; exact."""
+        return self.flops_cost(genomes)
+
+    def params(self, genomes: Genomes) -> Floats:
+        """(N,) learned parameters of (N, G) genomes; exact."""
+        return self.params_cost(genomes)
+
+    def block_values(self, by_key: Mapping[str, float]) -> Floats:
+        """(F,) a value per entry from a value per block key; 0 where the part is dropped, inf where a key is missing."""
+        return np.array([0.0 if key is None else by_key.get(key, np.inf) for key in self.block_keys])
+
+
+def on_grid(values: Floats) -> Floats:
+    """Values rounded to multiples of 2**-30; integers stay as they are.
+
+    Sums of such values are exact in float64 while they stay below 2**23 (integers: 2**53), whatever the order of the
+    terms. So a floor found by elimination equals, bit for bit, the cost of the architecture that reaches it.
+    """
+    return np.ldexp(np.rint(np.ldexp(values, 30)), -30)
+
+
+@dataclass(frozen=True, eq=False)
+class AdditiveCost:
+    """A cost of the form `scale[resolution] * sum of one value per part + offset[resolution]`.
+
+    name: what answers and refusals call it: `flops`, `params`, `latency_ms@DEVICE`.
+    values: (F,) a value per entry of the tables; inf where the cost is unknown. They are put on a grid (`on_grid`).
+    scale, offset: (R,) an increasing affine map per resolution; 1 and 0 unless given.
+
+    Raises:
+        ValueError: shapes that do not fit the space, or a map that does not increase.
+    """
+
+    tables: CostTables
+    name: str
+    values: Floats
+    scale: Floats = field(default_factory=lambda: np.ones(0))
+    offset: Floats = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        resolutions = len(self.tables.space.resolutions)
+        scale = self.scale if len(self.scale) else np.ones(resolutions)
+        offset = self.offset if len(self.offset) else np.zeros(resolutions)
+        if self.values.shape != (self.tables.num_entries,):
+            raise ValueError(f"{self.name}: {self.tables.num_entries} values needed, not {self.values.shape}")
+        if scale.shape != (resolutions,) or offset.shape != (resolutions,):
+            raise ValueError(f"{self.name}: {resolutions} scales and offsets needed, one per resolution")
+        if not (np.isfinite(scale).all() and np.isfinite(offset).all() and (scale > 0).all()):
+            raise ValueError(f"{self.name}: scales must be positive and finite, offsets finite, not {scale}, {offset}")
+        if np.isnan(self.values).any() or np.isneginf(self.values).any():
+            raise ValueError(f"{self.name}: values must be numbers above -inf")
+        object.__setattr__(self, "values", on_grid(np.asarray(self.values, np.float64)))
+        object.__setattr__(self, "scale", scale)
+        object.__setattr__(self, "offset", offset)
+
+    def __call__(self, genomes: Genomes) -> Floats:
+        """(N,) the cost of (N, G) genomes; inf where the tables hold no value for one of the blocks."""
+        return self.at(self.tables.index(genomes), genomes[:, 0])
+
+    def at(self, index: NDArray[np.intp], resolution: NDArray[np.int8]) -> Floats:
+        """(N,) the same from positions (N, P) already computed by `CostTables.index` and gene 0, (N,)."""
+        return self.calibrate(self.values[index].sum(1), resolution)
+
+    def calibrate(self, sums: Floats, resolution: NDArray[np.integer]) -> Floats:
+        """(N,) sums of table values -> the cost at those resolutions (indices of choices)."""
+        scaled: Floats = sums * self.scale[resolution] + self.offset[resolution]
+        return scaled
+
+    @cached_property
+    def conditioned(self) -> Floats:
+        """(R, F') the tables as `Elimination.condition` lays them out."""
+        return self.tables.elimination.condition(self.values)
+
+    @cached_property
+    def cheapest(self) -> Genomes:
+        """(R, G) canonical: per resolution, an architecture of least cost."""
+        elimination = self.tables.elimination
+        genomes = elimination.argmin(elimination.eliminate(self.conditioned))
+        genomes[:, 0] = np.arange(len(genomes))
+        return self.tables.space.canonical(genomes)
+
+    @cached_property
+    def floors(self) -> Floats:
+        """(R,) the least cost per resolution, exact; inf at a resolution that the tables do not cover."""
+        return self(self.cheapest)
