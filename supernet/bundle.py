@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from supernet.data import Images, Normalization
-from supernet.evaluate import Evaluator
+from supernet.evaluate import Evaluator, Views, perturbed
 from supernet.families import supernet_class
 from supernet.files import sha256, sync_folder
 from supernet.layers import Supernet
@@ -118,13 +118,16 @@ class Bundle:
         return _load_images(self.path / "calibration.npz")
 
     def holdout(self) -> Images | None:
-        """Images of the search split, at the largest resolution, perturbed as the manifest says; None without any."""
+        """Images of the search split as they are, at the largest resolution; None without any."""
         path = self._optional("holdout.npz")
         return None if path is None else _load_images(path)
 
     def evaluator(self) -> Evaluator:
-        """Extracts, recalibrates and scores this bundle's subnets."""
-        return Evaluator(self.supernet(), self.normalization, self.calibration(), self.holdout())
+        """Extracts, recalibrates and scores this bundle's subnets, on the views of the holdout the manifest names."""
+        holdout = self.holdout()
+        if holdout is not None:
+            holdout = perturbed(holdout, Views(**self.manifest["views"]))
+        return Evaluator(self.supernet(), self.normalization, self.calibration(), holdout)
 
     def _optional(self, name: str) -> Path | None:
         return self.path / name if name in self.manifest["files"] else None
@@ -139,13 +142,15 @@ def write_bundle(
     normalization: Normalization,
     calibration: Images,
     holdout: Images | None,
+    views: Views,
     predictor: bytes | None,
     report: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> Bundle:
     """Write a bundle beside `path` and rename it into place, so that `path` is never half a bundle.
 
-    predictor: the bytes of predictor.npz. provenance: dataset, seeds, versions and whatever else made the weights.
+    views: how held-out images are perturbed for evaluation. predictor: the bytes of predictor.npz.
+    provenance: dataset, seeds, versions and whatever else made the weights.
     An earlier bundle at `path` is replaced.
 
     Raises:
@@ -171,6 +176,7 @@ def write_bundle(
         "classes": list(classes),
         "normalization": {"mean": normalization.mean, "std": normalization.std},
         **provenance,
+        "views": asdict(views),
         "files": {file: hashlib.sha256(data).hexdigest() for file, data in contents.items()},
     }
     contents[MANIFEST] = json.dumps(manifest, indent=1).encode()
@@ -209,7 +215,7 @@ def _replace_folder(new: Path, path: Path) -> None:
 
 def _npz(**arrays: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 

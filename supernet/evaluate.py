@@ -42,24 +42,32 @@ def evaluate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Ev
     return Evaluation(correct / images, log_likelihood / images, images)
 
 
-def perturbed(images: Images, views: int, seed: int) -> Images:
-    """The images under `views` fixed perturbations each: a shift of up to 1/12 of the side, and Gaussian noise.
+@dataclass(frozen=True, slots=True)
+class Views:
+    """How held-out images are perturbed: how many views of each, and the seed. 0 leaves them as they are."""
+
+    count: int = 0
+    seed: int = 0
+
+
+def perturbed(images: Images, views: Views) -> Images:
+    """The images under `views.count` fixed perturbations: a shift of up to 1/12 of the side, and Gaussian noise.
 
     Accuracy on a nearly saturated dataset says little about which of two subnets is better; under perturbation, and as
-    log-likelihood, it does. The same seed gives the same images. views = 0 returns the images as they are.
+    log-likelihood, it does. The same seed gives the same images.
     """
-    if views == 0:
+    if views.count == 0:
         return images
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(views.seed)
     pixels = images.pixels.float()
     most = max(1, round(pixels.shape[-1] / 12))
     made = []
-    for _ in range(views):
+    for _ in range(views.count):
         down, right = torch.randint(-most, most + 1, (2,), generator=generator).tolist()
         shifted = torch.roll(F.pad(pixels, (most,) * 4, mode="replicate"), (down, right), (2, 3))
         shifted = shifted[:, :, most:-most, most:-most]
         made.append((shifted + 20 * torch.randn(shifted.shape, generator=generator)).clamp(0, 255).to(torch.uint8))
-    return Images(torch.cat(made), images.labels.repeat(views))
+    return Images(torch.cat(made), images.labels.repeat(views.count))
 
 
 class Evaluator:
