@@ -1,0 +1,151 @@
+"""Errors and their one way out: `application/problem+json` (RFC 9457).
+
+The service raises `SuppleError`; the libraries underneath raise `ValueError`, which is translated here, at the edge.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+log = logging.getLogger("supple")
+
+
+class SuppleError(Exception):
+    """An error that a caller can act on. The message names the value, the limit and what to do.
+
+    more: further members of the problem document, JSON-able.
+    """
+
+    status = 400
+    title = "Bad request"
+
+    def __init__(self, detail: str, **more: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.more = more
+
+    def problem(self) -> dict[str, Any]:
+        """The problem document."""
+        return {"type": "about:blank", "title": self.title, "status": self.status, "detail": self.detail, **self.more}
+
+
+class NotFoundError(SuppleError):
+    """Nothing has this name."""
+
+    status, title = 404, "Not found"
+
+
+class ConflictError(SuppleError):
+    """What is asked contradicts what is stored."""
+
+    status, title = 409, "Conflict"
+
+
+class InvalidError(SuppleError):
+    """The request is well formed and cannot be done as asked."""
+
+    status, title = 422, "Unprocessable request"
+
+
+class InfeasibleError(SuppleError):
+    """No architecture of the space fits the limits."""
+
+    status, title = 422, "No architecture fits these limits"
+
+
+class UnauthorizedError(SuppleError):
+    """A key is needed and none that is known was sent."""
+
+    status, title = 401, "A key is needed"
+
+
+class UnavailableError(SuppleError):
+    """Something the service stands on does not work just now."""
+
+    status, title = 503, "Not available now"
+
+
+class StoreFullError(SuppleError):
+    """The artifact store cannot take a file."""
+
+    status, title = 507, "The artifact store is full"
+
+
+def problem_response(problem: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    """A problem document as a response."""
+    return JSONResponse(
+        dict(problem), problem["status"], headers=dict(headers or {}), media_type="application/problem+json"
+    )
+
+
+def _plain(status: int, detail: str, **more: Any) -> dict[str, Any]:
+    return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more}
+
+
+def _field(location: Sequence[Any]) -> str:
+    """`("body", "limits", 0, "max")` as `limits[0].max`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location[1:])
+    return text.lstrip(".") or str(location[0])
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    field, value = _field(error["loc"]), error.get("input")
+    if error["type"] == "extra_forbidden":
+        return f"{field} is not a field of this request"
+    if error["type"] == "missing":
+        return f"{field} is missing"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    shown = f" is {value!r}" if isinstance(value, str | int | float | bool | None) else ""
+    return f"{field}{shown}: {message[:1].lower()}{message[1:]}"
+
+
+async def _on_supple_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, SuppleError)
+    headers = {"WWW-Authenticate": 'Bearer realm="supple"'} if error.status == 401 else None
+    return problem_response(error.problem(), headers)
+
+
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    errors = [{"field": _field(e["loc"]), "message": _sentence(e)} for e in error.errors()]
+    return problem_response(_plain(422, "; ".join(e["message"] for e in errors), errors=errors))
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return problem_response(_plain(error.status_code, error.detail), error.headers)
+
+
+async def _on_value_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, ValidationError):  # of a value that we made ourselves
+        return await _on_unexpected(request, error)
+    log.info("%s %s: %s", request.method, request.url.path, error, exc_info=error)
+    return problem_response(_plain(422, str(error)))
+
+
+async def _on_database_error(request: Request, error: Exception) -> Response:
+    log.error("%s %s", request.method, request.url.path, exc_info=error)
+    return problem_response(_plain(503, "the database does not answer or is locked; try again"), {"Retry-After": "1"})
+
+
+async def _on_unexpected(request: Request, error: Exception) -> Response:
+    log.error("%s %s", request.method, request.url.path, exc_info=error)
+    return problem_response(_plain(500, "an unexpected error, which the service's log describes"))
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer every error with a problem document."""
+    app.add_exception_handler(SuppleError, _on_supple_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(ValueError, _on_value_error)
+    app.add_exception_handler(OperationalError, _on_database_error)
+    app.add_exception_handler(Exception, _on_unexpected)

@@ -1,0 +1,280 @@
+"""The tables. Everything a search answered can be traced here to a supernet, a predictor, a latency model and a seed.
+
+Predicted and measured values live in different tables and never share a column.
+"""
+
+import secrets
+import time
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+HASH = String(64)  # SHA-256, hexadecimal
+ID = String(32)
+NAME = String(64)
+
+
+def new_id() -> str:
+    """32 hexadecimal digits that sort by time of making, to the millisecond; the rest is random."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def now() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A time in UTC. SQLite keeps no zone, so it is put back when reading."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Read."""
+        return None if value is None else value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar = {
+        dict[str, Any]: JSON(none_as_null=True),
+        list[Any]: JSON(none_as_null=True),
+        datetime: UtcDateTime,
+        float: Double,
+        bytes: LargeBinary,
+    }
+
+
+class ApiKey(Base):
+    """A key, of which only the hash is kept."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(NAME, unique=True)
+    key_hash: Mapped[str] = mapped_column(HASH, unique=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Supernet(Base):
+    """A registered bundle. Its files are in the store under `bundle_hash`."""
+
+    __tablename__ = "supernets"
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)  # the first 16 digits of the bundle's hash
+    bundle_hash: Mapped[str] = mapped_column(HASH, unique=True)
+    name: Mapped[str] = mapped_column(String(200))
+    space_hash: Mapped[str] = mapped_column(HASH, index=True)
+    manifest: Mapped[dict[str, Any]]
+    report: Mapped[dict[str, Any]]
+    predictor_version: Mapped[str | None] = mapped_column(ID)  # the first 16 digits of the predictor file's hash
+    predictor_card: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Device(Base):
+    """Something that networks run on: a machine, a runtime and how it is used."""
+
+    __tablename__ = "devices"
+
+    name: Mapped[str] = mapped_column(NAME, primary_key=True)
+    runtime: Mapped[str] = mapped_column(String(200))
+    threads: Mapped[int]
+    batch_size: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class LatencyModel(Base):
+    """A latency model of one device for one search space. Measuring again makes a new version."""
+
+    __tablename__ = "latency_models"
+    __table_args__ = (UniqueConstraint("device", "space_hash", "version"),)
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True, default=new_id)
+    device: Mapped[str] = mapped_column(ForeignKey("devices.name"))
+    space_hash: Mapped[str] = mapped_column(HASH)
+    version: Mapped[int]  # counts from 1 for each device and space
+    model: Mapped[dict[str, Any]]
+    card: Mapped[dict[str, Any]]
+    host: Mapped[dict[str, Any]]  # fingerprint of the machine that measured
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class BlockMeasurement(Base):
+    """The measured latency of one block. `block_key` names its operator records."""
+
+    __tablename__ = "block_measurements"
+
+    latency_model_id: Mapped[str] = mapped_column(ForeignKey("latency_models.id"), primary_key=True)
+    block_key: Mapped[str] = mapped_column(String(16), primary_key=True)
+    measured_ms: Mapped[float]
+
+
+class NetworkMeasurement(Base):
+    """The measured latency of one whole network with untrained weights."""
+
+    __tablename__ = "network_measurements"
+
+    latency_model_id: Mapped[str] = mapped_column(ForeignKey("latency_models.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)  # its place in the measurement, from 0
+    architecture: Mapped[dict[str, Any]]
+    measured_ms: Mapped[float]
+
+
+class Candidate(Base):
+    """An architecture of a supernet that some search proposed. Unique, so that what is learnt about it adds up."""
+
+    __tablename__ = "candidates"
+    __table_args__ = (UniqueConstraint("supernet_id", "architecture_id"),)
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
+    supernet_id: Mapped[str] = mapped_column(ForeignKey("supernets.id"))
+    architecture_id: Mapped[str] = mapped_column(ID)  # `SearchSpace.id`
+    architecture: Mapped[dict[str, Any]]
+    genome: Mapped[bytes]  # G int8, canonical
+    resolution: Mapped[int]  # pixels
+    flops: Mapped[int] = mapped_column(BigInteger)  # multiply-adds
+    params: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    verification: Mapped["Verification | None"] = relationship(viewonly=True)
+    supernet: Mapped[Supernet] = relationship(viewonly=True)
+
+
+class AccuracyPrediction(Base):
+    """What one version of a supernet's accuracy predictor says of a candidate."""
+
+    __tablename__ = "accuracy_predictions"
+
+    candidate_id: Mapped[str] = mapped_column(ForeignKey("candidates.id"), primary_key=True)
+    predictor_version: Mapped[str] = mapped_column(ID, primary_key=True)
+    predicted_accuracy: Mapped[float]  # in [0, 1]
+
+
+class LatencyPrediction(Base):
+    """What one version of a device's latency model says of a candidate."""
+
+    __tablename__ = "latency_predictions"
+
+    candidate_id: Mapped[str] = mapped_column(ForeignKey("candidates.id"), primary_key=True)
+    latency_model_id: Mapped[str] = mapped_column(ForeignKey("latency_models.id"), primary_key=True)
+    predicted_latency_ms: Mapped[float]
+
+
+class Search(Base):
+    """One question and its answer. The answer is a pure function of the columns up to `seed`.
+
+    status: queued, running, done, not_verified, failed or cancelled.
+    """
+
+    __tablename__ = "searches"
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True, default=new_id)
+    supernet_id: Mapped[str] = mapped_column(ForeignKey("supernets.id"), index=True)
+    request: Mapped[dict[str, Any]]  # the canonical form
+    predictor_version: Mapped[str] = mapped_column(ID)
+    latency_models: Mapped[dict[str, Any]]  # device: latency model's id
+    warm_start: Mapped[str | None] = mapped_column(HASH)  # artifact: the genomes it started from
+    seed: Mapped[int] = mapped_column(BigInteger)
+
+    idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
+    status: Mapped[str] = mapped_column(String(16))
+    progress: Mapped[dict[str, Any] | None]
+    best_candidate_id: Mapped[str | None] = mapped_column(ForeignKey("candidates.id"))
+    limits_hold: Mapped[str | None] = mapped_column(String(16))  # counted, predicted, bound or measured
+    problem: Mapped[dict[str, Any] | None]  # why there is no best candidate
+    evaluations: Mapped[int | None]
+    elapsed_ms: Mapped[float | None]
+    evaluated: Mapped[str | None] = mapped_column(HASH)  # artifact: every evaluated genome and its scores
+    attempts: Mapped[int] = mapped_column(default=0)  # times that a worker began this search
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    finished_at: Mapped[datetime | None]
+
+
+class SearchCandidate(Base):
+    """A candidate that a search keeps: a member of its front, or a finalist."""
+
+    __tablename__ = "search_candidates"
+    __table_args__ = (Index(None, "candidate_id"),)
+
+    search_id: Mapped[str] = mapped_column(ForeignKey("searches.id"), primary_key=True)
+    candidate_id: Mapped[str] = mapped_column(ForeignKey("candidates.id"), primary_key=True)
+    place: Mapped[int]  # 0 is the best as predicted
+    on_front: Mapped[bool]
+
+
+class Verification(Base):
+    """What came out when a candidate, extracted and recalibrated, was run on the bundle's held-out images."""
+
+    __tablename__ = "verifications"
+
+    candidate_id: Mapped[str] = mapped_column(ForeignKey("candidates.id"), primary_key=True)
+    verified_accuracy: Mapped[float | None]  # in [0, 1]; null: see `reason`
+    log_likelihood: Mapped[float | None]  # mean over the images, nats
+    images: Mapped[int]
+    reason: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class LatencyMeasurement(Base):
+    """The measured latency of a candidate's exported network, taken for one search."""
+
+    __tablename__ = "latency_measurements"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["search_id", "candidate_id"],
+            ["search_candidates.search_id", "search_candidates.candidate_id"],
+        ),
+        Index(None, "candidate_id"),
+    )
+
+    search_id: Mapped[str] = mapped_column(ID, primary_key=True)
+    candidate_id: Mapped[str] = mapped_column(ID, primary_key=True)
+    device: Mapped[str] = mapped_column(ForeignKey("devices.name"), primary_key=True)
+    measured_latency_ms: Mapped[float]
+    details: Mapped[dict[str, Any]]  # repeats, spread, the reference network's latency beside it
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Export(Base):
+    """A candidate's file for download. status: queued, done or failed."""
+
+    __tablename__ = "exports"
+
+    candidate_id: Mapped[str] = mapped_column(ForeignKey("candidates.id"), primary_key=True)
+    precision: Mapped[str] = mapped_column(String(8), primary_key=True)
+    status: Mapped[str] = mapped_column(String(16))
+    sha256: Mapped[str | None] = mapped_column(HASH)  # artifact
+    size: Mapped[int | None] = mapped_column(BigInteger)  # bytes
+    parity: Mapped[float | None]  # max |onnxruntime - torch| over the logits of real images
+    problem: Mapped[dict[str, Any] | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    finished_at: Mapped[datetime | None]

@@ -1,0 +1,52 @@
+"""Settings of the service, from the environment: every one is `SUPPLE_` and its name in capitals."""
+
+import ipaddress
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What a process of the service needs to know. All have defaults that work on one machine."""
+
+    model_config = SettingsConfigDict(env_prefix="SUPPLE_", extra="forbid", frozen=True)
+
+    data_directory: Path = Field(
+        default=Path("supple-data"),
+        description="Where the SQLite file and the artifact store live unless set themselves.",
+    )
+    database_url: str = Field(
+        default="",
+        description="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME; empty: a file in the data directory.",
+    )
+    store: Path | None = Field(default=None, description="The artifact store; unset: `store` in the data directory.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on. Off loopback, requests need a key.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on.")
+    insecure: bool = Field(default=False, description="Serve any address without keys.")
+    worker_id: str = Field(
+        default="", description="Name of this worker, unique among those alive; empty: host and process id."
+    )
+
+    @property
+    def database(self) -> str:
+        """The database's URL, with the default filled in."""
+        return self.database_url or f"sqlite:///{self.data_directory / 'supple.db'}"
+
+    @property
+    def store_directory(self) -> Path:
+        """The artifact store's directory, with the default filled in."""
+        return self.store or self.data_directory / "store"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether `host` can be reached from this machine alone."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether requests must carry a key."""
+        return not self.loopback and not self.insecure

@@ -1,0 +1,133 @@
+"""The artifact store: files named by their SHA-256 in a directory.
+
+A file appears whole or not at all: it is written beside its place, synced, and renamed. Nothing changes in place.
+"""
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from service.errors import NotFoundError, StoreFullError
+
+
+class Store:
+    """Artifacts and registered bundles under one directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        for directory in (self._objects, self._bundles, self._staging):
+            directory.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def _objects(self) -> Path:
+        return self.root / "objects"
+
+    @property
+    def _bundles(self) -> Path:
+        return self.root / "bundles"
+
+    @property
+    def _staging(self) -> Path:
+        return self.root / "staging"
+
+    def put(self, content: bytes) -> str:
+        """Keep `content`; its SHA-256, 64 hexadecimal digits.
+
+        Raises:
+            StoreFullError: there is no room; nothing was kept.
+        """
+        digest = hashlib.sha256(content).hexdigest()
+        target = self._object(digest)
+        if target.exists():
+            return digest
+        with self._staged(digest) as staged:
+            with open(staged, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            _publish(staged, target)
+        return digest
+
+    def path(self, digest: str) -> Path:
+        """The file of an artifact, to read.
+
+        Raises:
+            NotFoundError: the store does not have it.
+        """
+        path = self._object(digest)
+        if not path.is_file():
+            raise NotFoundError(f"the store at {self.root} has no file {digest}")
+        return path
+
+    def add_bundle(self, source: Path, digest: str) -> Path:
+        """Keep a copy of the bundle directory `source` under its hash; where it now lies.
+
+        Raises:
+            StoreFullError: there is no room; nothing was kept.
+        """
+        target = self._bundles / digest
+        if target.exists() or source.absolute() == target:
+            return target
+        with self._staged(digest) as staged:
+            shutil.copytree(source, staged)
+            for path in staged.rglob("*"):
+                if path.is_file():
+                    _sync(path)
+            try:
+                _publish(staged, target)
+            except OSError:
+                if not target.exists():  # another process was faster with the same content
+                    raise
+        return target
+
+    def bundle(self, digest: str) -> Path:
+        """The directory of a registered bundle.
+
+        Raises:
+            NotFoundError: the store does not have it.
+        """
+        path = self._bundles / digest
+        if not path.is_dir():
+            raise NotFoundError(f"the store at {self.root} has no bundle {digest}; add it with `supple register`")
+        return path
+
+    def check(self) -> None:
+        """Raise an `OSError` or `StoreFullError` unless files can be kept."""
+        with self._staged("check") as staged:
+            staged.write_bytes(b"")
+
+    def _object(self, digest: str) -> Path:
+        return self._objects / digest[:2] / digest
+
+    @contextmanager
+    def _staged(self, name: str) -> Iterator[Path]:
+        """A path to write at, on the same file system; whatever is left there goes away."""
+        try:
+            with tempfile.TemporaryDirectory(prefix=f"{name[:16]}-", dir=self._staging) as directory:
+                yield Path(directory) / "content"
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StoreFullError(
+                    f"no room left in the store at {self.root} ({os.strerror(error.errno)}); free some and try again"
+                ) from error
+            raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _publish(staged: Path, target: Path) -> None:
+    """Give finished content its name, so that a power cut cannot take it back."""
+    target.parent.mkdir(exist_ok=True)
+    staged.replace(target)
+    _sync(target.parent)

@@ -1,0 +1,202 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select, text
+
+from service.db import Database
+from service.jobs import Jobs, try_lock
+from service.models import ApiKey
+
+WORKER = textwrap.dedent(
+    """
+    import sys, time
+    from pathlib import Path
+    from service.jobs import run_worker
+    from service.settings import Settings
+
+    trace = Path(sys.argv[1])
+
+    def note(line):
+        with open(trace, "a") as file:
+            file.write(line + chr(10))
+        return line
+
+    def job(context, step, subject):
+        who = context.settings.worker_id
+        first = step("first", lambda: note(f"first {who}"))
+        step("second", lambda: (note(f"begin {who}"), (trace.parent / "go").exists() or time.sleep(60))[0])
+        note(f"done {who} after {first}")
+
+    run_worker(Settings(), {"job": job})
+    """
+)
+
+
+class Workers:
+    """Real worker processes over one database; what their job did is in `trace`."""
+
+    def __init__(self, database: Database, directory: Path) -> None:
+        self.database = database
+        self.directory = directory
+        self.trace = directory / "trace"
+        self.trace.touch()
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+
+    def start(self, worker_id: str) -> subprocess.Popen[str]:
+        environment = {
+            **os.environ,
+            "SUPPLE_DATABASE_URL": self.database.url,
+            "SUPPLE_DATA_DIRECTORY": str(self.directory),
+            "SUPPLE_WORKER_ID": worker_id,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(self.trace)], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        self.processes[worker_id] = process
+        return process
+
+    def lines(self) -> list[str]:
+        return self.trace.read_text().splitlines()
+
+    def wait_for(self, line: str) -> None:
+        wait(lambda: line in self.lines(), f"{line!r} in {self.lines()}")
+
+    def let_finish(self) -> None:
+        (self.directory / "go").touch()
+
+
+def wait(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 40
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited in vain for {what}")
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def workers(database: Database, tmp_path: Path) -> Iterator[Workers]:
+    workers = Workers(database, tmp_path)
+    yield workers
+    for process in workers.processes.values():
+        process.kill()
+        process.wait()
+        assert process.stderr
+        process.stderr.close()
+
+
+@pytest.fixture
+def jobs(database: Database) -> Iterator[Jobs]:
+    jobs = Jobs(database)
+    yield jobs
+    jobs.close()
+
+
+def enqueued(database: Database) -> int:
+    table = "workflow_status" if database.is_sqlite else "dbos.workflow_status"
+    with database.reading() as session:
+        return session.scalar(text(f"SELECT count(*) FROM {table}")) or 0
+
+
+def test_a_job_and_its_row_are_there_together_or_neither_is(database: Database, jobs: Jobs) -> None:
+    def write(*, fail: bool) -> None:
+        with database.writing() as session:
+            session.add(ApiKey(name="row", key_hash="0"))
+            jobs.enqueue(session, "job", "row", job_id="job-row", priority=1)
+            session.flush()
+            if fail:
+                raise RuntimeError("changed my mind")
+
+    with pytest.raises(RuntimeError, match="changed my mind"):
+        write(fail=True)
+    assert enqueued(database) == 0
+
+    write(fail=False)
+    assert enqueued(database) == 1
+    with database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(ApiKey)) == 1
+
+
+def test_a_job_id_is_enqueued_once(database: Database, jobs: Jobs) -> None:
+    for _ in range(2):
+        with database.writing() as session:
+            jobs.enqueue(session, "job", "row", job_id="job-row", priority=1)
+    assert enqueued(database) == 1
+
+
+def test_a_killed_workers_job_is_taken_over_and_finished_steps_are_not_redone(
+    database: Database, jobs: Jobs, workers: Workers
+) -> None:
+    with database.writing() as session:
+        jobs.enqueue(session, "job", "row", job_id="job-row", priority=1)
+    workers.start("one")
+    workers.wait_for("begin one")
+    workers.start("two")
+    workers.processes["one"].send_signal(signal.SIGKILL)
+    workers.let_finish()
+    workers.wait_for("done two after first one")
+    assert workers.lines() == ["first one", "begin one", "begin two", "done two after first one"]
+
+
+def test_a_second_worker_with_a_taken_id_is_refused_and_the_first_goes_on(
+    database: Database, jobs: Jobs, workers: Workers
+) -> None:
+    with database.writing() as session:
+        jobs.enqueue(session, "job", "row", job_id="job-row", priority=1)
+    first = workers.start("same")
+    workers.wait_for("begin same")
+    second = workers.start("same")
+    assert second.wait(40) != 0
+    assert second.stderr
+    assert "a worker with the id 'same' is running" in second.stderr.read()
+    assert first.poll() is None
+    assert workers.lines().count("begin same") == 1
+    first.kill()
+
+
+def test_an_idle_worker_stops_when_told(workers: Workers, database: Database) -> None:
+    process = workers.start("calm")
+    wait(lambda: try_lock_briefly(database, "calm") is False, "the worker's lock")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(40) in (0, -signal.SIGTERM)
+    wait(lambda: try_lock_briefly(database, "calm"), "the lock to be free")
+
+
+def try_lock_briefly(database: Database, worker_id: str) -> bool:
+    lock = try_lock(database, worker_id)
+    if lock is None:
+        return False
+    lock.release()
+    return True
+
+
+def test_a_lock_is_held_once_and_free_after_release(database: Database) -> None:
+    lock = try_lock(database, "one")
+    assert lock is not None
+    assert lock.is_held()
+    assert try_lock(database, "one") is None
+    other = try_lock(database, "two")
+    assert other is not None
+    other.release()
+    lock.release()
+    again = try_lock(database, "one")
+    assert again is not None
+    again.release()
+
+
+def test_a_cancelled_job_is_not_run(database: Database, jobs: Jobs, workers: Workers) -> None:
+    workers.let_finish()
+    with database.writing() as session:
+        jobs.enqueue(session, "job", "row", job_id="cancelled", priority=1)
+    jobs.cancel("cancelled")
+    with database.writing() as session:
+        jobs.enqueue(session, "job", "row", job_id="wanted", priority=2)
+    workers.start("one")
+    workers.wait_for("done one after first one")
+    assert workers.lines().count("begin one") == 1
