@@ -16,6 +16,9 @@ from torch import Tensor
 
 LARGEST_CACHE_BYTES = 16 * 2**30
 
+# Read where configurations are parsed: a misspelt key is an error instead of being passed over.
+FORBID_EXTRA = {"extra": "forbid"}
+
 
 @dataclass(frozen=True, slots=True)
 class Images:
@@ -87,6 +90,8 @@ class Augmentation:
     rotate: float = 0.0
     scale: float = 0.0
     flip: bool = False
+
+    __pydantic_config__ = FORBID_EXTRA
 
     def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """(N, C, R, R) uint8 to (N, C, R, R) float in [0, 255]; every image draws its own change."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supernet.calibrate import recalibrate
-from supernet.data import Images, Normalization
+from supernet.data import FORBID_EXTRA, Images, Normalization
 from supernet.layers import Supernet
 from supernet.space import Architecture
 
@@ -49,6 +49,8 @@ class Views:
     count: int = 0
     seed: int = 0
 
+    __pydantic_config__ = FORBID_EXTRA
+
 
 def perturbed(images: Images, views: Views) -> Images:
     """The images under `views.count` fixed perturbations: a shift of up to 1/12 of the side, and Gaussian noise.
@@ -87,7 +89,7 @@ class Evaluator:
 
     def subnet(self, arch: Architecture) -> nn.Sequential:
         """The subnet as a static network with statistics of its own, in evaluation mode."""
-        network = self.supernet.extract(arch)
+        network = self.supernet.extract(arch).to(memory_format=torch.channels_last)
         recalibrate(network, (pixels for pixels, _ in self._batches("calibration", arch.resolution)))
         return network.eval()
 

@@ -180,7 +180,7 @@ class MobileNetV3Supernet(Supernet):
                 network[name.replace(".", "_")] = static
         network["head"] = copy.deepcopy(self.head)
         device = next(self.parameters()).device
-        return nn.Sequential(network).to(device, memory_format=torch.channels_last).train(self.training)
+        return nn.Sequential(network).to(device).train(self.training)
 
     def sort_channels(self, open_values: Sequence[float]) -> None:
         """Reorder the inner channels of every block; `open_values` are expansion ratios already trained."""

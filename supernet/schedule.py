@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from supernet.data import Augmentation
+from supernet.data import FORBID_EXTRA, Augmentation
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class Phase:
     subnets_per_step: int | None = None
     distillation: float = 0.0
     sort_channels: bool = False
+
+    __pydantic_config__ = FORBID_EXTRA
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -63,6 +65,8 @@ class Schedule:
     clip: float | None = None
     resolutions: tuple[int, ...] | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
+
+    __pydantic_config__ = FORBID_EXTRA
 
     def __post_init__(self) -> None:
         if not self.phases:

@@ -1,0 +1,210 @@
+"""`supple train`: from one YAML file to a bundle. Orchestration alone; the trainer is `supernet.train`."""
+
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from evolution.accuracy import AccuracyPredictor
+from supernet.bundle import MANIFEST, Bundle, write_bundle
+from supernet.data import FORBID_EXTRA, Dataset, load
+from supernet.evaluate import Evaluator, Views, evaluate, perturbed
+from supernet.evaluate import batches as evaluation_batches
+from supernet.families import preset
+from supernet.schedule import Schedule
+from supernet.space import Architecture, Genomes, SearchSpace
+from supernet.train import TrainingState, load_checkpoint, save_checkpoint, train
+
+LARGEST_HOLDOUT = 10_000  # images that travel in a bundle
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetConfig:
+    """source: `digits`, `cifar10`, `cifar100` or a folder with train/CLASS/*; holdout: images kept from training."""
+
+    source: str
+    holdout: int
+    channels: int | None = None
+
+    __pydantic_config__ = FORBID_EXTRA
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationConfig:
+    """subnets: (architecture, accuracy) pairs to measure for the predictor. views: perturbations of held-out images."""
+
+    subnets: int = 1_000
+    calibration_images: int = 2_000
+    views: Views = field(default_factory=Views)
+
+    __pydantic_config__ = FORBID_EXTRA
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """What a YAML file in configs/ says."""
+
+    name: str
+    space: str
+    dataset: DatasetConfig
+    schedule: Schedule
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    __pydantic_config__ = FORBID_EXTRA
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far a stage of the run is: `done` of `total`, and what a progress bar may say beside it."""
+
+    stage: str
+    done: int
+    total: int
+    detail: str = ""
+
+
+def read_config(path: Path) -> TrainingConfig:
+    """Parse a YAML file.
+
+    Raises:
+        ValueError: naming each wrong key, its value and what is wrong with it.
+    """
+    try:
+        data = yaml.safe_load(path.read_text())
+        return TypeAdapter(TrainingConfig).validate_python(data)
+    except OSError as error:
+        raise ValueError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    except ValidationError as error:
+        faults = (
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']} (got {fault['input']!r})" for fault in error.errors()
+        )
+        raise ValueError(f"{path}: " + "; ".join(faults)) from error
+
+
+def finished_bundle(config: TrainingConfig, folder: Path) -> Bundle | None:
+    """The bundle that an earlier run of this very configuration left in `folder`, or None."""
+    if not (folder / "bundle" / MANIFEST).is_file():
+        return None
+    bundle = Bundle.open(folder / "bundle")
+    return bundle if bundle.manifest.get("config") == _config_json(config) else None
+
+
+def run(
+    config: TrainingConfig, folder: Path, *, resume: bool = False, data_root: Path, checkpoint_steps: int = 200
+) -> Iterator[Step]:
+    """Train, measure subnets, fit the accuracy predictor and write `folder/bundle`.
+
+    Yields progress. A checkpoint is written every `checkpoint_steps` steps and at each phase's end; killed at any
+    moment, the run goes on from the newest one when called with `resume`.
+
+    Raises:
+        ValueError: a configuration that fits neither space nor data, or checkpoints present without `resume`.
+        OSError: the disk is full; what was there before is intact.
+    """
+    dataset, space = _load(config, data_root)
+    checkpoints = folder / "checkpoints"
+    state = load_checkpoint(checkpoints, space, config.schedule) if checkpoints.is_dir() else None
+    if state is not None and not resume:
+        raise ValueError(f"{checkpoints} holds an unfinished run; pass --resume to go on from it, or delete it")
+    state = state or TrainingState.fresh(space, config.schedule)
+    for progress in train(state, dataset):
+        if progress.step % checkpoint_steps == 0 or state.step == 0:
+            save_checkpoint(state, checkpoints)
+        detail = (
+            f"{progress.phase}, epoch {progress.epoch}, loss {progress.loss:.3f}, {progress.images_per_second:.0f}/s"
+        )
+        yield Step("train", progress.step, progress.total_steps, detail)
+
+    calibration = dataset.train[: config.evaluation.calibration_images]
+    holdout = dataset.holdout[:LARGEST_HOLDOUT]
+    views = config.evaluation.views
+    evaluator = Evaluator(state.supernet, dataset.normalization, calibration, perturbed(holdout, views))
+    rng = np.random.default_rng([config.schedule.seed, 5])
+    genomes = _distinct(space, rng, config.evaluation.subnets)
+    scores = np.empty((len(genomes), 2))
+    for number, genome in enumerate(genomes):
+        arch = space.decode(genome)
+        measured = evaluator.evaluate(evaluator.subnet(arch), arch.resolution)
+        assert measured is not None
+        scores[number] = measured.accuracy, measured.log_likelihood
+        yield Step("measure subnets", number + 1, len(genomes), f"accuracy {measured.accuracy:.3f}")
+    predictor = AccuracyPredictor.fit(space, genomes, scores[:, 0], scores[:, 1], rng)
+
+    report = {
+        "corners": {
+            name: _corner(evaluator, dataset, arch)
+            for name, arch in (("largest", space.largest()), ("smallest", space.smallest()))
+        },
+        "predictor": predictor.card,
+        "curves": state.curves,
+    }
+    write_bundle(
+        folder / "bundle",
+        name=config.name,
+        supernet=state.supernet,
+        classes=dataset.classes,
+        normalization=dataset.normalization,
+        calibration=calibration,
+        holdout=holdout,
+        views=views,
+        predictor=predictor.to_bytes(),
+        report=report,
+        provenance={
+            "dataset": config.dataset.source,
+            "images": {"train": len(dataset.train), "holdout": len(dataset.holdout)},
+            "config": _config_json(config),
+            "versions": {
+                **{package: version(package) for package in ("supple", "torch", "numpy")},
+                "python": platform.python_version(),
+            },
+        },
+    )
+    yield Step("write the bundle", 1, 1, str(folder / "bundle"))
+
+
+def _load(config: TrainingConfig, data_root: Path) -> tuple[Dataset, SearchSpace]:
+    space = preset(config.space)
+    dataset = load(
+        config.dataset.source,
+        max(config.schedule.resolutions or space.resolutions),
+        seed=config.schedule.seed,
+        holdout=config.dataset.holdout,
+        root=data_root,
+        channels=config.dataset.channels,
+    )
+    return dataset, preset(config.space, classes=len(dataset.classes), in_channels=dataset.train.pixels.shape[1])
+
+
+def _distinct(space: SearchSpace, rng: np.random.Generator, count: int) -> Genomes:
+    """(at most count, G) distinct genomes in random order: the largest, the smallest and uniform samples."""
+    corners = [space.encode(space.largest()), space.encode(space.smallest())]
+    drawn = np.concatenate([np.stack(corners), space.sample(rng, 4 * count)])
+    _, first = np.unique(drawn, axis=0, return_index=True)
+    return drawn[np.sort(first)][:count]
+
+
+def _corner(evaluator: Evaluator, dataset: Dataset, arch: Architecture) -> dict[str, Any]:
+    """One corner subnet on the holdout, plain and perturbed, and once on the test split where there is one."""
+    network = evaluator.subnet(arch)
+    scored = evaluator.evaluate(network, arch.resolution)
+    splits = {"holdout": dataset.holdout, "test": dataset.test}
+    plain = {
+        name: None
+        if images is None
+        else asdict(evaluate(network, evaluation_batches(images, arch.resolution, dataset.normalization)))
+        for name, images in splits.items()
+    }
+    return {"arch": arch.to_json(), "views": asdict(scored) if scored else None, **plain}
+
+
+def _config_json(config: TrainingConfig) -> Any:
+    return json.loads(json.dumps(asdict(config)))
