@@ -90,7 +90,7 @@ class CostTables:
         return self.params_cost(genomes)
 
     def block_values(self, by_key: Mapping[str, float]) -> Floats:
-        """(F,) a value per entry from a value per block key; 0 where the part is dropped, inf where a key is missing."""
+        """(F,) a value per entry from one per block key; 0 where the part is dropped, inf where the key is missing."""
         return np.array([0.0 if key is None else by_key.get(key, np.inf) for key in self.block_keys])
 
 
@@ -154,6 +154,12 @@ class AdditiveCost:
     def conditioned(self) -> Floats:
         """(R, F') the tables as `Elimination.condition` lays them out."""
         return self.tables.elimination.condition(self.values)
+
+    @cached_property
+    def ceiling(self) -> float:
+        """A number that no cost of an architecture exceeds, unless it is inf."""
+        largest = np.max(self.values, initial=0, where=np.isfinite(self.values))
+        return float(self.scale.max() * largest * len(self.tables.space.parts) + np.abs(self.offset).max() + 1)
 
     @cached_property
     def cheapest(self) -> Genomes:

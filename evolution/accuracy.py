@@ -1,0 +1,254 @@
+"""The accuracy predictor: from genomes to predicted accuracy. Only fitting an MLP loads torch.
+
+Genes enter one-hot, those of dropped blocks as zeros (arXiv:1908.09791, section 3.4). Layers with ReLU between them
+give a score, one layer for ridge regression and four for Once-for-All's MLP, and a logistic link takes the score to an
+accuracy. The link strictly increases, so the ranking by score is the ranking by predicted accuracy.
+"""
+
+import json
+import math
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.elimination import Floats
+from evolution.statistics import folds, kendall_tau
+from supernet.space import Genomes, SearchSpace
+
+Layer = tuple[NDArray[np.float32], NDArray[np.float32]]  # weight (inputs, outputs), bias (outputs,)
+Kind = Literal["ridge", "mlp"]
+
+LEAST_PAIRS = 10
+FOLDS = 5
+PENALTIES = np.logspace(-3, 5, 33)  # of ridge, on one-hot features
+MARGIN = 1e-4  # accuracies are kept this far from 0 and 1, where the link has no finite score
+CHUNK = 8192  # genomes predicted at once, so that memory does not grow with their number
+HIDDEN = (400, 400, 400)  # this and the next two are Once-for-All's
+LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-4
+MLP_STEPS, MLP_BATCH = 1500, 128
+
+
+def one_hot(space: SearchSpace, genomes: Genomes) -> NDArray[np.float32]:
+    """(N, F) one column per choice of each gene; zeros for the genes of dropped blocks."""
+    starts = np.cumsum(space.num_choices) - space.num_choices
+    features = np.zeros((len(genomes), int(space.num_choices.sum())), np.float32)
+    np.put_along_axis(features, genomes + starts, space.alive(genomes).astype(np.float32), axis=1)
+    return features
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """accuracy = 1 / (1 + exp(-(slope * score + intercept))), slope > 0."""
+
+    slope: float
+    intercept: float
+
+    def __call__(self, scores: Floats) -> Floats:
+        """(N,) accuracies in [0, 1]."""
+        exponent = np.clip(self.slope * scores + self.intercept, -700, 700)
+        accuracy: Floats = 1 / (1 + np.exp(-exponent))
+        return accuracy
+
+    @classmethod
+    def fit(cls, scores: Floats, accuracy: Floats) -> Self:
+        """The logistic regression of accuracies, as fractions, on scores. Increasing even where the data are not."""
+        from scipy.optimize import minimize
+
+        centre, spread = float(scores.mean()), float(scores.std()) or 1.0
+        x, y = (scores - centre) / spread, np.clip(accuracy, MARGIN, 1 - MARGIN)
+
+        def loss(parameters: Floats) -> tuple[float, Floats]:
+            exponent = math.exp(parameters[0]) * x + parameters[1]
+            error = 1 / (1 + np.exp(-exponent)) - y
+            gradient = np.array([(error * x).mean() * math.exp(parameters[0]), error.mean()])
+            return float((np.logaddexp(0, exponent) - y * exponent).mean()), gradient
+
+        start = np.array([-2.0, math.log(y.mean() / (1 - y.mean()))])
+        log_slope, intercept = minimize(loss, start, jac=True, bounds=[(-10, 5), (-50, 50)]).x.tolist()
+        slope = math.exp(log_slope) / spread
+        return cls(slope, intercept - slope * centre)
+
+
+@dataclass(frozen=True, eq=False)
+class AccuracyPredictor:
+    """Predicted accuracy of every architecture of a space. card: what a reader should know about its error."""
+
+    space: SearchSpace
+    layers: tuple[Layer, ...]
+    link: Link
+    card: Mapping[str, Any]
+
+    @classmethod
+    def fit(
+        cls,
+        space: SearchSpace,
+        genomes: Genomes,
+        accuracy: Floats,
+        log_likelihood: Floats | None,
+        rng: np.random.Generator,
+        kind: Kind = "ridge",
+    ) -> Self:
+        """Fit N pairs, (N, G) genomes and (N,) measured accuracies, fractions, and the error by cross-validation.
+
+        log_likelihood: (N,) mean log-likelihood of the same measurements. When given, the layers are fitted on it,
+        since it still tells architectures apart where accuracy is saturated, and only the link on accuracy.
+
+        Raises:
+            ValueError: fewer than 10 pairs, lengths that differ, an accuracy outside [0, 1], no finite number.
+        """
+        accuracy = np.asarray(accuracy, np.float64)
+        if len(genomes) < LEAST_PAIRS or accuracy.shape != (len(genomes),):
+            raise ValueError(f"{len(genomes)} genomes, {accuracy.size} accuracies; at least {LEAST_PAIRS} pairs needed")
+        if not ((accuracy >= 0) & (accuracy <= 1)).all():
+            raise ValueError(f"an accuracy is a fraction in [0, 1]; the largest given is {accuracy.max()}")
+        if log_likelihood is None:
+            bounded = np.clip(accuracy, MARGIN, 1 - MARGIN)
+            target = np.log(bounded / (1 - bounded))
+        else:
+            target = np.asarray(log_likelihood, np.float64)
+        if target.shape != accuracy.shape or not np.isfinite(target).all():
+            raise ValueError(f"{len(genomes)} finite log-likelihoods needed, one per genome")
+        features = one_hot(space, genomes)
+
+        def fit_layers(rows: NDArray[np.intp]) -> tuple[tuple[Layer, ...], Link]:
+            layers = (
+                _ridge(features[rows], target[rows]) if kind == "ridge" else _mlp(features[rows], target[rows], rng)
+            )
+            return layers, Link.fit(_forward(layers, features[rows]), accuracy[rows])
+
+        scores, predicted = np.empty_like(target), np.empty_like(target)
+        for seen, unseen in folds(len(target), FOLDS, rng):
+            layers, link = fit_layers(seen)
+            scores[unseen] = _forward(layers, features[unseen])
+            predicted[unseen] = link(scores[unseen])
+        card = {
+            "kind": kind,
+            "pairs": len(target),
+            "target": "accuracy" if log_likelihood is None else "log_likelihood",
+            "validation": f"{FOLDS}-fold cross-validation",
+            "rmse": float(np.sqrt(np.mean((predicted - accuracy) ** 2))),
+            "kendall_tau": kendall_tau(scores, target),
+            "kendall_tau_accuracy": kendall_tau(predicted, accuracy),
+        }
+        return cls(space, *fit_layers(np.arange(len(target))), card)
+
+    def score(self, genomes: Genomes) -> Floats:
+        """(N,) what the layers give, higher is better: a log-likelihood, or the logit of an accuracy."""
+        rows = [slice(start, start + CHUNK) for start in range(0, len(genomes), CHUNK)]
+        return np.concatenate([np.zeros(0), *(_forward(self.layers, one_hot(self.space, genomes[r])) for r in rows)])
+
+    def predict(self, genomes: Genomes) -> Floats:
+        """(N,) predicted accuracy of (N, G) genomes, a fraction in [0, 1]."""
+        return self.link(self.score(genomes))
+
+    def save(self, path: Path | str) -> None:
+        """Write an npz file; a reader sees the old file or the whole new one."""
+        path = Path(path)
+        arrays = {
+            f"{name}{i}": value for i, layer in enumerate(self.layers) for name, value in zip("wb", layer, strict=True)
+        }
+        meta = {"space": self.space.hash, "link": [self.link.slope, self.link.intercept], "card": dict(self.card)}
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(file, meta=np.array(json.dumps(meta)), **arrays)  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: Path | str, space: SearchSpace) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: not such a file, or the predictor of another space.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                meta = json.loads(str(file["meta"]))
+                depth = sum(name.startswith("w") for name in file.files)
+                layers = tuple((file[f"w{i}"], file[f"b{i}"]) for i in range(depth))
+            link, card, owner = Link(*map(float, meta["link"])), meta["card"], str(meta["space"])
+        except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is not an accuracy predictor: {error}") from error
+        if owner != space.hash:
+            raise ValueError(
+                f"{path} is the predictor of space {owner[:16]}, not {space.hash[:16]}; fit one for this space"
+            )
+        return cls(space, layers, link, card)
+
+
+def _forward(layers: Sequence[Layer], features: NDArray[np.float32]) -> Floats:
+    """(N,) scores."""
+    values = features
+    for depth, (weight, bias) in enumerate(layers):
+        values = values @ weight
+        values += bias
+        if depth + 1 < len(layers):
+            np.maximum(values, 0, out=values)
+    return values[:, 0].astype(np.float64)
+
+
+def _ridge(features: NDArray[np.float32], target: Floats) -> tuple[Layer, ...]:
+    """One layer by ridge regression, the intercept unpenalised, the penalty that of least leave-one-out error.
+
+    Closed form: with the thin SVD X = U S V' of centred features, fitted values are U (S^2 / (S^2 + penalty)) U' y, and
+    the residual without a pair is its residual over 1 - leverage (T. Hastie, R. Tibshirani, J. Friedman, "The elements
+    of statistical learning", section 7.10).
+    """
+    centre, mean = features.mean(0, dtype=np.float64), float(target.mean())
+    u, s, vt = np.linalg.svd(features - centre, full_matrices=False)
+    projected = u.T @ (target - mean)
+    errors = []
+    for penalty in PENALTIES:
+        shrink = s**2 / (s**2 + penalty)
+        leverage = 1 / len(target) + (u**2) @ shrink
+        residual = target - mean - u @ (shrink * projected)
+        errors.append(float(np.mean((residual / np.maximum(1 - leverage, 1e-9)) ** 2)))
+    penalty = PENALTIES[int(np.argmin(errors))]
+    weight = vt.T @ (s / (s**2 + penalty) * projected)
+    bias = mean - centre @ weight
+    return ((weight[:, None].astype(np.float32), np.array([bias], np.float32)),)
+
+
+def _mlp(features: NDArray[np.float32], target: Floats, rng: np.random.Generator) -> tuple[Layer, ...]:
+    """Once-for-All's predictor: three hidden layers, Adam, squared error on standardised targets, cosine schedule."""
+    import torch
+
+    mean, spread = float(target.mean()), float(target.std()) or 1.0
+    x = torch.from_numpy(features)
+    y = torch.from_numpy(((target - mean) / spread).astype(np.float32))
+    sizes = (features.shape[1], *HIDDEN, 1)
+    parameters = []
+    for inputs, outputs in pairwise(sizes):
+        scale = math.sqrt(2 / inputs) if outputs > 1 else math.sqrt(1 / inputs)
+        weight = scale * rng.standard_normal((inputs, outputs))
+        parameters += [torch.tensor(weight, dtype=torch.float32), torch.zeros(outputs)]
+    for parameter in parameters:
+        parameter.requires_grad_()
+    optimizer = torch.optim.Adam(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, MLP_STEPS)
+    for _ in range(MLP_STEPS):
+        batch = torch.from_numpy(rng.choice(len(target), min(MLP_BATCH, len(target)), replace=False))
+        values = x[batch]
+        for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
+            values = torch.relu(values @ weight + bias)
+        loss = torch.mean(((values @ parameters[-2] + parameters[-1])[:, 0] - y[batch]) ** 2)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    weights = [parameter.detach().numpy() for parameter in parameters]
+    weights[-2], weights[-1] = weights[-2] * np.float32(spread), weights[-1] * np.float32(spread) + np.float32(mean)
+    return tuple(zip(weights[::2], weights[1::2], strict=True))

@@ -1,0 +1,428 @@
+"""The search for the best architecture within hard limits: the problem, the ask/tell protocol, and the driver.
+
+The driver owns the budget, the random numbers and everything evaluated; a strategy only proposes. What it proposes is
+moved inside the limits before it is scored, so every architecture that is ever evaluated is within them. The last part
+of the budget is a local search, which ends when no single move within the limits improves the best.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.constraints import Constraint, Refused, Region
+from evolution.costs import AdditiveCost, CostTables
+from evolution.elimination import Floats
+from evolution.pareto import ParetoFront
+from evolution.strategies.evolution import Evolution
+from evolution.strategies.random import RandomSearch
+from supernet.space import Genomes, SearchSpace
+
+EVALUATIONS = 20_000  # the most that a request evaluates inside the service's process
+FINALISTS = 200
+POLISH_SHARE = 0.15  # of the budget, kept for the local search
+STALE_GENERATIONS = 5  # without anything new in a row: the strategy has nothing left to propose
+State = Mapping[str, NDArray[Any]]
+Phase = Literal["seed", "explore", "polish", "done"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What N genomes scored. fitness: (N,) higher is better. accuracy: (N,) predicted. costs: (N, C)."""
+
+    fitness: Floats
+    accuracy: Floats
+    costs: Floats
+
+
+class SearchStrategy(Protocol):
+    """Proposes architectures and learns from their scores. It evaluates nothing and knows no limits."""
+
+    def ask(self) -> Genomes:
+        """(N, G) genomes to score next; (0, G) when there is nothing left to propose."""
+
+    def tell(self, genomes: Genomes, scores: Scores) -> None:
+        """Learn scores: of genomes asked, moved inside the limits and without those scored before, or of others."""
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What `restore` needs, as arrays without objects. The random numbers' state is the driver's."""
+
+    def restore(self, state: State) -> None:
+        """Continue where `state` was taken."""
+
+
+STRATEGIES: Mapping[str, Callable[[SearchSpace, np.random.Generator], SearchStrategy]] = {
+    "evolution": Evolution,
+    "random": RandomSearch,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is searched for: the highest predicted accuracy, or the least of one cost at a predicted accuracy.
+
+    predict: (N, G) genomes -> (N,) predicted accuracy, fractions. constraints: hard limits. resolution: when given, the
+    only input side allowed. minimise, min_accuracy: given together, they replace the objective.
+
+    Raises:
+        ValueError: one of `minimise` and `min_accuracy` without the other, or a `min_accuracy` outside (0, 1).
+    """
+
+    tables: CostTables
+    predict: Callable[[Genomes], Floats]
+    constraints: tuple[Constraint, ...] = ()
+    resolution: int | None = None
+    minimise: AdditiveCost | None = None
+    min_accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.minimise is None) != (self.min_accuracy is None):
+            raise ValueError("a cost to minimise and min_accuracy belong together; give both or neither")
+        if self.min_accuracy is not None and not 0 < self.min_accuracy < 1:
+            raise ValueError(f"min_accuracy is {self.min_accuracy}; a fraction between 0 and 1 is needed")
+
+    @cached_property
+    def costs(self) -> tuple[AdditiveCost, ...]:
+        """The C costs that answers report: the limited ones, the minimised one, FLOPs and parameters."""
+        wanted = [constraint.cost for constraint in self.constraints]
+        wanted += [self.minimise] if self.minimise else []
+        wanted += [self.tables.flops_cost, self.tables.params_cost]
+        return tuple({cost.name: cost for cost in wanted}.values())
+
+    @property
+    def bounded(self) -> tuple[Constraint, ...]:
+        """The constraints; a minimised cost without a limit gets one that only rules out what cannot be predicted."""
+        if self.minimise is None or self.minimise.name in {constraint.cost.name for constraint in self.constraints}:
+            return self.constraints
+        return (*self.constraints, Constraint(self.minimise, self.minimise.ceiling))
+
+    @cached_property
+    def cost_names(self) -> tuple[str, ...]:
+        """(C,) their names."""
+        return tuple(cost.name for cost in self.costs)
+
+    @property
+    def front_costs(self) -> int:
+        """How many of the costs, the first ones, span the front: the limited and minimised ones, or FLOPs alone."""
+        return max(1, len({c.cost.name for c in self.constraints} | ({self.minimise.name} if self.minimise else set())))
+
+    def fitness(self, accuracy: Floats, costs: Floats) -> Floats:
+        """(N,) higher is better: the accuracy, or minus the minimised cost, below any such where too inaccurate."""
+        if self.minimise is None or self.min_accuracy is None:
+            return accuracy
+        cost = costs[:, self.cost_names.index(self.minimise.name)]
+        worst = self.minimise.ceiling
+        return np.where(accuracy >= self.min_accuracy, -cost, -worst * (2 - accuracy))
+
+    def score(self, genomes: Genomes) -> Scores:
+        """Evaluate (N, G) genomes.
+
+        Raises:
+            ValueError: the predictor gives something else than N fractions.
+        """
+        accuracy = np.asarray(self.predict(genomes), np.float64)
+        if accuracy.shape != (len(genomes),) or not ((accuracy >= 0) & (accuracy <= 1)).all():
+            raise ValueError(
+                f"the predictor must give {len(genomes)} fractions in [0, 1], not {accuracy.shape} {accuracy[:3]}"
+            )
+        index = self.tables.index(genomes)
+        costs = np.stack([cost.at(index, genomes[:, 0]) for cost in self.costs], axis=1)
+        return Scores(self.fitness(accuracy, costs), accuracy, costs)
+
+
+class NotReached(Refused):
+    """No architecture found within the limits has the predicted accuracy asked; that there is none is not proven.
+
+    smallest: the most accurate one found. predicted_accuracy: its.
+    """
+
+    predicted_accuracy: float
+
+    @classmethod
+    def of(cls, problem: Problem, best: Genomes, accuracy: float, costs: Mapping[str, float]) -> Self:
+        """The refusal, from the most accurate genome (G,) found and its costs."""
+        limited = {constraint.cost.name: constraint for constraint in problem.constraints}
+        error = cls(
+            f"min_accuracy is {problem.min_accuracy}, and the most accurate architecture found within the limits is "
+            f"predicted to reach {accuracy:.5f}; ask for that or less, or raise a limit",
+            floors={name: float(constraint.cost.floors.min()) for name, constraint in limited.items()},
+            limits={name: constraint.max for name, constraint in limited.items()},
+            smallest=problem.tables.space.decode(best),
+            costs=costs,
+        )
+        error.predicted_accuracy = accuracy
+        return error
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a search stands. best: (G,), of `predicted_accuracy`, a fraction. generation: batches evaluated so far."""
+
+    phase: Phase
+    generation: int
+    evaluations: int
+    budget: int
+    best: Genomes
+    predicted_accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Architectures with what they scored. genomes: (N, G). accuracy: (N,) predicted. costs: (N, C). names: (C,)."""
+
+    genomes: Genomes
+    accuracy: Floats
+    costs: Floats
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.genomes)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The answer of a search.
+
+    best: (G,) the best genome. costs: its costs by name. front: over everything evaluated. finalists: at most 200, best
+    first. evaluated: everything, in order. locally_optimal: whether every single move from `best` that stays within the
+    limits was evaluated, and none was better.
+    """
+
+    best: Genomes
+    predicted_accuracy: float
+    costs: Mapping[str, float]
+    front: ParetoFront
+    finalists: Evaluated
+    evaluated: Evaluated
+    evaluations: int
+    generations: int
+    seed: int
+    locally_optimal: bool
+
+
+class Search:
+    """One search, from seed to answer. `run` it, save `state()` between its steps, and take the `result()` any time.
+
+    strategy: a key of `STRATEGIES`. evaluations: the most genomes that are ever scored. warm_start: (N, G) genomes to
+    score first. polish: end with the local search. The same arguments give the same answer.
+
+    Raises:
+        Infeasible, NotProven: from `Region`. ValueError: an unknown strategy or resolution, or no positive budget.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        strategy: str = "evolution",
+        evaluations: int = EVALUATIONS,
+        seed: int = 0,
+        warm_start: Genomes | None = None,
+        polish: bool = True,
+    ) -> None:
+        if strategy not in STRATEGIES:
+            raise ValueError(f"unknown strategy {strategy!r}; there are {', '.join(sorted(STRATEGIES))}")
+        if evaluations < 1:
+            raise ValueError(f"evaluations is {evaluations}; at least 1 is needed")
+        self.problem, self.budget, self.seed = problem, evaluations, seed
+        self._region = Region(problem.tables, problem.bounded, problem.resolution)
+        self._strategy_name, self._polish = strategy, polish
+        self._rng = np.random.default_rng(seed)
+        self._strategy = STRATEGIES[strategy](problem.tables.space, self._rng)
+        self._phase: Phase = "seed"
+        self._generation = self._stale = 0
+        self._locally_optimal = False
+        self._warm_start = np.zeros((0, problem.tables.space.num_genes), np.int8) if warm_start is None else warm_start
+        self._known: set[bytes] = set()
+        self._batches: list[tuple[Genomes, Scores]] = []
+        self._best: tuple[float, float, Genomes, float] | None = None  # fitness, first cost, genome, accuracy
+
+    @property
+    def evaluations(self) -> int:
+        """How many genomes have been scored."""
+        return len(self._known)
+
+    def run(self) -> Iterator[Progress]:
+        """Search on to the end of the budget or of the local search, one batch of evaluations at a time."""
+        steps = {"seed": self._seed, "explore": self._explore, "polish": self._improve}
+        while self._phase != "done":
+            steps[self._phase]()
+            yield self.progress()
+
+    def progress(self) -> Progress:
+        """Where the search stands. Only after the first step of `run`."""
+        _, _, genome, accuracy = self._leader()
+        return Progress(self._phase, self._generation, self.evaluations, self.budget, genome, accuracy)
+
+    def _leader(self) -> tuple[float, float, Genomes, float]:
+        if self._best is None:
+            raise ValueError("nothing has been evaluated yet; advance `run` first")
+        return self._best
+
+    def _seed(self) -> None:
+        """Score the warm start, the largest architecture at each resolution, and the anchors, all inside the limits."""
+        anchors = self._region.anchors[self._region.anchored]
+        largest = np.broadcast_to(self.problem.tables.space.num_choices - 1, anchors.shape).astype(np.int8)
+        largest[:, 0] = anchors[:, 0]
+        self._evaluate(self._inside(np.concatenate([self._warm_start, largest, anchors])), self.budget)
+        self._phase = "explore"
+
+    def _explore(self) -> None:
+        """One generation of the strategy."""
+        reserve = int(self.budget * POLISH_SHARE) if self._polish else 0
+        room = self.budget - reserve - self.evaluations
+        if room <= 0 or self._stale >= STALE_GENERATIONS:
+            self._phase = "polish" if self._polish else "done"
+            return
+        fresh = self._inside(self._strategy.ask())
+        self._evaluate(fresh, room)
+        self._stale = 0 if len(fresh) else self._stale + 1
+
+    def _improve(self) -> None:
+        """Score the best one's neighbours; where none within the limits is better, those outside, moved inside."""
+        best, room = self._leader()[2], self.budget - self.evaluations
+        neighbours = self.problem.tables.space.neighbours(best)
+        holds = self._region.holds(neighbours)
+        fresh = self._fresh(neighbours[holds])
+        self._evaluate(fresh, room)
+        if self._leader()[2] is best and len(fresh) <= room:
+            self._locally_optimal = True
+            self._evaluate(self._inside(neighbours[~holds]), self.budget - self.evaluations)
+        if self._leader()[2] is best:
+            self._phase = "done"
+        else:
+            self._locally_optimal = False
+
+    def _inside(self, genomes: Genomes) -> Genomes:
+        """(M, G) genomes moved inside the limits, without those already scored."""
+        return self._fresh(self._region.repair(genomes, self._rng))
+
+    def _fresh(self, genomes: Genomes) -> Genomes:
+        """(M, G) distinct genomes among (N, G) canonical ones that are not scored yet, in their order."""
+        first = {key: i for i, key in reversed(list(enumerate(_keys(genomes)))) if key not in self._known}
+        return genomes[sorted(first.values())]
+
+    def _evaluate(self, genomes: Genomes, room: int) -> None:
+        """Score the first `room` of (N, G) fresh genomes within the limits."""
+        genomes = genomes[: max(0, room)]
+        if not len(genomes):
+            return
+        scores = self.problem.score(genomes)
+        self._remember(genomes, scores)
+        self._generation += 1
+        self._strategy.tell(genomes, scores)
+
+    def _remember(self, genomes: Genomes, scores: Scores) -> None:
+        self._known.update(_keys(genomes))
+        self._batches.append((genomes, scores))
+        top = int(np.lexsort((scores.costs[:, 0], -scores.fitness))[0])
+        rank = (float(scores.fitness[top]), -float(scores.costs[top, 0]))
+        if self._best is None or rank > self._best[:2]:
+            self._best = (*rank, genomes[top].copy(), float(scores.accuracy[top]))
+
+    # State and result.
+
+    def _evaluated(self) -> tuple[Evaluated, Floats]:
+        """Everything scored, in order, and its fitness."""
+        genomes = np.concatenate([genomes for genomes, _ in self._batches])
+        accuracy = np.concatenate([scores.accuracy for _, scores in self._batches])
+        costs = np.concatenate([scores.costs for _, scores in self._batches])
+        return Evaluated(genomes, accuracy, costs, self.problem.cost_names), self.problem.fitness(accuracy, costs)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """The whole search as arrays without objects, for `numpy.savez`. Only after the first step of `run`."""
+        self._leader()
+        evaluated, _ = self._evaluated()
+        meta = {
+            "space": self.problem.tables.space.hash,
+            "costs": self.problem.cost_names,
+            "strategy": self._strategy_name,
+            "evaluations": self.budget,
+            "seed": self.seed,
+            "polish": self._polish,
+            "phase": self._phase,
+            "generation": self._generation,
+            "stale": self._stale,
+            "locally_optimal": self._locally_optimal,
+            "rng": self._rng.bit_generator.state,
+        }
+        strategy = {f"strategy.{name}": value for name, value in self._strategy.state().items()}
+        scored: dict[str, NDArray[Any]] = {
+            "genomes": evaluated.genomes,
+            "accuracy": evaluated.accuracy,
+            "costs": evaluated.costs,
+        }
+        return {"meta": np.array(json.dumps(meta)), **scored, **strategy}
+
+    @classmethod
+    def resume(cls, problem: Problem, state: State) -> Self:
+        """The search of the same problem whose `state` this is; it goes on to the answer it would have given.
+
+        Raises:
+            ValueError: not such a state, or that of another space or other costs. Also what `Search` raises.
+        """
+        try:
+            meta = json.loads(str(state["meta"]))
+            same = meta["space"] == problem.tables.space.hash and tuple(meta["costs"]) == problem.cost_names
+            if not same:
+                raise ValueError(f"the state is of a search over {meta['costs']} in space {meta['space'][:16]}")
+            arguments = {name: meta[name] for name in ("strategy", "evaluations", "seed", "polish")}
+            search = cls(problem, **arguments)
+            genomes, accuracy, costs = (np.asarray(state[name]) for name in ("genomes", "accuracy", "costs"))
+            search._remember(genomes, Scores(problem.fitness(accuracy, costs), accuracy, costs))
+            prefix = "strategy."
+            search._strategy.restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+            search._phase, search._locally_optimal = meta["phase"], meta["locally_optimal"]
+            search._generation, search._stale = meta["generation"], meta["stale"]
+            search._rng.bit_generator.state = meta["rng"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not the state of a search: {error!r}") from error
+        return search
+
+    def result(self) -> SearchResult:
+        """The best so far; the search's answer once `run` has ended. Only after the first step of `run`.
+
+        Raises:
+            NotReached: nothing found has the predicted accuracy that was asked.
+        """
+        self._leader()
+        evaluated, fitness = self._evaluated()
+        problem, names = self.problem, self.problem.cost_names
+        order = np.lexsort((evaluated.costs[:, 0], -fitness))[:FINALISTS]
+        finalists = Evaluated(evaluated.genomes[order], evaluated.accuracy[order], evaluated.costs[order], names)
+        best, accuracy = finalists.genomes[0], float(finalists.accuracy[0])
+        costs = dict(zip(names, finalists.costs[0].tolist(), strict=True))
+        if problem.min_accuracy is not None and accuracy < problem.min_accuracy:
+            raise NotReached.of(problem, best, accuracy, costs)
+        spanned = problem.front_costs
+        return SearchResult(
+            best=best,
+            predicted_accuracy=accuracy,
+            costs=costs,
+            front=ParetoFront.of(evaluated.genomes, evaluated.accuracy, evaluated.costs[:, :spanned], names[:spanned]),
+            finalists=finalists,
+            evaluated=evaluated,
+            evaluations=self.evaluations,
+            generations=self._generation,
+            seed=self.seed,
+            locally_optimal=self._locally_optimal,
+        )
+
+
+def solve(problem: Problem, **settings: Any) -> SearchResult:
+    """Run a `Search` with these settings to its end. Raises what `Search` and its `result` raise."""
+    search = Search(problem, **settings)
+    for _ in search.run():
+        pass
+    return search.result()
+
+
+def _keys(genomes: Genomes) -> list[bytes]:
+    """The bytes of each row of (N, G) genomes."""
+    keys: list[bytes] = np.ascontiguousarray(genomes).view(f"V{genomes.shape[1]}").ravel().tolist()
+    return keys

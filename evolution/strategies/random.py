@@ -1,0 +1,34 @@
+"""Random search, the baseline: genes uniform over their choices."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supernet.space import Genomes, SearchSpace
+
+if TYPE_CHECKING:
+    from evolution.search import Scores, State
+
+BATCH = 500
+
+
+class RandomSearch:
+    """Proposes samples of the space and learns nothing."""
+
+    def __init__(self, space: SearchSpace, rng: np.random.Generator) -> None:
+        self._space, self._rng = space, rng
+
+    def ask(self) -> Genomes:
+        """(500, G)."""
+        return self._space.sample(self._rng, BATCH)
+
+    def tell(self, genomes: Genomes, scores: "Scores") -> None:
+        """Nothing to learn."""
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Nothing to save."""
+        return {}
+
+    def restore(self, state: "State") -> None:
+        """Nothing to restore."""
