@@ -1,11 +1,62 @@
-"""What one process of the service holds: settings, database, store, queue. Made once, passed to whoever needs it."""
+"""What one process of the service holds: settings, database, store, queue, and what it keeps between requests."""
 
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Generic, TypeVar
 
+from fastapi import Depends, Request
+
+from evolution.accuracy import AccuracyPredictor
+from evolution.costs import CostTables
+from evolution.latency import LatencyModel
+from service import models
 from service.db import Database
+from service.errors import InvalidError
 from service.jobs import Jobs
 from service.settings import Settings
 from service.store import Store
+from supernet.space import SearchSpace
+
+if TYPE_CHECKING:
+    from supernet.bundle import Bundle
+    from supernet.evaluate import Evaluator
+
+T = TypeVar("T")
+
+
+class Cache(Generic[T]):
+    """The values used last, each made once. For values that never change under their key."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._values: OrderedDict[str, T] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str, make: Callable[[], T]) -> T:
+        """The value of `key`, made now if it is not here."""
+        with self._lock:
+            if key not in self._values:
+                self._values[key] = make()
+            self._values.move_to_end(key)
+            if len(self._values) > self._size:
+                self._values.popitem(last=False)
+            return self._values[key]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What searching a supernet needs in memory: numpy only, no weights."""
+
+    tables: CostTables
+    predictor: AccuracyPredictor | None
+
+    @property
+    def space(self) -> SearchSpace:
+        """The supernet's search space."""
+        return self.tables.space
 
 
 class Context:
@@ -15,14 +66,63 @@ class Context:
         self.settings = settings
         self.database = Database(settings.database)
         self.store = Store(settings.store_directory)
+        self._loaded: Cache[Loaded] = Cache(16)
+        self._latency_models: Cache[LatencyModel] = Cache(256)
+        self._evaluators: Cache[tuple[Bundle, Evaluator]] = Cache(1)
 
     @cached_property
     def jobs(self) -> Jobs:
         """The queue that workers take from."""
         return Jobs(self.database)
 
+    def loaded(self, supernet: models.Supernet) -> Loaded:
+        """A supernet's space, cost tables and accuracy predictor."""
+
+        def load() -> Loaded:
+            space = SearchSpace.from_json(supernet.manifest["space"])
+            path = self.store.bundle(supernet.bundle_hash) / "predictor.npz"
+            predictor = AccuracyPredictor.load(path, space) if supernet.predictor_version else None
+            return Loaded(CostTables(space), predictor)
+
+        return self._loaded.get(supernet.id, load)
+
+    def predictor(self, supernet: models.Supernet) -> AccuracyPredictor:
+        """A supernet's accuracy predictor.
+
+        Raises:
+            InvalidError: its bundle has none.
+        """
+        predictor = self.loaded(supernet).predictor
+        if predictor is None:
+            raise InvalidError(
+                f"supernet {supernet.id} has no accuracy predictor; run `supple fit` on its bundle, then register it"
+            )
+        return predictor
+
+    def latency_model(self, row: models.LatencyModel, tables: CostTables) -> LatencyModel:
+        """A stored latency model. tables: of the space it was fitted for."""
+        return self._latency_models.get(row.id, lambda: LatencyModel.from_json(row.model, tables))
+
+    def evaluator(self, supernet: models.Supernet) -> "tuple[Bundle, Evaluator]":
+        """A supernet's bundle and its weights, ready to extract, recalibrate and score. Loads torch."""
+        from supernet.bundle import Bundle
+
+        def load() -> "tuple[Bundle, Evaluator]":
+            bundle = Bundle.open(self.store.bundle(supernet.bundle_hash))
+            return bundle, bundle.evaluator()
+
+        return self._evaluators.get(supernet.id, load)
+
     def close(self) -> None:
         """Let go of the database."""
         if "jobs" in self.__dict__:
             self.jobs.close()
         self.database.close()
+
+
+def _of(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+ContextOf = Annotated[Context, Depends(_of)]  # how an endpoint asks for it

@@ -4,7 +4,7 @@ SQLite needs care. Its driver starts a transaction late, so that two read-then-w
 then fails; here a writing transaction takes the write lock first, with BEGIN IMMEDIATE; a reading one does not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +15,8 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.orm import Session
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import DeclarativeBase, Session
 
 BUSY_TIMEOUT_MS = 30_000  # how long a SQLite writer waits for another one
 
@@ -61,13 +62,13 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A session that sees one state of the database and changes nothing."""
-        with Session(self._reading) as session:
+        with Session(self._reading, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A session in one transaction, committed at the end or rolled back by an exception."""
-        with Session(self.engine) as session, session.begin():
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     def close(self) -> None:
@@ -105,3 +106,11 @@ def upgrade(database_url: str) -> None:
     finally:
         engine.dispose()
     upgrade_engine(database_url)
+
+
+def insert_missing(session: Session, table: type[DeclarativeBase], rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows, all with the same columns, leaving out those whose key is there already."""
+    if rows:
+        dialect = session.get_bind().dialect.name
+        insert = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+        session.execute(insert.on_conflict_do_nothing(), rows)

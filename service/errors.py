@@ -61,6 +61,12 @@ class InfeasibleError(SuppleError):
     status, title = 422, "No architecture fits these limits"
 
 
+class NotVerifiedError(SuppleError):
+    """Predictions held the limits; what was measured and verified does not."""
+
+    status, title = 422, "No finalist holds every limit as measured and verified"
+
+
 class UnauthorizedError(SuppleError):
     """A key is needed and none that is known was sent."""
 
@@ -88,6 +94,15 @@ def problem_response(problem: Mapping[str, Any], headers: Mapping[str, str] | No
 
 def _plain(status: int, detail: str, **more: Any) -> dict[str, Any]:
     return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more}
+
+
+def problem_of(error: Exception) -> dict[str, Any]:
+    """Any error as a problem document. Of one that nobody could act on it says no more than that it happened."""
+    if isinstance(error, SuppleError):
+        return error.problem()
+    if isinstance(error, ValueError) and not isinstance(error, ValidationError):  # those are of values we made
+        return _plain(422, str(error))
+    return _plain(500, "an unexpected error, which the service's log describes")
 
 
 def _field(location: Sequence[Any]) -> str:
@@ -124,21 +139,16 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     return problem_response(_plain(error.status_code, error.detail), error.headers)
 
 
-async def _on_value_error(request: Request, error: Exception) -> Response:
-    if isinstance(error, ValidationError):  # of a value that we made ourselves
-        return await _on_unexpected(request, error)
-    log.info("%s %s: %s", request.method, request.url.path, error, exc_info=error)
-    return problem_response(_plain(422, str(error)))
-
-
 async def _on_database_error(request: Request, error: Exception) -> Response:
     log.error("%s %s", request.method, request.url.path, exc_info=error)
     return problem_response(_plain(503, "the database does not answer or is locked; try again"), {"Retry-After": "1"})
 
 
-async def _on_unexpected(request: Request, error: Exception) -> Response:
-    log.error("%s %s", request.method, request.url.path, exc_info=error)
-    return problem_response(_plain(500, "an unexpected error, which the service's log describes"))
+async def _on_error(request: Request, error: Exception) -> Response:
+    problem = problem_of(error)
+    level = logging.ERROR if problem["status"] >= 500 else logging.INFO
+    log.log(level, "%s %s", request.method, request.url.path, exc_info=error)
+    return problem_response(problem)
 
 
 def install(app: FastAPI) -> None:
@@ -146,6 +156,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(SuppleError, _on_supple_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(ValueError, _on_value_error)
+    app.add_exception_handler(ValueError, _on_error)
     app.add_exception_handler(OperationalError, _on_database_error)
-    app.add_exception_handler(Exception, _on_unexpected)
+    app.add_exception_handler(Exception, _on_error)

@@ -23,9 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
-from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
+from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, StepOptions
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from service.db import Database
@@ -44,6 +44,7 @@ QUEUE = "supple"
 POLL_SECONDS = 0.2  # how often a worker looks for a job
 TICK_SECONDS = 1.0  # how often it looks for dead peers and proves its own lock
 GRACE_SECONDS = 10.0  # how long a stopping worker lets its job go on
+MOST_ATTEMPTS = 5  # a job that as many workers died of is given up by its handler
 
 
 class Step(Protocol):
@@ -255,7 +256,12 @@ def _as_workflow(handler: Handler, context: "Context", idle: threading.Event) ->
 
 
 def _run_step(name: str, function: Callable[[], T]) -> T:
-    return DBOS.run_step({"name": name}, function)
+    options: StepOptions = {
+        "name": name,
+        "retries_allowed": True,
+        "should_retry": lambda error: isinstance(error, OperationalError),  # a locked or restarting database
+    }
+    return DBOS.run_step(options, function)
 
 
 def take_over(database: Database, worker_id: str) -> None:

@@ -124,6 +124,8 @@ class LatencyModel(Base):
     model: Mapped[dict[str, Any]]
     card: Mapped[dict[str, Any]]
     host: Mapped[dict[str, Any]]  # fingerprint of the machine that measured
+    reference_ms: Mapped[float | None]  # the reference network, measured in turns with all the others
+    measurements: Mapped[str] = mapped_column(HASH)  # artifact: everything that was posted
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -216,6 +218,16 @@ class Search(Base):
     attempts: Mapped[int] = mapped_column(default=0)  # times that a worker began this search
     created_at: Mapped[datetime] = mapped_column(default=now)
     finished_at: Mapped[datetime | None]
+
+
+class SearchState(Base):
+    """Where a search that runs as a job stands, for a worker to go on from there. Gone when it has ended."""
+
+    __tablename__ = "search_states"
+
+    search_id: Mapped[str] = mapped_column(ForeignKey("searches.id"), primary_key=True)
+    generation: Mapped[int]
+    state: Mapped[bytes]  # npz: population, random numbers, everything evaluated
 
 
 class SearchCandidate(Base):

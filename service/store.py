@@ -5,12 +5,18 @@ A file appears whole or not at all: it is written beside its place, synced, and 
 
 import errno
 import hashlib
+import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from service.errors import NotFoundError, StoreFullError
 
@@ -131,3 +137,21 @@ def _publish(staged: Path, target: Path) -> None:
     target.parent.mkdir(exist_ok=True)
     staged.replace(target)
     _sync(target.parent)
+
+
+def pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """An npz file of these arrays, compressed lightly: numpy's own setting takes four times as long for little more."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, array in arrays.items():
+            entry = io.BytesIO()
+            np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
+            info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))  # equal arrays, equal bytes
+            file.writestr(info, entry.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=1)
+    return buffer.getvalue()
+
+
+def unpack(packed: bytes) -> dict[str, NDArray[Any]]:
+    """What `pack` packed."""
+    with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
+        return dict(arrays)

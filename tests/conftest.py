@@ -1,4 +1,4 @@
-"""Databases for the tests: SQLite and PostgreSQL, each fresh, each made by the real migrations.
+"""What tests share: fresh databases made by the real migrations, a small bundle, and a service with a measured device.
 
 PostgreSQL is looked for at SUPPLE_TEST_POSTGRES. Without it, its tests are skipped, or fail if
 SUPPLE_TEST_REQUIRE_POSTGRES is 1.
@@ -9,12 +9,22 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import make_url
 
+from evolution.accuracy import AccuracyPredictor
+from evolution.costs import CostTables
+from service.app import create_app
+from service.context import Context
 from service.db import Database, upgrade
+from service.settings import Settings
+from service.supernets.rules import register
+from supernet.families import preset
 
 SERVER = os.environ.get("SUPPLE_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
 
@@ -76,3 +86,119 @@ def database(database_url: str) -> Iterator[Database]:
     database = Database(database_url)
     yield database
     database.close()
+
+
+@pytest.fixture(scope="session")
+def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained bundle on the digits space. Its predictor has learnt that more FLOPs are more accurate."""
+    import torch
+
+    from supernet.bundle import write_bundle
+    from supernet.data import Images, Normalization
+    from supernet.evaluate import Views
+    from supernet.families import supernet_class
+    from supernet.layers import initialise
+
+    directory = tmp_path_factory.mktemp("bundle")
+    space = preset("mbv3-digits")
+    rng = np.random.default_rng(0)
+    genomes = space.sample(rng, 200)
+    flops = CostTables(space).flops(genomes)
+    accuracy = 0.9 + 0.09 * (flops - flops.min()) / np.ptp(flops)
+    AccuracyPredictor.fit(space, genomes, accuracy, None, rng).save(directory / "predictor.npz")
+    generator = torch.Generator().manual_seed(0)
+    supernet = supernet_class(space.family)(space)
+    initialise(supernet, generator)
+    side = space.resolutions[-1]
+
+    def images(count: int) -> Images:
+        pixels = torch.randint(0, 256, (count, space.in_channels, side, side), dtype=torch.uint8, generator=generator)
+        return Images(pixels, torch.arange(count) % space.classes)
+
+    bundle = write_bundle(
+        directory / "untrained",
+        name="untrained digits",
+        supernet=supernet,
+        classes=tuple(map(str, range(space.classes))),
+        normalization=Normalization((0.5,) * space.in_channels, (0.25,) * space.in_channels),
+        calibration=images(64),
+        holdout=images(50),
+        views=Views(),
+        predictor=(directory / "predictor.npz").read_bytes(),
+        report={"corners": {}},
+        provenance={"dataset": "noise", "seed": 0},
+    )
+    return bundle.path
+
+
+# A service.
+
+HOST = {"machine": "a test"}
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    return Settings(database_url=database_url, data_directory=tmp_path / "data")
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[TestClient]:
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def context(client: TestClient) -> Context:
+    context: Context = client.app.state.context  # type: ignore[attr-defined]
+    return context
+
+
+@pytest.fixture
+def supernet(context: Context, bundle_path: Path) -> str:
+    """The id of a registered supernet."""
+    with context.database.writing() as session:
+        return register(session, context.store, bundle_path).id
+
+
+@pytest.fixture(scope="session")
+def tables() -> CostTables:
+    return CostTables(preset("mbv3-digits"))
+
+
+@pytest.fixture(scope="session")
+def measurements(tables: CostTables) -> dict[str, Any]:
+    """What a probe would post of a device that does 100 million multiply-adds a millisecond, give or take 1 %."""
+    return make_measurements(tables, np.random.default_rng(1))
+
+
+def make_measurements(tables: CostTables, rng: np.random.Generator, networks: int = 40) -> dict[str, Any]:
+    space = tables.space
+    blocks = {
+        key: 0.001 + sum(record.flops for record in records) / 1e8
+        for key, records in zip(tables.block_keys, tables.operators, strict=True)
+        if key is not None
+    }
+    genomes = space.sample(rng, networks)
+    index = tables.index(genomes)
+    ms = 0.02 + tables.block_values(blocks)[index].sum(1) * rng.normal(1, 0.01, networks)
+    return {
+        "format": 1,
+        "space_hash": space.hash,
+        "threads": 1,
+        "batch_size": 1,
+        "host": HOST,
+        "reference_ms": 0.5,
+        "blocks": blocks,
+        "networks": [
+            {"architecture": space.decode(genome).to_json(), "ms": time}
+            for genome, time in zip(genomes, ms.tolist(), strict=True)
+        ],
+    }
+
+
+@pytest.fixture
+def device(client: TestClient, supernet: str, measurements: dict[str, Any]) -> str:
+    """The name of a registered and measured device."""
+    assert client.post("/v1/devices", json={"name": "board"}).status_code == 201
+    assert client.post("/v1/devices/board/measurements", json=measurements).status_code == 201
+    return "board"

@@ -72,6 +72,8 @@ def upgrade() -> None:
         sa.Column("model", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("card", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("host", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("reference_ms", sa.Double(), nullable=True),
+        sa.Column("measurements", sa.String(length=64), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["device"], ["devices.name"], name=op.f("fk_latency_models_device_devices")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_latency_models")),
@@ -200,6 +202,14 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_search_candidates_candidate_id"), "search_candidates", ["candidate_id"], unique=False)
     op.create_table(
+        "search_states",
+        sa.Column("search_id", sa.String(length=32), nullable=False),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.Column("state", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(["search_id"], ["searches.id"], name=op.f("fk_search_states_search_id_searches")),
+        sa.PrimaryKeyConstraint("search_id", name=op.f("pk_search_states")),
+    )
+    op.create_table(
         "latency_measurements",
         sa.Column("search_id", sa.String(length=32), nullable=False),
         sa.Column("candidate_id", sa.String(length=32), nullable=False),
@@ -223,6 +233,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index(op.f("ix_latency_measurements_candidate_id"), table_name="latency_measurements")
     op.drop_table("latency_measurements")
+    op.drop_table("search_states")
     op.drop_index(op.f("ix_search_candidates_candidate_id"), table_name="search_candidates")
     op.drop_table("search_candidates")
     op.drop_table("verifications")

@@ -1,0 +1,95 @@
+"""The HTTP service: `create_app` puts the slices together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.responses import Response
+
+from service import errors
+from service.auth import check_bind, require_key
+from service.candidates import endpoints as candidates
+from service.context import Context, ContextOf
+from service.devices import endpoints as devices
+from service.errors import UnavailableError
+from service.exports import endpoints as exports
+from service.metrics import Metrics
+from service.searches import endpoints as searches
+from service.settings import Settings
+from service.supernets import endpoints as supernets
+
+DESCRIPTION = """Which network fits this budget on this device? POST a search, get an architecture back.
+
+Predicted values come from models, verified ones from held-out images, measured ones from the device; no field ever
+holds two of them. FLOPs are multiply-adds. Accuracies are fractions in [0, 1], latencies milliseconds.
+Errors are `application/problem+json`."""
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    code: {"description": meaning, "content": {"application/problem+json": {"schema": {"type": "object"}}}}
+    for code, meaning in ((404, "Not found"), (409, "Conflict"), (422, "Cannot be done as asked; `detail` says why"))
+}
+
+health = APIRouter(tags=["health"])
+
+
+@health.get("/healthz")
+def alive() -> dict[str, str]:
+    """Whether this process answers."""
+    return {"status": "ok"}
+
+
+@health.get("/readyz")
+def ready(context: ContextOf) -> dict[str, str]:
+    """Whether it can do its work: the database answers and is at this release's version, and the store takes files."""
+    check_ready(context)
+    return {"status": "ready"}
+
+
+def check_ready(context: Context) -> None:
+    """Raise UnavailableError, or StoreFullError, for what is not ready."""
+    try:
+        with context.database.reading() as session:
+            session.execute(text("SELECT 1"))
+        current = context.database.is_current()
+    except SQLAlchemyError as error:
+        raise UnavailableError("the database does not answer") from error
+    if not current:
+        raise UnavailableError("the database is not at this release's version; run `supple db upgrade`")
+    try:
+        context.store.check()
+    except OSError as error:
+        raise UnavailableError(f"the store at {context.store.root} takes no files: {error}") from error
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service. It starts if `check_ready` finds nothing and the address may be served (`auth.check_bind`)."""
+    context = Context(settings)
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        check_ready(context)
+        with context.database.reading() as session:
+            check_bind(settings, session)
+        yield
+        context.close()
+
+    app = FastAPI(title="Supple", description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
+    app.state.context = context
+    errors.install(app)
+    app.add_middleware(metrics.middleware)
+    app.include_router(health)
+
+    @app.get("/metrics", tags=["health"], response_class=Response)
+    def prometheus() -> Response:
+        """Counts and times of requests, for Prometheus."""
+        return metrics.response()
+
+    v1 = APIRouter(prefix="/v1", dependencies=[Depends(require_key)], responses=PROBLEMS)
+    for part in (supernets, devices, searches, candidates, exports):
+        v1.include_router(part.router)
+    app.include_router(v1)
+    return app

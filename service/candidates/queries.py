@@ -1,0 +1,99 @@
+"""Reading and writing candidates, and what is known of them."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.db import insert_missing
+from service.errors import NotFoundError
+from service.models import (
+    AccuracyPrediction,
+    Candidate,
+    LatencyMeasurement,
+    LatencyPrediction,
+    Verification,
+)
+from supernet.space import Genomes
+
+
+def get(session: Session, candidate_id: str) -> Candidate:
+    """A candidate.
+
+    Raises:
+        NotFoundError: no candidate has this id.
+    """
+    candidate = session.get(Candidate, candidate_id)
+    if candidate is None:
+        raise NotFoundError(f"there is no candidate {candidate_id!r}")
+    return candidate
+
+
+def of_supernet(session: Session, supernet_id: str) -> tuple[list[str], Genomes]:
+    """The ids of all N candidates of a supernet, and their (N, G) genomes."""
+    wanted = select(Candidate.id, Candidate.genome).where(Candidate.supernet_id == supernet_id).order_by(Candidate.id)
+    rows = session.execute(wanted).all()
+    if not rows:
+        return [], np.zeros((0, 0), np.int8)
+    genomes = np.frombuffer(b"".join(row.genome for row in rows), np.int8).reshape(len(rows), -1)
+    return [row.id for row in rows], genomes
+
+
+def by_id(session: Session, ids: Sequence[str]) -> list[Candidate]:
+    """Candidates in the order of their ids given."""
+    found = {candidate.id: candidate for candidate in session.scalars(select(Candidate).where(Candidate.id.in_(ids)))}
+    return [found[one] for one in ids]
+
+
+def add(
+    session: Session,
+    candidates: Sequence[dict[str, Any]],
+    accuracy: Sequence[dict[str, Any]],
+    latency: Sequence[dict[str, Any]],
+) -> None:
+    """Write candidates and predictions, leaving those alone that are there already."""
+    insert_missing(session, Candidate, candidates)
+    insert_missing(session, AccuracyPrediction, accuracy)
+    insert_missing(session, LatencyPrediction, latency)
+
+
+def predicted_accuracy(session: Session, ids: Sequence[str], predictor_version: str) -> dict[str, float]:
+    """By candidate, what a version of the predictor said."""
+    wanted = select(AccuracyPrediction.candidate_id, AccuracyPrediction.predicted_accuracy).where(
+        AccuracyPrediction.candidate_id.in_(ids), AccuracyPrediction.predictor_version == predictor_version
+    )
+    return {row.candidate_id: row.predicted_accuracy for row in session.execute(wanted)}
+
+
+def predicted_latency(
+    session: Session, ids: Sequence[str], latency_models: Mapping[str, str]
+) -> dict[str, dict[str, float]]:
+    """By candidate and device, what latency models said. latency_models: their ids by device."""
+    device = {model_id: name for name, model_id in latency_models.items()}
+    wanted = select(LatencyPrediction).where(
+        LatencyPrediction.candidate_id.in_(ids), LatencyPrediction.latency_model_id.in_(device)
+    )
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in session.scalars(wanted):
+        found[row.candidate_id][device[row.latency_model_id]] = row.predicted_latency_ms
+    return found
+
+
+def verifications(session: Session, ids: Sequence[str]) -> dict[str, Verification]:
+    """Verifications by candidate."""
+    found = session.scalars(select(Verification).where(Verification.candidate_id.in_(ids)))
+    return {row.candidate_id: row for row in found}
+
+
+def measured_latency(session: Session, ids: Sequence[str], search_id: str | None = None) -> dict[str, dict[str, float]]:
+    """By candidate and device, the newest measured latency, ms; only those taken for one search where given."""
+    wanted = select(LatencyMeasurement).where(LatencyMeasurement.candidate_id.in_(ids))
+    if search_id is not None:
+        wanted = wanted.where(LatencyMeasurement.search_id == search_id)
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in session.scalars(wanted.order_by(LatencyMeasurement.created_at)):
+        found[row.candidate_id][row.device] = row.measured_latency_ms
+    return found

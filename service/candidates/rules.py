@@ -1,0 +1,136 @@
+"""What is said of candidates, and the front over all of them."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from evolution.pareto import non_dominated
+from service import models
+from service.candidates import queries
+from service.candidates.schemas import CandidateOut, Cost, FrontOut
+from service.context import Context
+from service.devices import queries as devices
+from service.errors import InvalidError
+from service.supernets import queries as supernets
+
+NOT_VERIFIED = "not verified yet; POST a search with verify: true"
+NOT_MEASURED = "not measured; a search with verify: true measures it if a worker runs on the device"
+
+
+def candidate_id(supernet_id: str, architecture_id: str) -> str:
+    """16 hexadecimal digits that name an architecture of a supernet."""
+    return hashlib.sha256(f"{supernet_id} {architecture_id}".encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What is predicted of a candidate, and by what. accuracy: a fraction. latency_ms, bound_ms: by device."""
+
+    accuracy: float | None
+    predictor: str | None
+    latency_ms: Mapping[str, float]
+    latency_models: Mapping[str, str]
+    bound_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+def describe(
+    session: Session,
+    candidates: Sequence[models.Candidate],
+    predicted: Sequence[Predicted],
+    search_id: str | None = None,
+) -> list[CandidateOut]:
+    """Candidates with their predictions and what is verified and measured; for one search only where it is given."""
+    ids = [candidate.id for candidate in candidates]
+    verified = queries.verifications(session, ids)
+    measured = queries.measured_latency(session, ids, search_id)
+    return [
+        _describe(candidate, said, verified.get(candidate.id), measured.get(candidate.id))
+        for candidate, said in zip(candidates, predicted, strict=True)
+    ]
+
+
+def _describe(
+    candidate: models.Candidate,
+    predicted: Predicted,
+    verification: models.Verification | None,
+    measured_ms: Mapping[str, float] | None,
+) -> CandidateOut:
+    return CandidateOut(
+        id=candidate.id,
+        supernet=candidate.supernet_id,
+        arch=candidate.architecture,
+        resolution=candidate.resolution,
+        flops=candidate.flops,
+        params=candidate.params,
+        predicted_accuracy=predicted.accuracy,
+        predictor=predicted.predictor,
+        predicted_latency_ms=dict(predicted.latency_ms),
+        predicted_latency_bound_ms=dict(predicted.bound_ms),
+        latency_models=dict(predicted.latency_models),
+        verified_accuracy=verification.verified_accuracy if verification else None,
+        verified_images=verification.images if verification and verification.images else None,
+        verified_accuracy_reason=verification.reason if verification else NOT_VERIFIED,
+        measured_latency_ms=dict(measured_ms) if measured_ms else None,
+        measured_latency_reason=None if measured_ms else NOT_MEASURED,
+        onnx=f"/v1/candidates/{candidate.id}/onnx",
+        created_at=candidate.created_at,
+    )
+
+
+def predict_now(session: Session, context: Context, candidates: Sequence[models.Candidate]) -> list[Predicted]:
+    """What the newest models say of candidates of one supernet, on every device measured for its space."""
+    if not candidates:
+        return []
+    supernet = supernets.get(session, candidates[0].supernet_id)
+    loaded = context.loaded(supernet)
+    genomes = np.stack([np.frombuffer(candidate.genome, np.int8) for candidate in candidates])
+    accuracy = loaded.predictor.predict(genomes).tolist() if loaded.predictor else [None] * len(genomes)
+    rows = devices.latest_models(session, space_hash=supernet.space_hash)
+    latency = {row.device: context.latency_model(row, loaded.tables).predict(genomes) for row in rows}
+    ids = {row.device: row.id for row in rows}
+    result = []
+    for i, fraction in enumerate(accuracy):
+        known = {device: float(ms[i]) for device, ms in latency.items() if np.isfinite(ms[i])}
+        result.append(Predicted(fraction, supernet.predictor_version, known, {device: ids[device] for device in known}))
+    return result
+
+
+def one(session: Session, context: Context, candidate_id: str) -> CandidateOut:
+    """A candidate as the newest models see it. Raises NotFoundError."""
+    candidate = queries.get(session, candidate_id)
+    return describe(session, [candidate], predict_now(session, context, [candidate]))[0]
+
+
+def front(session: Session, context: Context, supernet_id: str, x: Cost, device: str | None) -> FrontOut:
+    """The Pareto front over all stored candidates of a supernet, as the newest models see them.
+
+    Raises:
+        NotFoundError: no such supernet or device. InvalidError: a device missing, or not measured for this space.
+    """
+    supernet = supernets.get(session, supernet_id)
+    if (device is None) == (x == "latency_ms"):
+        raise InvalidError(
+            "x is latency_ms, which needs a device"
+            if device is None
+            else f"{x} is the same on every device; leave it out"
+        )
+    loaded, predictor = context.loaded(supernet), context.predictor(supernet)
+    model = devices.models_for(session, [device], supernet.space_hash)[device] if device else None
+    ids, genomes = queries.of_supernet(session, supernet.id)
+    kept: list[str] = []
+    if ids:
+        cost = {"flops": loaded.tables.flops_cost, "params": loaded.tables.params_cost}.get(x)
+        if model:
+            cost = context.latency_model(model, loaded.tables).cost(x)
+        assert cost is not None
+        values = cost(genomes)
+        known = np.flatnonzero(np.isfinite(values))
+        objectives = np.column_stack([-predictor.predict(genomes[known]), values[known]])
+        inside = known[non_dominated(objectives)]
+        kept = [ids[i] for i in inside[np.argsort(values[inside])]]
+    candidates = queries.by_id(session, kept)
+    items = describe(session, candidates, predict_now(session, context, candidates))
+    return FrontOut(supernet=supernet.id, x=x, device=device, candidates=len(ids), items=items)

@@ -1,0 +1,54 @@
+"""/v1/devices, and the probe that measures them."""
+
+from pathlib import Path
+
+from fastapi import APIRouter, Response
+from fastapi.responses import FileResponse
+
+from service.context import ContextOf
+from service.devices import queries, rules
+from service.devices.schemas import DeviceIn, DeviceOut, LatencyModelOut, MeasurementsIn
+from service.supernets import queries as supernets
+
+router = APIRouter(tags=["devices"])
+PROBE = Path(__file__).parents[1] / "probe.py"
+
+
+@router.post("/devices", status_code=201)
+def register(body: DeviceIn, context: ContextOf, response: Response) -> DeviceOut:
+    """Register a device. Measure it next: a search needs its latency model."""
+    with context.database.writing() as session:
+        device = rules.register(session, body)
+    response.headers["Location"] = f"/v1/devices/{device.name}"
+    return device
+
+
+@router.get("/devices")
+def every(context: ContextOf) -> list[DeviceOut]:
+    """All devices by name."""
+    with context.database.reading() as session:
+        return rules.every(session)
+
+
+@router.get("/devices/{name}")
+def one(name: str, context: ContextOf) -> DeviceOut:
+    """One device, with the error of its latency models."""
+    with context.database.reading() as session:
+        return rules.one(session, name)
+
+
+@router.post("/devices/{name}/measurements", status_code=201)
+def measured(name: str, body: MeasurementsIn, context: ContextOf) -> LatencyModelOut:
+    """Store what a probe measured and fit a latency model, the device's newest for this search space."""
+    with context.database.reading() as session:
+        rules.check(queries.get(session, name), body)
+        tables = context.loaded(supernets.of_space(session, body.space_hash)).tables
+    model = rules.fit(tables, body)
+    with context.database.writing() as session:
+        return rules.add_model(session, context.store, name, body, model)
+
+
+@router.get("/probe.py", response_class=FileResponse)
+def probe() -> FileResponse:
+    """The device probe: one Python file that needs numpy and onnxruntime only."""
+    return FileResponse(PROBE, media_type="text/x-python", filename=PROBE.name)

@@ -1,0 +1,110 @@
+"""Reading and writing devices and latency models."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from service.errors import InvalidError, NotFoundError
+from service.models import BlockMeasurement, Device, LatencyModel, NetworkMeasurement
+
+
+def find(session: Session, name: str) -> Device | None:
+    """A device, or None."""
+    return session.get(Device, name)
+
+
+def get(session: Session, name: str) -> Device:
+    """A device.
+
+    Raises:
+        NotFoundError: there is none of this name; the message lists those that are.
+    """
+    device = find(session, name)
+    if device is None:
+        known = ", ".join(session.scalars(select(Device.name).order_by(Device.name).limit(20))) or "none yet"
+        raise NotFoundError(f"there is no device {name!r}; registered devices: {known}")
+    return device
+
+
+def lock(session: Session, name: str) -> Device:
+    """A device, which no other transaction changes until this one ends. Raises what `get` does."""
+    get(session, name)
+    return session.get_one(Device, name, with_for_update=True)
+
+
+def every(session: Session) -> list[Device]:
+    """All devices by name."""
+    return list(session.scalars(select(Device).order_by(Device.name)))
+
+
+def add(session: Session, device: Device) -> Device:
+    """Write a new device."""
+    session.add(device)
+    session.flush()
+    return device
+
+
+def latest_models(
+    session: Session, *, devices: Sequence[str] | None = None, space_hash: str | None = None
+) -> list[LatencyModel]:
+    """The newest latency model for each device and space, of the given ones only where given."""
+    newest = select(
+        LatencyModel.device, LatencyModel.space_hash, func.max(LatencyModel.version).label("version")
+    ).group_by(LatencyModel.device, LatencyModel.space_hash)
+    if devices is not None:
+        newest = newest.where(LatencyModel.device.in_(devices))
+    if space_hash is not None:
+        newest = newest.where(LatencyModel.space_hash == space_hash)
+    wanted = newest.subquery()
+    same = (
+        (LatencyModel.device == wanted.c.device)
+        & (LatencyModel.space_hash == wanted.c.space_hash)
+        & (LatencyModel.version == wanted.c.version)
+    )
+    order = LatencyModel.device, LatencyModel.space_hash
+    return list(session.scalars(select(LatencyModel).join(wanted, same).order_by(*order)))
+
+
+def models_for(session: Session, names: Sequence[str], space_hash: str) -> dict[str, LatencyModel]:
+    """The newest latency model of each named device for a space, by device.
+
+    Raises:
+        NotFoundError: no such device. InvalidError: it was not measured for this space.
+    """
+    models = {model.device: model for model in latest_models(session, devices=names, space_hash=space_hash)}
+    for name in names:
+        get(session, name)
+        if name not in models:
+            raise InvalidError(
+                f"device {name!r} has no latency model for this supernet's search space; measure it with `supple probe`"
+            )
+    return models
+
+
+def models_by_id(session: Session, ids: Sequence[str]) -> list[LatencyModel]:
+    """Latency models."""
+    return list(session.scalars(select(LatencyModel).where(LatencyModel.id.in_(ids))))
+
+
+def next_version(session: Session, device: str, space_hash: str) -> int:
+    """The version that a new latency model gets. Call it with the device locked."""
+    newest = select(func.max(LatencyModel.version)).where(
+        LatencyModel.device == device, LatencyModel.space_hash == space_hash
+    )
+    return (session.scalar(newest) or 0) + 1
+
+
+def add_model(
+    session: Session,
+    model: LatencyModel,
+    blocks: Sequence[BlockMeasurement],
+    networks: Sequence[NetworkMeasurement],
+) -> LatencyModel:
+    """Write a latency model and what it was fitted on."""
+    session.add(model)
+    session.flush()
+    session.add_all(blocks)
+    session.add_all(networks)
+    session.flush()
+    return model

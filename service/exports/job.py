@@ -1,0 +1,99 @@
+"""Building a candidate's file, in a worker. Loads torch."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from service import models
+from service.candidates import queries as candidates
+from service.context import Context
+from service.errors import problem_of
+from service.exports import queries
+from service.exports.rules import Precision
+from service.jobs import MOST_ATTEMPTS, Step
+from service.supernets import queries as supernets
+from supernet.bundle import Bundle
+from supernet.evaluate import Evaluator
+from supernet.export import export_metadata, export_subnet
+from supernet.space import Architecture
+
+PARITY_IMAGES = 16  # real images on which the file is compared with the network
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """A candidate as a network of its own: extracted, recalibrated, in evaluation mode."""
+
+    candidate: models.Candidate
+    predicted_accuracy: float | None
+    bundle: Bundle
+    evaluator: Evaluator
+    network: nn.Module
+
+    @property
+    def arch(self) -> Architecture:
+        """Its architecture."""
+        return Architecture.from_json(self.candidate.architecture)
+
+
+def extract(context: Context, candidate_id: str) -> Subnet:
+    """Extract a candidate from its supernet."""
+    with context.database.reading() as session:
+        candidate = candidates.get(session, candidate_id)
+        supernet = supernets.get(session, candidate.supernet_id)
+        version = supernet.predictor_version or ""
+        predicted = candidates.predicted_accuracy(session, [candidate_id], version).get(candidate_id)
+    bundle, evaluator = context.evaluator(supernet)
+    network = evaluator.subnet(Architecture.from_json(candidate.architecture))
+    return Subnet(candidate, predicted, bundle, evaluator, network)
+
+
+def export(context: Context, subnet: Subnet, precision: Precision, verified_accuracy: float | None) -> None:
+    """Write a subnet's file, compare it with the network and store it.
+
+    Raises:
+        ExportError (a ValueError): the network cannot be written, or the file differs from it.
+    """
+    metadata = export_metadata(
+        subnet.bundle,
+        subnet.arch,
+        predicted_accuracy=subnet.predicted_accuracy,
+        verified_accuracy=verified_accuracy,
+    )
+    real = subnet.evaluator.holdout or subnet.evaluator.calibration
+    images = subnet.evaluator.normalization(real.pixels[:PARITY_IMAGES], subnet.arch.resolution)
+    file = export_subnet(subnet.network, images, metadata)
+    digest = context.store.put(file.data)
+    with context.database.writing() as session:
+        queries.add(session, subnet.candidate.id, precision)
+        queries.finish(
+            session,
+            subnet.candidate.id,
+            precision,
+            status="done",
+            sha256=digest,
+            size=len(file.data),
+            parity=file.difference,
+        )
+
+
+def build_export(context: Context, step: Step, subject: str) -> None:
+    """The job: build the file that `subject`, "candidate:precision", names."""
+    candidate_id, _, precision = subject.partition(":")
+
+    def build() -> None:
+        with context.database.reading() as session:
+            verification = candidates.verifications(session, [candidate_id]).get(candidate_id)
+        verified = verification.verified_accuracy if verification else None
+        export(context, extract(context, candidate_id), "fp32", verified)
+
+    with context.database.writing() as session:
+        attempts = queries.begin(session, candidate_id, precision).attempts
+    try:
+        if attempts > MOST_ATTEMPTS:
+            raise ValueError(f"{MOST_ATTEMPTS} workers died while building this file; their logs say why")
+        step("build", build)
+    except Exception as error:
+        with context.database.writing() as session:
+            queries.finish(session, candidate_id, precision, status="failed", problem=problem_of(error))
+        raise

@@ -1,0 +1,133 @@
+"""/v1/searches."""
+
+import re
+import time
+from typing import Annotated
+
+from anyio import sleep
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Header, Query, Response
+from sqlalchemy.exc import IntegrityError
+
+from service.candidates.schemas import CandidateOut
+from service.context import Context, ContextOf
+from service.errors import InvalidError
+from service.schemas import Page
+from service.searches import answers, queries, rules
+from service.searches.schemas import SearchIn, SearchOut, SearchSummary
+
+router = APIRouter(prefix="/searches", tags=["searches"])
+MOST_SECONDS = 60.0  # that a client may be kept waiting for a job
+POLL_SECONDS = 0.1
+PRIORITY = 2  # exports, for which somebody waits, go before searches
+
+
+@router.post("", status_code=201, responses={202: {"model": SearchOut}})
+async def ask(
+    body: SearchIn,
+    context: ContextOf,
+    response: Response,
+    prefer: Annotated[str, Header(description="`respond-async`, or `wait=SECONDS` for a job.")] = "",
+    idempotency_key: Annotated[str | None, Header(max_length=200, description="Sent again: the same answer.")] = None,
+) -> SearchOut:
+    """Ask for the best architecture within limits: 201 with the answer, or 202 with where it will be.
+
+    A search that verifies, or evaluates more than 20,000 architectures, is a job.
+    """
+    later, seconds = preferences(prefer)
+    search = await run_sync(_search, context, body, idempotency_key, later)
+    until = time.monotonic() + seconds
+    while search.status in queries.UNFINISHED and time.monotonic() < until:
+        await sleep(POLL_SECONDS)
+        search = await run_sync(_show, context, search.id)
+    response.headers["Location"] = f"/v1/searches/{search.id}"
+    if search.status in queries.UNFINISHED:
+        response.status_code, response.headers["Retry-After"] = 202, "1"
+    return search
+
+
+@router.get("")
+def every(
+    context: ContextOf, limit: Annotated[int, Query(ge=1, le=100)] = 20, cursor: str | None = None
+) -> Page[SearchSummary]:
+    """All searches, newest first."""
+    with context.database.reading() as session:
+        found, following = queries.page(session, limit, cursor)
+        return Page(items=answers.summaries(session, context, found), next=following)
+
+
+@router.get("/{search_id}")
+def one(search_id: str, context: ContextOf) -> SearchOut:
+    """One search, with its answer once it has ended."""
+    return _show(context, search_id)
+
+
+@router.get("/{search_id}/front")
+def front(search_id: str, context: ContextOf) -> list[CandidateOut]:
+    """A search's Pareto front, from the least of the first limited cost."""
+    with context.database.reading() as session:
+        return answers.front(session, context, queries.get(session, search_id))
+
+
+@router.post("/{search_id}/cancel")
+def cancel(search_id: str, context: ContextOf) -> SearchOut:
+    """Stop a search that has not ended. What it found so far stays."""
+    with context.database.writing() as session:
+        rules.cancel(session, search_id)
+    context.jobs.cancel(job_id(search_id))
+    return _show(context, search_id)
+
+
+def preferences(header: str) -> tuple[bool, float]:
+    """Whether a job is preferred, and how long to wait for one, seconds (RFC 7240).
+
+    Raises:
+        InvalidError: a wait that is no number of seconds.
+    """
+    parts = [part.strip().lower() for part in re.split("[,;]", header)]
+    waits = [part.removeprefix("wait=") for part in parts if part.startswith("wait=")]
+    if waits and not re.fullmatch(r"\d{1,6}", waits[0]):
+        raise InvalidError(f"Prefer: wait is {waits[0]!r}; a whole number of seconds is needed")
+    return "respond-async" in parts, min(float(waits[0]), MOST_SECONDS) if waits else 0.0
+
+
+def job_id(search_id: str) -> str:
+    """The name of a search's job in the queue."""
+    return f"search-{search_id}"
+
+
+def _show(context: Context, search_id: str) -> SearchOut:
+    with context.database.reading() as session:
+        return answers.show(session, context, queries.get(session, search_id))
+
+
+def _search(context: Context, body: SearchIn, key: str | None, later: bool) -> SearchOut:
+    """Answer, or have a worker answer; a question sent before under this key is not asked again."""
+    with context.database.reading() as session:
+        if earlier := rules.asked_before(session, key, body):
+            return answers.show(session, context, earlier)
+        question = rules.ask(session, body)
+    try:
+        return _answer(context, question, key) if question.is_short and not later else _enqueue(context, question, key)
+    except IntegrityError:
+        with context.database.reading() as session:  # the same key, at the same time
+            if earlier := rules.asked_before(session, key, body):
+                return answers.show(session, context, earlier)
+        raise
+
+
+def _answer(context: Context, question: rules.Question, key: str | None) -> SearchOut:
+    answer = rules.solve(context, question)
+    with context.database.writing() as session:
+        search = rules.add(session, context.store, question, status="running", key=key)
+        rules.add_answer(session, context, search, question, answer)
+        session.flush()
+        return answers.show(session, context, search)
+
+
+def _enqueue(context: Context, question: rules.Question, key: str | None) -> SearchOut:
+    rules.begin(context, question)  # refuses what nothing can answer
+    with context.database.writing() as session:
+        search = rules.add(session, context.store, question, status="queued", key=key)
+        context.jobs.enqueue(session, "search", search.id, job_id=job_id(search.id), priority=PRIORITY)
+        return answers.show(session, context, search)

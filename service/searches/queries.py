@@ -1,0 +1,128 @@
+"""Reading and writing searches."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from service.db import insert_missing
+from service.errors import InvalidError, NotFoundError
+from service.models import (
+    Candidate,
+    LatencyMeasurement,
+    Search,
+    SearchCandidate,
+    SearchState,
+    Verification,
+    now,
+)
+from supernet.space import Genomes
+
+UNFINISHED = ("queued", "running")
+WARM_STARTS = 256  # front members that a search starts from at most
+
+
+def get(session: Session, search_id: str) -> Search:
+    """A search.
+
+    Raises:
+        NotFoundError: no search has this id.
+    """
+    search = session.get(Search, search_id)
+    if search is None:
+        raise NotFoundError(f"there is no search {search_id!r}; GET /v1/searches lists them")
+    return search
+
+
+def lock(session: Session, search_id: str) -> Search:
+    """A search, which no other transaction changes until this one ends. Raises what `get` does."""
+    get(session, search_id)
+    return session.get_one(Search, search_id, with_for_update=True, populate_existing=True)
+
+
+def by_key(session: Session, idempotency_key: str) -> Search | None:
+    """The search that was asked for with this key."""
+    return session.scalars(select(Search).where(Search.idempotency_key == idempotency_key)).first()
+
+
+def page(session: Session, limit: int, cursor: str | None) -> tuple[list[Search], str | None]:
+    """The newest searches after the cursor, and the cursor for those that follow.
+
+    Raises:
+        InvalidError: a cursor that no page ended with.
+    """
+    wanted = select(Search).order_by(Search.id.desc()).limit(limit + 1)  # ids sort by time
+    if cursor is not None:
+        if session.get(Search, cursor) is None:
+            raise InvalidError(f"cursor is {cursor!r}; send the `next` of an earlier page")
+        wanted = wanted.where(Search.id < cursor)
+    found = list(session.scalars(wanted))
+    return found[:limit], found[limit - 1].id if len(found) > limit else None
+
+
+def add(session: Session, search: Search) -> Search:
+    """Write a new search."""
+    session.add(search)
+    session.flush()
+    return search
+
+
+def add_members(session: Session, members: Sequence[dict[str, Any]]) -> None:
+    """Write which candidates a search keeps."""
+    insert_missing(session, SearchCandidate, members)
+
+
+def members(session: Session, search_id: str) -> list[tuple[SearchCandidate, Candidate]]:
+    """What a search keeps, best first as predicted."""
+    joined = select(SearchCandidate, Candidate).join(Candidate, Candidate.id == SearchCandidate.candidate_id)
+    rows = session.execute(joined.where(SearchCandidate.search_id == search_id).order_by(SearchCandidate.place))
+    return [(row[0], row[1]) for row in rows]
+
+
+def front(session: Session, search_id: str) -> list[Candidate]:
+    """The candidates on a search's front, best first as predicted."""
+    return [candidate for member, candidate in members(session, search_id) if member.on_front]
+
+
+def earlier_fronts(session: Session, supernet_id: str) -> Genomes | None:
+    """(N, G) distinct genomes on the fronts of a supernet's searches, the newest; None where there are none."""
+    on_front = select(SearchCandidate.candidate_id).where(SearchCandidate.on_front)
+    wanted = select(Candidate.genome).where(Candidate.supernet_id == supernet_id, Candidate.id.in_(on_front))
+    found = session.scalars(wanted.order_by(Candidate.created_at.desc(), Candidate.id).limit(WARM_STARTS)).all()
+    return np.frombuffer(b"".join(found), np.int8).reshape(len(found), -1) if found else None
+
+
+def finish(session: Session, search_id: str, **values: Any) -> bool:
+    """End a search that has not ended; whether it had not."""
+    unfinished = update(Search).where(Search.id == search_id, Search.status.in_(UNFINISHED))
+    ended = session.execute(unfinished.values(finished_at=now(), progress=None, **values).returning(Search.id)).first()
+    drop_state(session, search_id)
+    return ended is not None
+
+
+def state(session: Session, search_id: str) -> bytes | None:
+    """Where a search stood when it was last saved."""
+    return session.scalar(select(SearchState.state).where(SearchState.search_id == search_id))
+
+
+def save_state(session: Session, search_id: str, generation: int, packed: bytes) -> None:
+    """Remember where a search stands."""
+    session.merge(SearchState(search_id=search_id, generation=generation, state=packed))
+
+
+def drop_state(session: Session, search_id: str) -> None:
+    """Forget where a search stood."""
+    if saved := session.get(SearchState, search_id):
+        session.delete(saved)
+
+
+def add_verification(session: Session, values: dict[str, Any]) -> None:
+    """Write what a candidate scored, unless that is known."""
+    insert_missing(session, Verification, [values])
+
+
+def add_measurements(session: Session, measurements: Sequence[dict[str, Any]]) -> None:
+    """Write measured latencies."""
+    insert_missing(session, LatencyMeasurement, measurements)

@@ -1,0 +1,308 @@
+"""From a request to a question, from a question to an answer, and the answer's rows."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from evolution.constraints import Infeasible, Limit, Refused, constrain, cost_of
+from evolution.search import Problem, Search, SearchResult
+from service import models
+from service.candidates import queries as candidates
+from service.candidates.rules import candidate_id
+from service.context import Context
+from service.devices import queries as devices
+from service.errors import ConflictError, InfeasibleError, InvalidError
+from service.models import new_id, now
+from service.searches import queries
+from service.searches.schemas import Holds, SearchIn
+from service.store import Store, pack
+from service.supernets import queries as supernets
+from supernet.space import Genomes
+
+IN_PROCESS = 20_000  # evaluations that a request may wait for; more are a job's work
+SHORTHANDS = {"max_latency_ms": "latency_ms", "max_flops": "flops", "max_params": "params"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """Everything that an answer depends on, its seed included. latency_models: by device."""
+
+    supernet: models.Supernet
+    request: Mapping[str, Any]
+    latency_models: Mapping[str, models.LatencyModel]
+    warm_start: Genomes | None  # (N, G)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it may be answered while the client waits."""
+        return not self.request["verify"] and self.request["budget"] <= IN_PROCESS
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A result, and the time that searching took, ms."""
+
+    result: SearchResult
+    elapsed_ms: float
+
+
+def ask(session: Session, body: SearchIn) -> Question:
+    """The question in a request, with the newest models that it depends on.
+
+    Raises:
+        NotFoundError, InvalidError: a supernet or device that is not there or not measured; fields that contradict.
+    """
+    supernet = supernets.get(session, body.supernet) if body.supernet else supernets.only(session)
+    request = canonical(body, supernet.id)
+    names = {limit["device"] for limit in request["limits"]} | {request["device"]}
+    latency = devices.models_for(session, sorted(names - {None}), supernet.space_hash)
+    warm_start = queries.earlier_fronts(session, supernet.id) if body.warm_start else None
+    return Question(supernet, request, latency, warm_start)
+
+
+def asked_before(session: Session, idempotency_key: str | None, body: SearchIn) -> models.Search | None:
+    """The search that this key was sent with before.
+
+    Raises:
+        ConflictError: it asked something else.
+    """
+    earlier = queries.by_key(session, idempotency_key) if idempotency_key else None
+    if earlier is not None and earlier.request != canonical(body, body.supernet or earlier.supernet_id):
+        raise ConflictError(
+            f"Idempotency-Key {idempotency_key!r} was sent before with another request, which became search "
+            f"{earlier.id}; use another key"
+        )
+    return earlier
+
+
+def canonical(body: SearchIn, supernet_id: str) -> dict[str, Any]:
+    """A request without shorthands, its limits in a fixed order: what is stored, and asked again to repeat a search.
+
+    Raises:
+        InvalidError: fields that contradict each other or lack their device.
+    """
+    limits = [limit.model_dump() for limit in body.limits]
+    for shorthand, cost in SHORTHANDS.items():
+        if (value := getattr(body, shorthand)) is not None:
+            device = body.device if cost == "latency_ms" else None
+            limits.append({"cost": cost, "max": value, "device": device, "confidence": None})
+    for limit in limits:
+        if limit["cost"] == "latency_ms" and limit["device"] is None:
+            limit["device"] = body.device
+        Limit(**limit)  # refuses a device missing or out of place
+    if body.device is not None and body.objective != "latency_ms" and body.device not in {x["device"] for x in limits}:
+        raise InvalidError(
+            f"device is {body.device!r}, but nothing limits its latency; add max_latency_ms or leave it out"
+        )
+    if body.objective == "latency_ms" and body.device is None:
+        raise InvalidError("objective is 'latency_ms', which needs a device")
+    if (body.objective == "accuracy") != (body.min_accuracy is None):
+        raise InvalidError(
+            f"objective is {body.objective!r} and min_accuracy is {body.min_accuracy}; min_accuracy goes with a cost "
+            "as objective, and such an objective needs it"
+        )
+    kept = ("objective", "min_accuracy", "resolution", "strategy", "seed", "budget", "warm_start", "verify")
+    return {
+        "supernet": supernet_id,
+        "limits": sorted(limits, key=lambda x: (x["cost"], x["device"] or "", x["confidence"] or 0.0, x["max"])),
+        "device": body.device if body.objective == "latency_ms" else None,
+        **{field: getattr(body, field) for field in kept},
+    }
+
+
+def begin(context: Context, question: Question) -> Search:
+    """The search that answers a question, ready to run.
+
+    Raises:
+        InfeasibleError: nothing is within the limits. ValueError: an unknown strategy or resolution, a confidence
+        that the device's measurements do not support.
+    """
+    problem, request = make_problem(context, question), question.request
+    try:
+        return Search(
+            problem,
+            strategy=request["strategy"],
+            evaluations=request["budget"],
+            seed=request["seed"],
+            warm_start=question.warm_start,
+        )
+    except Refused as error:
+        raise refusal(error) from error
+
+
+def make_problem(context: Context, question: Question) -> Problem:
+    """What is searched for. Raises what `begin` does."""
+    tables = context.loaded(question.supernet).tables
+    predictor = context.predictor(question.supernet)
+    latency = {name: context.latency_model(row, tables) for name, row in question.latency_models.items()}
+    request = question.request
+    minimise = None
+    if request["objective"] != "accuracy":
+        minimise = cost_of(Limit(request["objective"], 1.0, request["device"]), tables, latency)
+    constraints = constrain([Limit(**limit) for limit in request["limits"]], tables, latency)
+    return Problem(tables, predictor.predict, constraints, request["resolution"], minimise, request["min_accuracy"])
+
+
+def solve(context: Context, question: Question) -> Answered:
+    """Search to the end. Raises what `begin` does."""
+    started = time.perf_counter()
+    search = begin(context, question)
+    for _ in search.run():
+        pass
+    return answered(search, started)
+
+
+def answered(search: Search, started: float) -> Answered:
+    """The answer of a search that has run. started: its `time.perf_counter`.
+
+    Raises:
+        InfeasibleError: nothing reaches the accuracy asked.
+    """
+    try:
+        result = search.result()
+    except Refused as error:
+        raise refusal(error) from error
+    return Answered(result, 1e3 * (time.perf_counter() - started))
+
+
+def refusal(error: Refused) -> InfeasibleError:
+    """The library's refusal as the API's."""
+    return InfeasibleError(
+        str(error),
+        proven=isinstance(error, Infeasible),
+        limits=error.limits,
+        floors={name: value if math.isfinite(value) else None for name, value in error.floors.items()},
+        smallest={
+            "arch": error.smallest.to_json(),
+            "costs": {name: value if math.isfinite(value) else None for name, value in error.costs.items()},
+        },
+    )
+
+
+def add(session: Session, store: Store, question: Question, *, status: str, key: str | None) -> models.Search:
+    """Write a question as a search without an answer yet."""
+    warm_start = None if question.warm_start is None else store.put(pack({"genomes": question.warm_start}))
+    return queries.add(
+        session,
+        models.Search(
+            id=new_id(),
+            supernet_id=question.supernet.id,
+            request=dict(question.request),
+            predictor_version=question.supernet.predictor_version or "",
+            latency_models={device: row.id for device, row in question.latency_models.items()},
+            warm_start=warm_start,
+            seed=question.request["seed"],
+            idempotency_key=key,
+            status=status,
+        ),
+    )
+
+
+def add_answer(session: Session, context: Context, search: models.Search, question: Question, answer: Answered) -> None:
+    """Write what a search found: its front and finalists as candidates, with predictions, and all it evaluated."""
+    result = answer.result
+    search.evaluations, search.elapsed_ms = result.evaluations, answer.elapsed_ms
+    search.evaluated = context.store.put(
+        pack(
+            {
+                "genomes": result.evaluated.genomes,
+                "predicted_accuracy": result.evaluated.accuracy,
+                "costs": result.evaluated.costs,
+                "cost_names": np.array(result.evaluated.names),
+            }
+        )
+    )
+    genomes, on_front = _kept(result)
+    ids = _add_candidates(session, context, question, genomes)
+    queries.add_members(
+        session,
+        [
+            {"search_id": search.id, "candidate_id": one, "place": place, "on_front": bool(on_front[place])}
+            for place, one in enumerate(ids)
+        ],
+    )
+    if search.request["verify"]:
+        search.status = "running"
+        return
+    search.best_candidate_id = ids[0]
+    search.limits_hold = least_certain([limit_holds(limit) for limit in search.request["limits"]])
+    search.status, search.finished_at = "done", now()
+
+
+def _kept(result: SearchResult) -> tuple[Genomes, np.ndarray[Any, np.dtype[np.bool_]]]:
+    """(N, G) the finalists, best first, then the rest of the front, and whether each is on the front."""
+    front = {genome.tobytes() for genome in result.front.genomes}
+    finalists = {genome.tobytes() for genome in result.finalists.genomes}
+    rest = [genome for genome in result.front.genomes[::-1] if genome.tobytes() not in finalists]
+    genomes = np.concatenate([result.finalists.genomes, *(genome[None] for genome in rest)])
+    return genomes, np.array([genome.tobytes() in front for genome in genomes])
+
+
+def _add_candidates(session: Session, context: Context, question: Question, genomes: Genomes) -> list[str]:
+    """Write (N, G) genomes as candidates with their predictions; their ids."""
+    supernet, loaded = question.supernet, context.loaded(question.supernet)
+    space, made = loaded.space, now()
+    accuracy = context.predictor(supernet).predict(genomes).tolist()
+    flops, params = loaded.tables.flops(genomes).astype(int), loaded.tables.params(genomes).astype(int)
+    rows = []
+    for genome, multiply_adds, parameters in zip(genomes, flops.tolist(), params.tolist(), strict=True):
+        architecture, name = space.decode(genome), space.id(genome)
+        rows.append(
+            {
+                "id": candidate_id(supernet.id, name),
+                "supernet_id": supernet.id,
+                "architecture_id": name,
+                "architecture": architecture.to_json(),
+                "genome": genome.tobytes(),
+                "resolution": architecture.resolution,
+                "flops": multiply_adds,
+                "params": parameters,
+                "created_at": made,
+            }
+        )
+    ids = [row["id"] for row in rows]
+    version = supernet.predictor_version
+    said = [
+        {"candidate_id": one, "predictor_version": version, "predicted_accuracy": fraction}
+        for one, fraction in zip(ids, accuracy, strict=True)
+    ]
+    latency = []
+    for model in question.latency_models.values():
+        predicted = context.latency_model(model, loaded.tables).predict(genomes).tolist()
+        latency += [
+            {"candidate_id": one, "latency_model_id": model.id, "predicted_latency_ms": ms}
+            for one, ms in zip(ids, predicted, strict=True)
+            if math.isfinite(ms)
+        ]
+    candidates.add(session, rows, said, latency)
+    return ids
+
+
+def limit_holds(limit: Mapping[str, Any], measured: bool = False) -> Holds:
+    """How it is known that a limit holds."""
+    if limit["cost"] != "latency_ms":
+        return "counted"
+    return "measured" if measured else "bound" if limit["confidence"] else "predicted"
+
+
+def least_certain(holds: Sequence[Holds]) -> Holds:
+    """What to say of several limits together. Counting is exact, so it is said only where nothing else is."""
+    return min(holds, key=("predicted", "bound", "measured", "counted").index, default="counted")
+
+
+def cancel(session: Session, search_id: str) -> None:
+    """End a search that has not ended.
+
+    Raises:
+        NotFoundError: there is no such search. ConflictError: it has ended already.
+    """
+    search = queries.get(session, search_id)
+    if not queries.finish(session, search_id, status="cancelled"):
+        raise ConflictError(
+            f"search {search_id} is {search.status}; only one that is queued or running can be cancelled"
+        )

@@ -1,0 +1,96 @@
+"""Bodies about searches."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from service.candidates.schemas import CandidateOut, Cost
+from service.schemas import Answer, Name, Positive, Request
+
+Status = Literal["queued", "running", "done", "not_verified", "failed", "cancelled"]
+Holds = Literal["counted", "predicted", "bound", "measured"]
+
+
+class LimitIn(Request):
+    """The most that one cost may be."""
+
+    cost: Cost = Field(description="`flops` are multiply-adds.")
+    max: Positive
+    device: Name | None = Field(None, description="For latency_ms.")
+    confidence: float | None = Field(
+        None,
+        gt=0.5,
+        lt=1,
+        description="For latency_ms: hold the upper bound at this confidence, instead of the predicted latency.",
+    )
+
+
+class SearchIn(Request):
+    """A question: the best architecture within limits that are never exceeded."""
+
+    supernet: str | None = Field(None, description="May be left out where there is only one.")
+    limits: list[LimitIn] = Field([], max_length=16)
+    device: Name | None = Field(None, description="The device of max_latency_ms, or of the objective latency_ms.")
+    max_latency_ms: Positive | None = Field(None, description="Short for a limit.")
+    max_flops: Positive | None = Field(None, description="Short for a limit, in multiply-adds.")
+    max_params: Positive | None = Field(None, description="Short for a limit.")
+    objective: Literal["accuracy", "latency_ms", "flops", "params"] = Field(
+        "accuracy", description="What to make best: the accuracy, or a cost at `min_accuracy`."
+    )
+    min_accuracy: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="With a cost as objective: the least accuracy, a fraction."
+    )
+    resolution: int | None = Field(None, gt=0, description="The only input side allowed, pixels.")
+    strategy: str = Field("evolution", max_length=32)
+    seed: int = Field(0, ge=0, lt=2**63, description="Equal inputs and seed, equal answer.")
+    budget: int = Field(5_000, ge=1, le=1_000_000, description="The most architectures to evaluate by prediction.")
+    warm_start: bool = Field(False, description="Start from the fronts of earlier searches; they become inputs.")
+    verify: bool = Field(
+        False, description="Have a worker run the finalists on held-out images and, where it can, on the device."
+    )
+
+
+class LimitOut(Answer):
+    """A limit, and how the best candidate stands to it."""
+
+    cost: Cost
+    max: float
+    device: str | None
+    confidence: float | None
+    value: float | None = Field(description="The best candidate's, as `holds` says.")
+    holds: Holds | None = Field(
+        description="How it is known that the limit holds: counted (FLOPs, parameters), predicted, at the predicted "
+        "bound, or measured on the device."
+    )
+
+
+class SearchSummary(Answer):
+    """A search in a list."""
+
+    id: str
+    supernet: str
+    status: Status
+    request: dict[str, Any] = Field(description="The question in its canonical form.")
+    best: CandidateOut | None
+    limits_hold: Holds | None = Field(
+        description="How it is known that the limits hold: the least certain of them, FLOPs and parameters apart."
+    )
+    problem: dict[str, Any] | None = Field(description="Why there is no best candidate.")
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class SearchOut(SearchSummary):
+    """A search and its answer."""
+
+    limits: list[LimitOut]
+    front: list[CandidateOut] = Field(
+        description="Pareto front of what was evaluated, from the least of the first cost."
+    )
+    seed: int
+    predictor: str = Field(description="Version of the accuracy predictor.")
+    latency_models: dict[str, str] = Field(description="The latency model used, by device.")
+    evaluations: int | None = Field(description="Architectures evaluated by prediction.")
+    elapsed_ms: float | None = Field(description="Time that searching took; verification apart.")
+    progress: dict[str, Any] | None = Field(description="While it runs.")

@@ -1,0 +1,83 @@
+"""Running candidates for real, in a worker: accuracy on held-out images, latency on this machine. Loads torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from service import models
+from service.candidates import queries as candidates
+from service.context import Context
+from service.exports import queries as exports
+from service.exports.job import export, extract
+from service.models import now
+from service.probe import Measurement, Model, fingerprint, in_ms, measure
+from service.searches import queries
+from supernet.probing import reference_onnx
+
+NO_HOLDOUT = "the bundle has no held-out images"
+
+
+def verify(context: Context, candidate_id: str) -> None:
+    """Extract, recalibrate and score a candidate, and store its file. What is stored already is not made again."""
+    with context.database.reading() as session:
+        known = candidates.verifications(session, [candidate_id])
+        exported = exports.find(session, candidate_id, "fp32")
+    if candidate_id in known and exported is not None and exported.sha256 is not None:
+        return
+    subnet = extract(context, candidate_id)
+    evaluation = subnet.evaluator.evaluate(subnet.network, subnet.candidate.resolution)
+    views = max(1, subnet.bundle.manifest["views"]["count"])
+    with context.database.writing() as session:
+        queries.add_verification(
+            session,
+            {
+                "candidate_id": candidate_id,
+                "verified_accuracy": evaluation.accuracy if evaluation else None,
+                "log_likelihood": evaluation.log_likelihood if evaluation else None,
+                "images": evaluation.images // views if evaluation else 0,
+                "reason": None if evaluation else NO_HOLDOUT,
+                "created_at": now(),
+            },
+        )
+    export(context, subnet, "fp32", evaluation.accuracy if evaluation else None)
+
+
+def measurable(devices: Mapping[str, models.LatencyModel]) -> list[str]:
+    """Those of the devices that were measured on a machine like this one."""
+    here = fingerprint()
+    return [device for device, model in devices.items() if model.host == here]
+
+
+def measure_latency(context: Context, search_id: str, candidate_ids: Sequence[str], device: str, model_id: str) -> None:
+    """Measure the exported networks of candidates on this machine, in turns with the reference network, as `device`.
+
+    Latencies are on the scale of the device's first measurement: relative to the reference network, times what it took
+    then. So a machine that is slower for a minute does not count against a candidate.
+    """
+    with context.database.reading() as session:
+        settings = session.get_one(models.Device, device)
+        reference_ms = session.get_one(models.LatencyModel, model_id).reference_ms
+        files = {}
+        for one in candidate_ids:
+            exported = exports.find(session, one, "fp32")
+            if exported is not None and exported.sha256 is not None:
+                files[one] = context.store.path(exported.sha256)
+    networks = [Model(one, path.read_bytes) for one, path in files.items()]
+    measured: list[Measurement] = list(
+        measure(networks, reference_onnx(), threads=settings.threads, batch_size=settings.batch_size)
+    )
+    latency_ms = in_ms(measured, reference_ms)
+    with context.database.writing() as session:
+        queries.add_measurements(
+            session,
+            [
+                {
+                    "search_id": search_id,
+                    "candidate_id": one.name,
+                    "device": device,
+                    "measured_latency_ms": latency_ms[one.name],
+                    "details": asdict(one),
+                    "created_at": now(),
+                }
+                for one in measured
+            ],
+        )

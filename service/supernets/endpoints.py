@@ -1,0 +1,32 @@
+"""/v1/supernets."""
+
+from fastapi import APIRouter, Response
+
+from service.context import ContextOf
+from service.supernets import queries, rules
+from service.supernets.schemas import SupernetDetail, SupernetIn, SupernetOut
+
+router = APIRouter(prefix="/supernets", tags=["supernets"])
+
+
+@router.post("", status_code=201)
+def register(body: SupernetIn, context: ContextOf, response: Response) -> SupernetDetail:
+    """Register a bundle that lies in the store; `supple register` puts one there and registers it."""
+    with context.database.writing() as session:
+        supernet = rules.register_stored(session, context.store, body.bundle_hash)
+    response.headers["Location"] = f"/v1/supernets/{supernet.id}"
+    return supernet
+
+
+@router.get("")
+def every(context: ContextOf) -> list[SupernetOut]:
+    """All registered supernets, newest first."""
+    with context.database.reading() as session:
+        return [rules.summary(supernet) for supernet in queries.every(session)]
+
+
+@router.get("/{supernet_id}")
+def one(supernet_id: str, context: ContextOf) -> SupernetDetail:
+    """One supernet: its search space, where it comes from and how good its subnets are."""
+    with context.database.reading() as session:
+        return rules.detail(queries.get(session, supernet_id))

@@ -1,0 +1,58 @@
+"""Reading and writing supernets."""
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.db import insert_missing
+from service.errors import InvalidError, NotFoundError
+from service.models import Supernet
+
+
+def add(session: Session, values: dict[str, Any]) -> Supernet:
+    """The supernet with these values; an equal one that is there already is left as it is."""
+    insert_missing(session, Supernet, [values])
+    return get(session, values["id"])
+
+
+def get(session: Session, supernet_id: str) -> Supernet:
+    """A supernet.
+
+    Raises:
+        NotFoundError: no supernet has this id.
+    """
+    supernet = session.get(Supernet, supernet_id)
+    if supernet is None:
+        raise NotFoundError(f"there is no supernet {supernet_id!r}; GET /v1/supernets lists them")
+    return supernet
+
+
+def only(session: Session) -> Supernet:
+    """The supernet, where there is just one.
+
+    Raises:
+        InvalidError: there are several, or none.
+    """
+    supernets = session.scalars(select(Supernet).limit(2)).all()
+    if len(supernets) != 1:
+        which = "several supernets are registered; name one" if supernets else "no supernet is registered"
+        raise InvalidError(f"supernet is missing, and {which}; GET /v1/supernets lists them")
+    return supernets[0]
+
+
+def of_space(session: Session, space_hash: str) -> Supernet:
+    """Some supernet over a search space.
+
+    Raises:
+        NotFoundError: none is.
+    """
+    supernet = session.scalars(select(Supernet).where(Supernet.space_hash == space_hash).limit(1)).first()
+    if supernet is None:
+        raise NotFoundError(f"no registered supernet has the search space {space_hash[:16]}; register its bundle first")
+    return supernet
+
+
+def every(session: Session) -> list[Supernet]:
+    """All supernets, newest first."""
+    return list(session.scalars(select(Supernet).order_by(Supernet.created_at.desc(), Supernet.id)))

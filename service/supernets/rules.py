@@ -1,0 +1,79 @@
+"""Registering bundles, and what is said of a supernet."""
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from service.models import Supernet, now
+from service.store import Store
+from service.supernets import queries
+from service.supernets.schemas import SupernetDetail, SupernetOut
+
+DIGITS = 16  # of a hash, that serve as a short id
+
+
+def register(session: Session, store: Store, bundle_path: Path) -> Supernet:
+    """Check a bundle, keep a copy of it in the store and make it a supernet. Doing so again changes nothing.
+
+    Raises:
+        BundleError (a ValueError): a file is missing or altered. StoreFullError: no room for the copy.
+    """
+    from supernet.bundle import Bundle  # loads torch, which the service otherwise leaves to its workers
+
+    bundle = Bundle.open(bundle_path)
+    kept = Bundle.open(store.add_bundle(bundle.path, bundle.hash))
+    predictor = kept.manifest["files"].get("predictor.npz")
+    return queries.add(
+        session,
+        {
+            "id": kept.hash[:DIGITS],
+            "bundle_hash": kept.hash,
+            "name": kept.name,
+            "space_hash": kept.space.hash,
+            "manifest": dict(kept.manifest),
+            "report": kept.report,
+            "predictor_version": predictor and predictor[:DIGITS],
+            "predictor_card": _card(kept),
+            "created_at": now(),
+        },
+    )
+
+
+def register_stored(session: Session, store: Store, bundle_hash: str) -> SupernetDetail:
+    """Make a supernet of a bundle that the store already has. Raises what `register` does, and NotFoundError."""
+    return detail(register(session, store, store.bundle(bundle_hash)))
+
+
+def _card(bundle: Any) -> dict[str, Any] | None:
+    from evolution.accuracy import AccuracyPredictor
+
+    if bundle.predictor_path is None:
+        return None
+    return dict(AccuracyPredictor.load(bundle.predictor_path, bundle.space).card)
+
+
+def summary(supernet: Supernet) -> SupernetOut:
+    """A supernet in a list."""
+    return SupernetOut(**_fields(supernet))
+
+
+def detail(supernet: Supernet) -> SupernetDetail:
+    """A supernet by itself."""
+    manifest = dict(supernet.manifest)
+    return SupernetDetail(**_fields(supernet), space=manifest.pop("space"), provenance=manifest, report=supernet.report)
+
+
+def _fields(supernet: Supernet) -> dict[str, Any]:
+    manifest = supernet.manifest
+    return {
+        "id": supernet.id,
+        "name": supernet.name,
+        "bundle_hash": supernet.bundle_hash,
+        "space_hash": supernet.space_hash,
+        "family": manifest["space"]["family"],
+        "classes": manifest["classes"],
+        "resolutions": manifest["space"]["resolutions"],
+        "predictor": supernet.predictor_card,
+        "created_at": supernet.created_at,
+    }

@@ -1,0 +1,36 @@
+"""Bodies about supernets."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field
+
+from service.schemas import Answer, Request
+
+
+class SupernetIn(Request):
+    """A bundle that lies in the store."""
+
+    bundle_hash: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the bundle's manifest.")
+
+
+class SupernetOut(Answer):
+    """A registered supernet."""
+
+    id: str
+    name: str
+    bundle_hash: str
+    space_hash: str
+    family: str
+    classes: list[str]
+    resolutions: list[int] = Field(description="Input sides to choose from, pixels.")
+    predictor: dict[str, Any] | None = Field(description="The accuracy predictor's card: what to expect of it.")
+    created_at: datetime
+
+
+class SupernetDetail(SupernetOut):
+    """A registered supernet with all that is known of it."""
+
+    space: dict[str, Any] = Field(description="The search space.")
+    provenance: dict[str, Any] = Field(description="Dataset, seeds and versions: the bundle's manifest.")
+    report: dict[str, Any] = Field(description="Accuracies measured after training, and training curves.")
