@@ -138,6 +138,7 @@ def run(
         scores[number] = measured.accuracy, measured.log_likelihood
         yield Step("measure subnets", number + 1, len(genomes), f"accuracy {measured.accuracy:.3f}")
     predictor = AccuracyPredictor.fit(space, genomes, scores[:, 0], scores[:, 1], rng)
+    predictor.save(folder / "predictor.npz")
 
     report = {
         "corners": {
@@ -156,7 +157,7 @@ def run(
         calibration=calibration,
         holdout=holdout,
         views=views,
-        predictor=predictor.to_bytes(),
+        predictor=(folder / "predictor.npz").read_bytes(),
         report=report,
         provenance={
             "dataset": config.dataset.source,

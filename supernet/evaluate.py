@@ -14,7 +14,7 @@ from supernet.layers import Supernet
 from supernet.space import Architecture
 
 BATCH = 512  # images per forward pass
-CALIBRATION_IMAGES = 2_000  # as Once-for-All uses; fewer where a dataset has fewer
+NOISE = 8  # standard deviation of a view's noise, on pixels of 0 to 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def perturbed(images: Images, views: Views) -> Images:
         down, right = torch.randint(-most, most + 1, (2,), generator=generator).tolist()
         shifted = torch.roll(F.pad(pixels, (most,) * 4, mode="replicate"), (down, right), (2, 3))
         shifted = shifted[:, :, most:-most, most:-most]
-        made.append((shifted + 20 * torch.randn(shifted.shape, generator=generator)).clamp(0, 255).to(torch.uint8))
+        made.append((shifted + NOISE * torch.randn(shifted.shape, generator=generator)).clamp(0, 255).to(torch.uint8))
     return Images(torch.cat(made), images.labels.repeat(views.count))
 
 
@@ -96,6 +96,10 @@ class Evaluator:
     def evaluate(self, network: nn.Module, resolution: int) -> Evaluation | None:
         """Score a network on the held-out images, None when there are none."""
         return None if self.holdout is None else evaluate(network, self._batches("holdout", resolution))
+
+    def sample(self, resolution: int, count: int = 16) -> Tensor:
+        """(at most count, C, R, R) real images, normalised: what an exported file is compared with torch on."""
+        return self._batches("calibration", resolution)[0][0][:count].cpu()
 
     def _make_batches(self, which: str, resolution: int) -> list[tuple[Tensor, Tensor]]:
         images = self.calibration if which == "calibration" else self.holdout

@@ -1,0 +1,295 @@
+"""The `supple` command. Each command reads its input, calls one function, and prints what it returns."""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from service.settings import Settings
+
+app = typer.Typer(
+    help="Train one weight-sharing supernet once; then ask which network fits a budget on a device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+db = typer.Typer(help="The database.", no_args_is_help=True)
+keys = typer.Typer(help="Keys for the HTTP API.", no_args_is_help=True)
+app.add_typer(db, name="db")
+app.add_typer(keys, name="keys")
+
+out = Console()
+err = Console(stderr=True)
+
+BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")]
+ArchOption = Annotated[
+    str, typer.Option("--arch", help="An architecture: JSON, a file of JSON, or `largest`, `smallest`.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def main() -> None:
+    """Run the command line: exit code 2 for bad input, 1 when the machine does not let us (a full disk, no network)."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except ValueError as error:
+        err.print(f"[bold red]error:[/] {_plain(error)}", highlight=False)
+        sys.exit(2)
+    except OSError as error:
+        err.print(f"[bold red]error:[/] {_plain(error)}", highlight=False)
+        sys.exit(1)
+
+
+def _plain(error: Exception) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Stop after the story instead of serving on.")] = False,
+    directory: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("supple-data/demo"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the service; 0 takes a free one.")] = 8000,
+) -> None:
+    """The whole story on this machine: train on digits, probe this CPU, search, verify, download ONNX, serve."""
+    from service.demo import run_demo
+
+    run_demo(directory, port, once=once, out=out)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file such as configs/digits.yaml.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for checkpoints and the bundle.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest intact checkpoint.")] = False,
+    data_root: Annotated[Path, typer.Option(help="Where downloaded datasets are kept.")] = Path("data"),
+) -> None:
+    """Train a supernet, fit its accuracy predictor and write a bundle."""
+    from service.display import show_corners, watch
+    from service.training import finished_bundle, read_config, run
+    from supernet.bundle import Bundle
+
+    settings = read_config(config)
+    bundle = finished_bundle(settings, output)
+    if bundle is not None:
+        out.print(f"{bundle.path} is already the finished bundle of {config}")
+    else:
+        watch(run(settings, output, resume=resume, data_root=data_root), err)
+        bundle = Bundle.open(output / "bundle")
+    show_corners(bundle.report, out)
+    out.print(f"bundle {bundle.hash[:16]} in {bundle.path}")
+
+
+@app.command()
+def describe(
+    what: Annotated[str, typer.Argument(metavar="SPACE_OR_BUNDLE", help="A preset's name or a bundle's folder.")],
+    arch: ArchOption,
+    as_json: JsonOption = False,
+) -> None:
+    """Exact costs of one architecture, at any resolution that is a multiple of 4."""
+    from service.display import architecture_lines
+    from supernet.families import preset
+
+    space = _open(Path(what)).space if Path(what).is_dir() else preset(what)
+    wanted = _arch(arch, space)
+    records = space.operators(wanted)
+    described = {
+        "id": space.id(wanted) if wanted.resolution in space.resolutions else None,
+        "arch": wanted.to_json(),
+        "flops": sum(record.flops for record in records),
+        "params": sum(record.params for record in records),
+    }
+    if as_json:
+        _print_json(described)
+        return
+    out.print("\n".join(architecture_lines(described["arch"], [gene.name for gene in space.block_genes])))
+    out.print(f"FLOPs (multiply-adds)  {described['flops']:,}\nparameters             {described['params']:,}")
+
+
+@app.command()
+def probe(
+    bundle: BundleArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write the measurements to.")],
+    threads: Annotated[int, typer.Option(min=1, help="Threads per network.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
+    seconds: Annotated[float | None, typer.Option(help="About how long to measure.")] = None,
+    server: Annotated[str | None, typer.Option(help="Post the measurements to this service.")] = None,
+    device: Annotated[str | None, typer.Option(help="The device's name at that service.")] = None,
+) -> None:
+    """Measure this machine with onnxruntime: every block of the bundle's space and some whole networks."""
+    from service.client import Client
+    from service.display import Bar
+    from service.probing import measure_machine
+
+    if (server is None) != (device is None):
+        raise ValueError("--server and --device belong together: the name is the one the service knows the machine by")
+    with Bar(err) as bar:
+        measured = measure_machine(
+            _open(bundle).space, output, threads=threads, batch_size=batch_size, seconds=seconds, progress=bar
+        )
+    out.print(f"{len(measured['blocks'])} blocks and {len(measured['networks'])} networks measured; {output} written")
+    if server and device:
+        with Client(server, os.environ.get("SUPPLE_KEY")) as client:
+            card = client.post_measurements(device, measured)["card"]
+        out.print(f"latency model of {device} fitted: {json.dumps(card)}")
+
+
+@app.command()
+def search(
+    bundle: BundleArgument,
+    device: Annotated[
+        Path | None, typer.Option(help="Measurements of a device, as `supple probe` writes them.")
+    ] = None,
+    max_latency_ms: Annotated[str | None, typer.Option(help="Hard limit, as in 8 or 8ms.")] = None,
+    max_flops: Annotated[str | None, typer.Option(help="Hard limit in multiply-adds, as in 300M.")] = None,
+    max_params: Annotated[str | None, typer.Option(help="Hard limit, as in 4.5M.")] = None,
+    resolution: Annotated[int | None, typer.Option(help="The only input side allowed, pixels.")] = None,
+    budget: Annotated[int, typer.Option(min=1, help="Architectures to evaluate by prediction, at most.")] = 5_000,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal answers.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Search a bundle under hard limits, without a server."""
+    from service.display import show_found
+    from service.offline import search_bundle
+
+    limits = {"latency_ms": max_latency_ms, "flops": max_flops, "params": max_params}
+    found = search_bundle(
+        _open(bundle),
+        {cost: quantity(text) for cost, text in limits.items() if text is not None},
+        device=device,
+        resolution=resolution,
+        budget=budget,
+        seed=seed,
+    )
+    _print_json(found) if as_json else show_found(found, out)
+
+
+@app.command()
+def export(
+    bundle: BundleArgument,
+    arch: ArchOption,
+    output: Annotated[Path, typer.Option("-o", "--output", help="ONNX file to write.")],
+) -> None:
+    """Extract a subnet, recalibrate it, and write it as ONNX once onnxruntime agrees with torch."""
+    from service.offline import export_subnet_of
+
+    opened = _open(bundle)
+    exported = export_subnet_of(opened, _arch(arch, opened.space), output)
+    out.print(f"{output} written: {exported['bytes']:,} bytes, SHA-256 {exported['sha256']}")
+    out.print(f"largest difference between onnxruntime and torch: {exported['difference']:.2g}")
+
+
+@app.command()
+def register(bundle: BundleArgument) -> None:
+    """Copy a bundle into the store and make it a supernet of the service."""
+    from service.context import Context
+    from service.supernets import rules
+
+    context = Context(Settings())
+    with context.database.writing() as session:
+        supernet = rules.register(session, context.store, bundle)
+        out.print(f"supernet {supernet.id} ({supernet.name}) registered")
+    context.close()
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (SUPPLE_HOST, 127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port (SUPPLE_PORT, 8000).")] = None,
+    worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Run one worker beside the API.")] = True,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Serve any address without keys.")] = False,
+) -> None:
+    """The HTTP API and the pages, with one worker beside them."""
+    from service.serving import serve as run_server
+
+    given: dict[str, Any] = {"host": host, "port": port, "insecure": insecure or None}
+    run_server(Settings(**{name: value for name, value in given.items() if value is not None}), with_worker=worker)
+
+
+@app.command()
+def worker(
+    worker_id: Annotated[
+        str | None, typer.Option("--id", help="Unique among living workers (SUPPLE_WORKER_ID).")
+    ] = None,
+) -> None:
+    """One more worker: verifies, exports and runs long searches."""
+    from service.jobs import run_worker
+
+    run_worker(Settings(worker_id=worker_id) if worker_id else Settings())
+
+
+@db.command("upgrade")
+def upgrade() -> None:
+    """Bring the database to this release's version."""
+    from service.db import upgrade as run_upgrade
+
+    settings = Settings()
+    settings.data_directory.mkdir(parents=True, exist_ok=True)
+    run_upgrade(settings.database)
+    out.print("the database is at this release's version")
+
+
+@keys.command("create")
+def create_key(name: Annotated[str, typer.Argument(help="Who or what will use it.")]) -> None:
+    """Make a key for the HTTP API. It is shown once; the database keeps a hash."""
+    from service import auth
+    from service.db import Database
+
+    database = Database(Settings().database)
+    with database.writing() as session:
+        key = auth.create_key(session, name)
+    database.close()
+    out.print(key, highlight=False)
+    err.print("Send it as `Authorization: Bearer KEY`. It cannot be shown again.")
+
+
+def quantity(text: str) -> float:
+    """A number with an optional K, M, G or ms behind it.
+
+    Raises:
+        ValueError: anything else, or no finite positive number.
+    """
+    units = {"ms": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+    lowered = text.strip().lower()
+    unit = next((unit for unit in units if lowered.endswith(unit)), "")
+    try:
+        value = float(lowered.removesuffix(unit)) * units.get(unit, 1.0)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a quantity; write it as 300M, 4.5k, 8ms or 8.5") from error
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{text!r} is not a limit; a positive number is needed")
+    return value
+
+
+def _open(path: Path) -> Any:
+    from supernet.bundle import Bundle
+
+    return Bundle.open(path)
+
+
+def _arch(text: str, space: Any) -> Any:
+    from supernet.space import Architecture
+
+    if text in ("largest", "smallest"):
+        return getattr(space, text)()
+    source = Path(text).read_text() if not text.lstrip().startswith("{") else text
+    try:
+        return Architecture.from_json(json.loads(source))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--arch is not JSON: {error}") from error
+
+
+def _print_json(data: Any) -> None:
+    json.dump(data, sys.stdout, indent=1, allow_nan=False)
+    sys.stdout.write(os.linesep)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""How the command line shows things: progress bars, architectures, answers."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from service.training import Step
+
+
+class Bar:
+    """A progress bar with the time left, called with a stage's name, how much is done, of how much, and a remark."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:<18}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[remark]}"),
+            console=console,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, stage: str, done: int, total: int, remark: str = "") -> None:
+        """Show that `done` of `total` of a stage are done."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total, remark="")
+        self._progress.update(self._tasks[stage], completed=done, remark=remark)
+
+
+def watch(steps: Iterable[Step], console: Console) -> None:
+    """Run something to its end under progress bars, one for each of its stages."""
+    with Bar(console) as bar:
+        for step in steps:
+            bar(step.stage, step.done, step.total, step.detail)
+
+
+def architecture_lines(arch: Mapping[str, Any], genes: Sequence[str]) -> list[str]:
+    """An architecture for people: the resolution, then one line a stage.
+
+    arch: its JSON form. genes: names of a block's values, of which kernel size and expansion ratio have a short form.
+    """
+    short = {"kernel_size": "{0}x{0}", "expand_ratio": "x{0}"}
+    form = " ".join(short.get(gene, gene + " {0}") for gene in genes).replace("{0}", "{}")
+    doubled = [value for gene in genes for value in ([gene, gene] if gene == "kernel_size" else [gene])]
+    lines = [f"resolution  {arch['resolution']} x {arch['resolution']}"]
+    for number, stage in enumerate(arch["stages"], 1):
+        blocks = [dict(zip(genes, block, strict=True)) for block in stage]
+        shown = (form.format(*(block[gene] for gene in doubled)) for block in blocks)
+        lines.append(f"stage {number}     " + "   ".join(f"\\[{block}]" for block in shown))
+    return lines
+
+
+def show_corners(report: Mapping[str, Any], console: Console) -> None:
+    """Inherited accuracies of the largest and the smallest subnet, and the predictor's card."""
+    table = Table("subnet", "holdout", "holdout, perturbed", "test", title="inherited accuracy after recalibration")
+    for name, corner in report["corners"].items():
+        scores = (corner[split] for split in ("holdout", "views", "test"))
+        table.add_row(name, *("none" if score is None else f"{score['accuracy']:.2%}" for score in scores))
+    console.print(table)
+    card = report["predictor"]
+    console.print(
+        f"accuracy predictor: {card['pairs']} pairs, RMSE {card['rmse']:.2%}, Kendall tau {card['kendall_tau']:.2f} "
+        f"({card['validation']})"
+    )
+
+
+def show_found(found: Mapping[str, Any], console: Console) -> None:
+    """The answer of `supple search`."""
+    best = found["best"]
+    console.print("\n".join(architecture_lines(best["arch"], found["block_genes"])))
+    console.print(f"predicted accuracy     {best['predicted_accuracy']:.4f}")
+    if best["latency_ms"] is not None:
+        console.print(f"predicted latency      {best['latency_ms']:.3f} ms")
+    console.print(f"FLOPs (multiply-adds)  {best['flops']:,}")
+    console.print(f"parameters             {best['params']:,}")
+    console.print(f"{found['evaluations']:,} architectures evaluated in {found['search_seconds']:.2f} s")

@@ -1,0 +1,122 @@
+"""Searching and exporting a bundle without a server."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evolution.accuracy import AccuracyPredictor
+from evolution.constraints import Limit, constrain
+from evolution.costs import CostTables
+from evolution.latency import LatencyModel
+from evolution.search import Problem, Search
+from supernet.bundle import Bundle
+from supernet.export import export_metadata, export_subnet
+from supernet.files import write_atomically
+from supernet.space import Architecture
+
+
+def search_bundle(
+    bundle: Bundle,
+    limits: Mapping[str, float],
+    *,
+    device: Path | None = None,
+    resolution: int | None = None,
+    budget: int = 5_000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The best architecture by prediction within hard limits, as JSON.
+
+    limits: per cost, the most it may be. device: measurements of a device, for a limit on latency_ms.
+
+    Raises:
+        Infeasible (a ValueError): with each limit's floor. ValueError: a bundle without a predictor, a limit on
+            latency without a device, measurements of another space.
+    """
+    if bundle.predictor_path is None:
+        raise ValueError(f"{bundle.path} has no accuracy predictor, so it cannot be searched")
+    if "latency_ms" in limits and device is None:
+        raise ValueError("a limit on latency needs --device: measurements that `supple probe` wrote")
+    tables = CostTables(bundle.space)
+    name = device.stem if device else None
+    models = {} if device is None or name is None else {name: latency_model(tables, device)}
+    wanted = [Limit(cost, most, name if cost == "latency_ms" else None) for cost, most in limits.items()]
+    predictor = AccuracyPredictor.load(bundle.predictor_path, bundle.space)
+    problem = Problem(tables, predictor.predict, constrain(wanted, tables, models), resolution)
+    started = time.perf_counter()
+    search = Search(problem, evaluations=budget, seed=seed)
+    for _ in search.run():
+        pass
+    result = search.result()
+    seconds = time.perf_counter() - started
+    latency = {one: float(model.predict(result.best[None])[0]) for one, model in models.items()}
+    return {
+        "best": {
+            "id": bundle.space.id(result.best),
+            "arch": bundle.space.decode(result.best).to_json(),
+            "predicted_accuracy": result.predicted_accuracy,
+            "latency_ms": latency.get(name) if name else None,
+            "flops": int(tables.flops(result.best[None])[0]),
+            "params": int(tables.params(result.best[None])[0]),
+        },
+        "block_genes": [gene.name for gene in bundle.space.block_genes],
+        "limits": dict(limits),
+        "evaluations": result.evaluations,
+        "locally_optimal": result.locally_optimal,
+        "seed": seed,
+        "search_seconds": seconds,
+    }
+
+
+def latency_model(tables: CostTables, measurements: Path) -> LatencyModel:
+    """Fit the latency model of a device from the file that the probe wrote.
+
+    Raises:
+        ValueError: not such a file, or of another space.
+    """
+    try:
+        measured = json.loads(measurements.read_text())
+        space_hash, blocks = measured["space_hash"], measured["blocks"]
+        networks = [
+            (Architecture.from_json(network["architecture"]), network["ms"]) for network in measured["networks"]
+        ]
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{measurements} is not what `supple probe` writes: {error!r}") from error
+    if space_hash != tables.space.hash:
+        raise ValueError(
+            f"{measurements} measures space {space_hash[:16]}, the bundle's is {tables.space.hash[:16]}; run `supple "
+            "probe` on this bundle"
+        )
+    genomes = np.stack([tables.space.encode(arch) for arch, _ in networks])
+    latency = np.array([ms for _, ms in networks])
+    return LatencyModel.fit(tables, blocks, genomes, latency, np.random.default_rng(0))
+
+
+def export_subnet_of(bundle: Bundle, arch: Architecture, output: Path) -> dict[str, Any]:
+    """Extract, recalibrate and verify a subnet; write it as ONNX once onnxruntime agrees with torch on real images.
+
+    Raises:
+        ParityError (a ValueError): onnxruntime and torch differ; nothing is written.
+    """
+    evaluator = bundle.evaluator()
+    network = evaluator.subnet(arch)
+    scored = evaluator.evaluate(network, arch.resolution)
+    predicted = None
+    if bundle.predictor_path is not None:
+        predictor = AccuracyPredictor.load(bundle.predictor_path, bundle.space)
+        predicted = float(predictor.predict(bundle.space.encode(arch)[None])[0])
+    metadata = export_metadata(
+        bundle, arch, predicted_accuracy=predicted, verified_accuracy=scored.accuracy if scored else None
+    )
+    file = export_subnet(network, evaluator.sample(arch.resolution), metadata)
+    write_atomically(output, file.data)
+    return {
+        "bytes": len(file.data),
+        "sha256": hashlib.sha256(file.data).hexdigest(),
+        "difference": file.difference,
+        "verified_accuracy": scored.accuracy if scored else None,
+    }

@@ -1,0 +1,133 @@
+"""A bundle is whole, checked, portable, and never half-written."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import supernet.bundle
+from supernet.bundle import Bundle, BundleError, write_bundle
+from supernet.data import Images, Normalization
+from supernet.evaluate import Views
+from supernet.families import preset, supernet_class
+from supernet.layers import Supernet
+
+SPACE = preset("mbv3-digits")
+
+
+def images(count: int) -> Images:
+    generator = torch.Generator().manual_seed(count)
+    pixels = torch.randint(0, 256, (count, 1, 16, 16), dtype=torch.uint8, generator=generator)
+    return Images(pixels, torch.arange(count) % 10)
+
+
+def write(path: Path, **changes: Any) -> Bundle:
+    supernet: Supernet = supernet_class(SPACE.family)(SPACE, torch.Generator().manual_seed(0))
+    fields: dict[str, Any] = {
+        "name": "small",
+        "supernet": supernet,
+        "classes": tuple("0123456789"),
+        "normalization": Normalization((0.3,), (0.4,)),
+        "calibration": images(40),
+        "holdout": images(20),
+        "views": Views(2, 0),
+        "predictor": None,
+        "report": {"corners": {}},
+        "provenance": {"dataset": "noise"},
+    }
+    return write_bundle(path, **{**fields, **changes})
+
+
+def test_a_bundle_opens_to_what_was_written_and_can_be_moved(tmp_path: Path) -> None:
+    written = write(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    opened = Bundle.open(tmp_path / "b")
+    assert opened.hash == written.hash
+    assert opened.space == SPACE
+    assert opened.classes == list("0123456789")
+    assert opened.normalization == Normalization((0.3,), (0.4,))
+    assert opened.predictor_path is None
+    expected: Supernet = supernet_class(SPACE.family)(SPACE, torch.Generator().manual_seed(0))
+    actual = opened.supernet().state_dict()
+    assert all(torch.equal(value, actual[key]) for key, value in expected.state_dict().items())
+    assert torch.equal(opened.calibration().pixels, images(40).pixels)
+
+
+def test_the_same_content_has_the_same_hash_and_other_content_another(tmp_path: Path) -> None:
+    hashes = [write(tmp_path / name, **changes).hash for name, changes in (("a", {}), ("b", {}), ("c", {"name": "x"}))]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_the_evaluator_scores_the_views_that_the_manifest_names(tmp_path: Path) -> None:
+    evaluator = write(tmp_path / "a").evaluator()
+    arch = SPACE.smallest()
+    scored = evaluator.evaluate(evaluator.subnet(arch), arch.resolution)
+    assert scored is not None
+    assert scored.images == 40
+    assert 0 <= scored.accuracy <= 1
+    assert scored.log_likelihood < 0
+
+
+def test_without_a_holdout_there_is_no_evaluation(tmp_path: Path) -> None:
+    bundle = write(tmp_path / "a", holdout=None)
+    evaluator = bundle.evaluator()
+    assert bundle.holdout() is None
+    assert evaluator.evaluate(evaluator.subnet(SPACE.smallest()), 8) is None
+
+
+def _flip_last_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def _edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda b: _flip_last_byte(b / "weights.safetensors"),
+            r"weights.safetensors was altered: its SHA-256 is .* says",
+        ),
+        (lambda b: (b / "holdout.npz").unlink(), "incomplete: holdout.npz is missing"),
+        (lambda b: (b / "manifest.json").unlink(), "is not a bundle: it has no manifest.json"),
+        (lambda b: (b / "manifest.json").write_text("{"), "manifest.json cannot be read"),
+        (lambda b: (b / "manifest.json").write_text("[]"), "manifest.json cannot be read"),
+        (lambda b: _edit(b / "manifest.json", format=99), "has bundle format 99; this version reads format 1"),
+        (lambda b: _edit(b / "manifest.json", space_hash="0"), "space_hash is not the hash of the space"),
+        (lambda b: _edit(b / "manifest.json", files={"../x": "0"}), "names a file outside the bundle"),
+    ],
+)
+def test_a_damaged_bundle_is_refused_and_named(damage: Any, message: str, tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    damage(tmp_path / "a")
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(tmp_path / "a")
+
+
+def test_a_full_disk_leaves_the_earlier_bundle_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = write(tmp_path / "a")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(supernet.bundle.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        write(tmp_path / "a", name="second")
+    monkeypatch.undo()
+    assert Bundle.open(tmp_path / "a").hash == before.hash
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert write(tmp_path / "a", name="second").name == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_no_file_of_a_bundle_is_a_pickle(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    suffixes = {path.suffix for path in (tmp_path / "a").iterdir()}
+    assert suffixes == {".json", ".npz", ".safetensors"}
