@@ -33,7 +33,7 @@ ROUNDS = 40  # samples per model, unless there is less time
 FEWEST_ROUNDS = 5  # however little time there is
 KEEP_BYTES = 100_000_000  # models stay loaded from round to round when their files are not larger than this together
 SAMPLES_PER_LOAD = 5  # samples in a row where they do not, so that loading them anew pays
-BUSY = 0.05  # other programs' share of the processor above which to warn
+BUSY = 0.1  # other programs' share of the processor above which to warn
 
 
 class ProbeError(ValueError):
@@ -42,11 +42,11 @@ class ProbeError(ValueError):
 
 @dataclass(frozen=True)
 class Model:
-    """Something to measure: a name, how to get its ONNX file, and the file's size in bytes."""
+    """Something to measure: a name, how to get its ONNX file, and the file's size in bytes; 0: small."""
 
     name: str
     load: Callable[[], bytes]
-    size: int
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ def measure(
     threads: int = 1,
     batch_size: int = 1,
     seconds: float | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Measurement]:
     """Measure models in turns with a reference network, 40 samples each. All of it runs in this thread.
 
     seconds: stop after about so long, though not before each model has 5 samples.
-    progress: called with the fraction that is done, in (0, 1].
+    progress: called with how many samples are done, and of how many; fewer samples in less time count for more.
 
     Raises:
         ProbeError: a model that onnxruntime does not load or run, by name; settings out of range.
@@ -91,6 +91,7 @@ def measure(
     visits = math.ceil(ROUNDS / per_visit)
     baseline = _Runner("the reference network", reference, threads, batch_size)
     kept: dict[int, _Runner] = {}
+    total = visits * per_visit * len(models)
     pairs: list[list[tuple[float, float]]] = [[] for _ in models]  # ms of the model and of the reference before it
     shuffle, started = random.Random(0), time.monotonic()
     for visit in range(1, visits + 1):
@@ -103,12 +104,12 @@ def measure(
                 pairs[i].append((runner.sample(), reference_ms))
             if progress:
                 by_time = (time.monotonic() - started) / seconds if seconds else 0.0
-                progress(min(1.0, max(by_time, (visit - 1 + done / len(models)) / visits)))
+                progress(min(total, max(int(by_time * total), ((visit - 1) * len(models) + done) * per_visit)), total)
         next_end = (time.monotonic() - started) * (visit + 1) / visit
         if seconds is not None and next_end > seconds and visit * per_visit >= FEWEST_ROUNDS:
             break
     if progress:
-        progress(1.0)
+        progress(total, total)
     return [_summary(model.name, times) for model, times in zip(models, pairs, strict=True)]
 
 
@@ -207,13 +208,13 @@ def run_plan(
     threads: int = 1,
     batch_size: int = 1,
     seconds: float | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Measure everything in a plan, as `measure` does.
 
     Returns JSON with finite numbers only, all latencies in ms:
     space, space_hash, threads, batch_size, host (`fingerprint`), seconds;
-    busy: the share of the time in which other programs held the processor; above 0.05 the latencies are too long;
+    busy: the share of the time in which other programs held the processor; above 0.1, better measure again;
     reference_ms: the reference network; overhead_ms: an empty network, which is what one call costs;
     blocks: by block key, the block as it is inside a network (`correct`);
     networks: architecture and ms of whole networks, the call included;
@@ -253,7 +254,8 @@ def correct(entries: Mapping[str, Mapping[str, Any]], ms: Mapping[str, float]) -
     A block measured alone also pays for one call, and for moving its input into onnxruntime's blocked memory layout and
     its output back, which inside a network happens at neither end. A call is the empty network; the moves at one shape
     follow from chains of one and of two trivial layers of that shape: 2 * one - two - call. Half of the moves at its
-    input's shape and half of those at its output's are the block's.
+    input's shape and half of those at its output's are the block's. At least a hundredth of what was measured remains,
+    whatever the noise.
     """
     call = ms["empty"]
     moves: dict[str, dict[int, float]] = {}
@@ -262,23 +264,22 @@ def correct(entries: Mapping[str, Mapping[str, Any]], ms: Mapping[str, float]) -
             moves.setdefault(entry["edge"], {})[entry["layers"]] = ms[name]
     move = {edge: max(0.0, 2 * chains[1] - chains[2] - call) for edge, chains in moves.items()}
     return {
-        entry["key"]: max(0.0, ms[name] - call - sum(move[edge] for edge in entry["edges"]) / 2)
+        entry["key"]: max(ms[name] / 100, ms[name] - call - sum(move[edge] for edge in entry["edges"]) / 2)
         for name, entry in entries.items()
         if entry["kind"] == "block"
     }
 
 
 def fingerprint() -> dict[str, Any]:
-    """What was measured on: processor, cores this process may use, operating system, versions."""
+    """What was measured on: the processor, how many cores this process may use, the system and the runtime."""
     import onnxruntime as ort
 
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "machine": platform.machine(),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
         "runtime": f"onnxruntime {ort.__version__}, CPU",
-        "python": platform.python_version(),
     }
 
 
@@ -308,10 +309,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     started, shown = time.monotonic(), ""
 
-    def progress(done: float) -> None:
+    def progress(done: int, total: int) -> None:
         nonlocal shown
-        left = (time.monotonic() - started) * (1 - done) / done
-        line = f"\r{done:4.0%} measured, {left:.0f} s left   "
+        left = (time.monotonic() - started) * (total - done) / done
+        line = f"\r{done / total:4.0%} measured, {left:.0f} s left   "
         if line != shown:
             print(line, end="", file=sys.stderr, flush=True)
             shown = line
@@ -333,8 +334,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"\n{options.output} written", file=sys.stderr)
     if result["busy"] > BUSY:
         print(
-            f"warning: other programs held the processor for {result['busy']:.0%} of the time; "
-            "latencies are too long by about as much. Close them and measure again.",
+            f"warning: other programs held the processor for {result['busy']:.0%} of the time. "
+            "Close them and measure again, or large networks will look slower than they are.",
             file=sys.stderr,
         )
     return 0

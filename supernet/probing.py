@@ -175,7 +175,7 @@ def fill(network: nn.Module) -> nn.Module:
     for parameter in network.parameters():
         values = pattern.repeat(-(-parameter.numel() // PERIOD))[: parameter.numel()].view(parameter.shape)
         if parameter.ndim > 1:
-            parameter.copy_(values * (2.0 / parameter[0].numel()) ** 0.5)
+            parameter.copy_(values * parameter[0].numel() ** -0.5)
         else:
             parameter.copy_(values * 0.1)
     for module in network.modules():
