@@ -37,7 +37,15 @@ FLOPS_SHARE = 0.4  # of the largest subnet's: the FLOPs budget that the demo ask
 SHOWN_DIGITS = 10
 
 
-def run_demo(directory: Path, port: int, *, once: bool, out: Console) -> None:
+def run_demo(
+    directory: Path,
+    port: int,
+    *,
+    once: bool,
+    out: Console,
+    config: Path = CONFIG,
+    probe_seconds: float = PROBE_SECONDS,
+) -> None:
     """Train, measure, migrate, register, serve, search, verify, download, classify; then serve on, or stop if `once`.
 
     What an earlier run left in `directory` is used again, and the output says so.
@@ -50,9 +58,9 @@ def run_demo(directory: Path, port: int, *, once: bool, out: Console) -> None:
     started = time.perf_counter()
     directory.mkdir(parents=True, exist_ok=True)
     out.rule("1. train one supernet, once")
-    bundle = _bundle(directory, out)
+    bundle = _bundle(directory, config, out)
     out.rule("2. measure this machine")
-    device, measured = _measurements(directory, bundle.space, out)
+    device, measured = _measurements(directory, bundle.space, probe_seconds, out)
     out.rule("3. database, registration, service")
     settings = Settings(data_directory=directory, host="127.0.0.1", port=port)
     upgrade(settings.database)
@@ -78,8 +86,8 @@ def run_demo(directory: Path, port: int, *, once: bool, out: Console) -> None:
             _serve_on(process)
 
 
-def _bundle(directory: Path, out: Console) -> Bundle:
-    config = read_config(CONFIG)
+def _bundle(directory: Path, config_path: Path, out: Console) -> Bundle:
+    config = read_config(config_path)
     bundle = finished_bundle(config, directory / "train")
     if bundle is not None:
         out.print(f"using the bundle of an earlier run in {bundle.path}")
@@ -90,7 +98,7 @@ def _bundle(directory: Path, out: Console) -> Bundle:
     return bundle
 
 
-def _measurements(directory: Path, space: SearchSpace, out: Console) -> tuple[str, dict[str, Any]]:
+def _measurements(directory: Path, space: SearchSpace, seconds: float, out: Console) -> tuple[str, dict[str, Any]]:
     """This machine's name as a device, and what the probe measured on it, now or in an earlier run."""
     path = directory / "measurements.json"
     if path.is_file():
@@ -99,7 +107,7 @@ def _measurements(directory: Path, space: SearchSpace, out: Console) -> tuple[st
             out.print(f"using the measurements of an earlier run in {path}")
             return _device_name(), measured
     with Bar(out) as bar:
-        measured = measure_machine(space, path, seconds=PROBE_SECONDS, progress=bar)
+        measured = measure_machine(space, path, seconds=seconds, progress=bar)
     out.print(f"{measured['host']['processor']}, {measured['host']['runtime']}, one thread: ", end="")
     out.print(f"{len(measured['blocks'])} blocks and {len(measured['networks'])} whole networks measured")
     if measured["busy"] > probe.BUSY:
@@ -167,7 +175,7 @@ def _search(
         ("predicted accuracy", f"{best['predicted_accuracy']:.4f}"),
         (
             "verified accuracy",
-            f"{best['verified_accuracy']:.4f}   on {best['verified_images']} perturbed held-out images",
+            f"{best['verified_accuracy']:.4f}   on {best['verified_images']} held-out images, perturbed",
         ),
         ("predicted latency", f"{best['predicted_latency_ms'][device]:.4f} ms"),
         ("measured latency", f"{_measured(best, device)}   limit {limits['latency_ms']['max']:g} ms"),

@@ -1,0 +1,245 @@
+"""The whole story at a smaller size: train, measure, register, serve, search, verify, download; and its accidents."""
+
+import io
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from service.cli import main, quantity
+from service.demo import CONFIG, run_demo
+from service.offline import search_bundle
+from service.training import finished_bundle, read_config
+from supernet.bundle import Bundle
+from supernet.export import run_onnx
+
+COMMAND = [sys.executable, "-m", "service.cli"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small networks train no slower with one thread, and much faster beside busy neighbours."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def smaller_config(path: Path, epochs: dict[str, int], subnets: int) -> Path:
+    """configs/digits.yaml with fewer epochs and pairs."""
+    data = yaml.safe_load(CONFIG.read_text())
+    for phase in data["schedule"]["phases"]:
+        phase["epochs"] = epochs[phase["name"]]
+    data["evaluation"]["subnets"] = subnets
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Where the demo ran once, and what it printed."""
+    folder = tmp_path_factory.mktemp("story")
+    config = smaller_config(folder / "digits.yaml", {"largest": 18, "kernel": 4, "depth": 4, "width": 12}, 40)
+    text = io.StringIO()
+    out = Console(file=text, width=200)
+    run_demo(folder / "demo", 0, once=True, out=out, config=config, probe_seconds=5)
+    return folder, text.getvalue()
+
+
+@pytest.fixture(scope="module")
+def bundle(story: tuple[Path, str]) -> Bundle:
+    return Bundle.open(story[0] / "demo" / "train" / "bundle")
+
+
+@pytest.fixture(scope="module")
+def measurements(story: tuple[Path, str]) -> Path:
+    return story[0] / "demo" / "measurements.json"
+
+
+def shown(text: str, name: str) -> float:
+    """The number that the demo printed behind a name."""
+    found = re.search(rf"^{re.escape(name)} +([0-9.,]+)", text, re.MULTILINE)
+    assert found, f"{name} is not in what was printed:\n{text}"
+    return float(found[1].replace(",", ""))
+
+
+def test_the_demo_prints_an_answer_inside_its_limits(story: tuple[Path, str]) -> None:
+    text = story[1]
+    request = json.loads(text.split("POST /v1/searches ")[1].split("\n")[0])
+    assert shown(text, "FLOPs (multiply-adds)") <= request["max_flops"]
+    assert shown(text, "measured latency") <= request["max_latency_ms"]
+    assert shown(text, "predicted latency") <= request["max_latency_ms"]
+    assert shown(text, "verified accuracy") > 0.85
+    assert "resolution  " in text
+    assert "stage 3 " in text
+    right = re.search(r"(\d+) of 10 right", text)
+    assert right
+    assert int(right[1]) >= 8
+
+
+def test_the_downloaded_file_says_what_it_is_and_runs_at_any_batch_size(
+    story: tuple[Path, str], bundle: Bundle
+) -> None:
+    import onnx
+
+    (path,) = (story[0] / "demo").glob("*.onnx")
+    metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert bundle.hash in metadata.values()
+    assert json.loads(metadata["classes"]) == bundle.classes
+    side = json.loads(metadata["architecture"])["resolution"]
+    for count in (1, 5):
+        logits = run_onnx(path.read_bytes(), np.zeros((count, 1, side, side), np.float32))
+        assert logits.shape == (count, 10)
+
+
+def test_inherited_accuracy_on_the_held_out_split(bundle: Bundle) -> None:
+    corners = bundle.report["corners"]
+    assert corners["largest"]["holdout"]["accuracy"] >= 0.97
+    assert corners["smallest"]["holdout"]["accuracy"] >= 0.93
+
+
+def test_the_predictor_ranks_subnets_it_was_not_fitted_on(bundle: Bundle) -> None:
+    card = bundle.report["predictor"]
+    assert card["pairs"] == 40
+    assert card["kendall_tau"] > 0.3
+    assert 0 < card["rmse"] < 0.05
+
+
+def test_a_second_run_reuses_what_is_there_and_says_so(story: tuple[Path, str]) -> None:
+    folder, first = story
+    text = io.StringIO()
+    out = Console(file=text, width=200)
+    run_demo(folder / "demo", 0, once=True, out=out, config=folder / "digits.yaml", probe_seconds=5)
+    assert "using the bundle of an earlier run" in text.getvalue()
+    assert "using the measurements of an earlier run" in text.getvalue()
+    assert "using the bundle" not in first
+    assert shown(text.getvalue(), "parameters") > 0
+
+
+def test_searching_offline_holds_every_limit_and_repeats_itself(bundle: Bundle, measurements: Path) -> None:
+    limits = {"latency_ms": 0.2, "flops": 9e5, "params": 9e4}
+    one, again = (search_bundle(bundle, limits, device=measurements, budget=2_000, seed=3) for _ in range(2))
+    assert one["best"] == again["best"]
+    assert all(one["best"][cost] <= most for cost, most in limits.items())
+
+
+class Ran(NamedTuple):
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """The `supple` command in this process."""
+
+    def command(*arguments: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["supple", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), printed.out, printed.err)
+
+    return command
+
+
+def test_search_describe_and_export_on_the_command_line(
+    bundle: Bundle, measurements: Path, tmp_path: Path, run: Callable[..., Ran]
+) -> None:
+    path = str(bundle.path)
+    searched = run("search", path, "--device", str(measurements), "--max-flops", "0.8M", "--budget", "500", "--json")
+    assert searched.code == 0, searched.stderr
+    best = json.loads(searched.stdout)["best"]
+    assert best["flops"] <= 800_000
+    arch = tmp_path / "arch.json"
+    arch.write_text(json.dumps(best["arch"]))
+    described = run("describe", path, "--arch", str(arch), "--json")
+    assert json.loads(described.stdout)["flops"] == best["flops"]
+    assert json.loads(described.stdout)["id"] == best["id"]
+    exported = run("export", path, "--arch", str(arch), "-o", str(tmp_path / "net.onnx"))
+    assert exported.code == 0, exported.stderr
+    side = best["arch"]["resolution"]
+    assert run_onnx((tmp_path / "net.onnx").read_bytes(), np.zeros((1, 1, side, side), np.float32)).shape == (1, 10)
+
+
+def test_bad_input_ends_with_code_2_and_one_line_that_says_what_to_do(
+    bundle: Bundle, tmp_path: Path, run: Callable[..., Ran]
+) -> None:
+    path = str(bundle.path)
+    cases = [
+        (["search", path, "--max-flops", "1000"], "1,?000"),
+        (["search", path, "--max-flops", "lots"], "'lots' is not a quantity"),
+        (["search", path, "--max-flops", "-3M"], "a positive number is needed"),
+        (["search", path, "--max-latency-ms", "3"], "needs --device"),
+        (["search", str(tmp_path), "--max-flops", "1M"], "is not a bundle"),
+        (["describe", "mbv3-digits", "--arch", '{"resolution": 9}'], "an architecture is written"),
+        (["describe", "nope", "--arch", "largest"], "unknown space 'nope'"),
+        (["train", str(tmp_path / "none.yaml"), "-o", str(tmp_path)], "cannot read the configuration"),
+    ]
+    for arguments, message in cases:
+        result = run(*arguments)
+        assert result.code == 2, (arguments, result.stderr)
+        assert re.search(message, result.stderr), (arguments, result.stderr)
+        assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("300M", 3e8), ("8ms", 8.0), ("4.5k", 4500.0), ("1.2G", 1.2e9), ("7", 7.0)]
+)
+def test_quantities_are_read_as_people_write_them(text: str, value: float) -> None:
+    assert quantity(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "ms", "nan", "inf", "0", "-1", "3 apples"])
+def test_what_is_no_limit_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a"):
+        quantity(text)
+
+
+def test_a_training_run_killed_at_any_moment_resumes_to_a_usable_bundle(tmp_path: Path) -> None:
+    """Kills land in start-up, training, checkpoints, measuring and the bundle; the last run is left alone."""
+    config = smaller_config(tmp_path / "c.yaml", {"largest": 2, "kernel": 1, "depth": 1, "width": 1}, 12)
+    command = [*COMMAND, "train", str(config), "-o", str(tmp_path / "out"), "--resume", "--data-root", str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    moments = random.Random(0)
+    killed = 0
+    for _ in range(4):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(moments.uniform(3, 8))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+    assert killed
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    bundle = finished_bundle(read_config(config), tmp_path / "out")
+    assert bundle is not None
+    assert search_bundle(bundle, {"flops": 1e6}, budget=200)["best"]["flops"] <= 1e6
+    leftovers = [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".") and path.is_file()]
+    assert not leftovers
+
+
+def test_an_unfinished_run_is_not_overwritten_without_being_asked(tmp_path: Path, run: Callable[..., Ran]) -> None:
+    config = smaller_config(tmp_path / "c.yaml", {"largest": 2, "kernel": 1, "depth": 1, "width": 1}, 12)
+    command = [*COMMAND, "train", str(config), "-o", str(tmp_path / "out"), "--data-root", str(tmp_path)]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    while not list((tmp_path / "out").glob("checkpoints/*.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    again = run("train", str(config), "-o", str(tmp_path / "out"), "--data-root", str(tmp_path))
+    assert again.code == 2
+    assert "holds an unfinished run; pass --resume" in again.stderr
