@@ -24,7 +24,7 @@ MAX_NODES = 500_000  # partial genomes that branch and bound may visit per reque
 ROUNDING = 1e-9  # of a limit: bounds may be this far above it before they count as proof
 CHUNK = 64  # partial genomes expanded together
 MULTIPLIER_STEPS = 40  # of the Lagrangian relaxation
-PATH_STEPS = 12  # bisections of a repair; a path has a step or two per gene
+PATH_STEPS = 9  # bisections of a repair: finer than one step of a path of some 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,15 +151,14 @@ class Region:
             raise ValueError(f"resolution is {resolution}; {space.name} has {', '.join(map(str, space.resolutions))}")
         self.tables = tables
         self.constraints = tuple(constraints)
+        self.resolution = resolution
         self._open = np.array([resolution in (None, side) for side in space.resolutions])
         self.anchors = np.zeros((len(space.resolutions), space.num_genes), np.int8)
         self.anchors[:, 0] = np.arange(len(space.resolutions))
-        self.anchored = self._open.copy()
+        self.anchored = self._open & (not self.constraints)
         if not self.constraints:
             return
-        self.anchored[:] = False
-        floors = np.stack([constraint.cost.floors for constraint in self.constraints])  # (L, R)
-        within = floors <= self.maxima[:, None]
+        within = self._floors <= self.maxima[:, None]
         for constraint in self.constraints:
             self.anchor(constraint.cost.cheapest)
         undecided = self._open & within.all(0) & ~self.anchored
@@ -176,12 +175,24 @@ class Region:
                     complete = False
                     break
         if not self.anchored.any():
-            raise self._refusal(np.where(self._open, floors, np.inf), complete)
+            raise self._refusal(complete)
 
     @property
     def maxima(self) -> Floats:
         """(L,) the limits, in the order of the constraints."""
         return np.array([constraint.max for constraint in self.constraints])
+
+    @property
+    def _floors(self) -> Floats:
+        """(L, R) the least each limited cost can be, alone; inf at resolutions that are not allowed."""
+        floors = [np.where(self._open, constraint.cost.floors, np.inf) for constraint in self.constraints]
+        return np.reshape(floors, (len(floors), len(self._open)))
+
+    @property
+    def floors(self) -> dict[str, float]:
+        """The least each limited cost can be, alone, by name of the cost; inf where it cannot be predicted at all."""
+        names = [constraint.cost.name for constraint in self.constraints]
+        return dict(zip(names, self._floors.min(1).tolist(), strict=True))
 
     def anchor(self, genomes: Genomes) -> None:
         """Remember those of (N, G) genomes that are within the limits, at resolutions that have no anchor yet."""
@@ -216,8 +227,8 @@ class Region:
         start = genomes[outside].astype(np.int16)
         goal = self.anchors[start[:, 0]].astype(np.int16)
         distance = np.abs(goal - start)
-        order = rng.random((*start.shape, int(distance.max(initial=0))), np.float32)
-        order[np.arange(order.shape[-1]) >= distance[..., None]] = 2  # steps that a gene need not take
+        order = rng.random((int(distance.max(initial=0)), *start.shape), np.float32)
+        order[np.arange(len(order))[:, None, None] >= distance] = 2  # steps that a gene need not take
         low, high = np.zeros(len(start)), np.ones(len(start))
         for _ in range(PATH_STEPS):
             middle = (low + high) / 2
@@ -226,17 +237,16 @@ class Region:
         genomes[outside] = space.canonical(_walk(start, goal, order, high))
         return genomes
 
-    def _refusal(self, floors: Floats, complete: bool) -> Refused:
-        """What to raise when no resolution has an anchor. floors: (L, R), inf at resolutions that are not allowed."""
+    def _refusal(self, complete: bool) -> Refused:
+        """What to raise when no resolution has an anchor. complete: whether that is proven."""
         space, limits = self.tables.space, {c.cost.name: c.max for c in self.constraints}
-        lowest = floors.min(1)
+        lowest = self._floors.min(1)
         excess = lowest / self.maxima
         worst = int(excess.argmax())
-        known = dict(zip(limits, lowest.tolist(), strict=True))
         if excess[worst] > 1:
-            genome = self.constraints[worst].cost.cheapest[floors[worst].argmin()]
+            genome = self.constraints[worst].cost.cheapest[self._floors[worst].argmin()]
             name = self.constraints[worst].cost.name
-            where = f"of {space.name}" if self._open.all() else f"of {space.name} at this resolution"
+            where = f"of {space.name}" + (f" at resolution {self.resolution}" if self.resolution else "")
             if math.isinf(lowest[worst]):
                 message = f"{name} cannot be predicted for any architecture {where}; measure the device there first"
             else:
@@ -257,13 +267,15 @@ class Region:
             )
         costs = dict(zip(limits, self.costs(genome[None])[0].tolist(), strict=True))
         error = Infeasible if complete else NotProven
-        return error(message, floors=known, limits=limits, smallest=space.decode(genome), costs=costs)
+        return error(message, floors=self.floors, limits=limits, smallest=space.decode(genome), costs=costs)
 
 
 def _walk(start: NDArray[np.int16], goal: NDArray[np.int16], order: NDArray[np.float32], time: Floats) -> Genomes:
-    """(N, G) where walks from `start` to `goal` are at `time`, (N,): step s of a gene is taken at `order[..., s]`."""
-    steps = (order <= time[:, None, None]).sum(-1)
-    walked: Genomes = (start + np.sign(goal - start) * steps).astype(np.int8)
+    """(N, G) where walks from `start` to `goal` are at `time`, (N,): step s is taken at `order[s]`, (N, G)."""
+    taken = np.zeros(start.shape, np.int16)
+    for when in order:
+        taken += when <= time[:, None]
+    walked: Genomes = (start + np.sign(goal - start) * taken).astype(np.int8)
     return walked
 
 

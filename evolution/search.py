@@ -143,16 +143,16 @@ class NotReached(Refused):
     predicted_accuracy: float
 
     @classmethod
-    def of(cls, problem: Problem, best: Genomes, accuracy: float, costs: Mapping[str, float]) -> Self:
-        """The refusal, from the most accurate genome (G,) found and its costs."""
-        limited = {constraint.cost.name: constraint for constraint in problem.constraints}
+    def of(cls, problem: Problem, region: Region, best: Genomes, accuracy: float, costs: Mapping[str, float]) -> Self:
+        """The refusal, from the most accurate genome (G,) found within a region, and its costs."""
+        limits = {constraint.cost.name: constraint.max for constraint in problem.constraints}
         error = cls(
             f"min_accuracy is {problem.min_accuracy}, and the most accurate architecture found within the limits is "
             f"predicted to reach {accuracy:.5f}; ask for that or less, or raise a limit",
-            floors={name: float(constraint.cost.floors.min()) for name, constraint in limited.items()},
-            limits={name: constraint.max for name, constraint in limited.items()},
+            floors={name: floor for name, floor in region.floors.items() if name in limits},
+            limits=limits,
             smallest=problem.tables.space.decode(best),
-            costs=costs,
+            costs={name: cost for name, cost in costs.items() if name in limits},
         )
         error.predicted_accuracy = accuracy
         return error
@@ -398,7 +398,7 @@ class Search:
         best, accuracy = finalists.genomes[0], float(finalists.accuracy[0])
         costs = dict(zip(names, finalists.costs[0].tolist(), strict=True))
         if problem.min_accuracy is not None and accuracy < problem.min_accuracy:
-            raise NotReached.of(problem, best, accuracy, costs)
+            raise NotReached.of(problem, self._region, best, accuracy, costs)
         spanned = problem.front_costs
         return SearchResult(
             best=best,

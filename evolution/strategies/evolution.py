@@ -1,7 +1,8 @@
-"""Regularised-free elitist evolution: the best of everything scored so far mutate and cross.
+"""Elitist evolution: the fittest of everything scored so far mutate and cross.
 
-As Once-for-All's finder (arXiv:1908.09791): half of a generation mutates, each gene with probability 0.1, and half
-takes each gene from one of two parents. Unlike it: ...
+As in Once-for-All's finder (arXiv:1908.09791), half of a generation are mutants of one parent and half take each gene
+from one of two. Unlike there, genes of dropped blocks are drawn anew in every child, so that a stage that grows gets
+random blocks, and the initial sample needs no rejection, since the driver moves what is proposed inside the limits.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,10 @@ from supernet.space import Genomes, SearchSpace
 if TYPE_CHECKING:
     from evolution.search import Scores, State
 
+SAMPLE = 256  # random architectures before the first generation
 PARENTS = 64
-OFFSPRING = 256
-MUTATION = 0.1  # probability that a gene of a mutant is drawn anew
+OFFSPRING = 128
+MUTATION = 0.05  # probability that a gene of a mutant is drawn anew
 
 
 class Evolution:
@@ -26,29 +28,29 @@ class Evolution:
         self._space, self._rng = space, rng
         self._parents = np.zeros((0, space.num_genes), np.int8)
         self._fitness = np.zeros(0)
-        self._started = False
+        self._sampled = False
 
     def ask(self) -> Genomes:
-        """(256, G) a random sample first, then offspring."""
-        if not self._started:
-            self._started = True
-            return self._space.sample(self._rng, OFFSPRING)
+        """(256, G) a random sample first, then (128, G) offspring."""
+        if not self._sampled:
+            self._sampled = True
+            return self._space.sample(self._rng, SAMPLE)
+        alive = self._space.alive(self._parents)
         half = OFFSPRING // 2
-        mutants = self._choose(half)
-        mask = self._rng.random(mutants.shape) < MUTATION
-        mutants = np.where(mask, self._draw(half), mutants)
-        one, other = self._choose(half), self._choose(half)
-        children = np.where(self._rng.random(one.shape) < 0.5, one, other)
+        mutants, one, other = (self._choose(alive, half) for _ in range(3))
+        mutants = np.where(self._rng.random(mutants.shape, np.float32) < MUTATION, self._draw(half), mutants)
+        children = np.where(self._rng.random(one.shape, np.float32) < 0.5, one, other)
         return self._space.canonical(np.concatenate([mutants, children]))
 
-    def _choose(self, count: int) -> Genomes:
-        """(count, G) random parents, whose dropped blocks get random genes: a deeper child then has random blocks."""
-        parents = self._parents[self._rng.integers(len(self._parents), size=count)]
-        return np.where(self._space.alive(parents), parents, self._draw(count))
+    def _choose(self, alive: NDArray[np.bool_], count: int) -> Genomes:
+        """(count, G) random parents with random genes where `alive`, (parents, G), is False."""
+        rows = self._rng.integers(len(self._parents), size=count)
+        return np.where(alive[rows], self._parents[rows], self._draw(count))
 
     def _draw(self, count: int) -> Genomes:
-        """(count, G) genes uniform over their choices, also those of dropped blocks."""
-        return self._rng.integers(self._space.num_choices, size=(count, self._space.num_genes), dtype=np.int8)
+        """(count, G) genes uniform over their choices."""
+        uniform = self._rng.random((count, self._space.num_genes), np.float32)
+        return (uniform * self._space.num_choices.astype(np.float32)).astype(np.int8)
 
     def tell(self, genomes: Genomes, scores: "Scores") -> None:
         """Keep the fittest of the parents and the genomes told."""
@@ -58,10 +60,10 @@ class Evolution:
         self._parents, self._fitness = parents[kept], fitness[kept]
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """The parents and their fitness."""
-        return {"parents": self._parents, "fitness": self._fitness, "started": np.array(self._started)}
+        """The parents, their fitness, and whether the first sample has been asked."""
+        return {"parents": self._parents, "fitness": self._fitness, "sampled": np.array(self._sampled)}
 
     def restore(self, state: "State") -> None:
         """Continue from the parents saved."""
         self._parents, self._fitness = np.asarray(state["parents"]), np.asarray(state["fitness"])
-        self._started = bool(state["started"])
+        self._sampled = bool(state["sampled"])
