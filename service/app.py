@@ -17,6 +17,7 @@ from service.devices import endpoints as devices
 from service.errors import UnavailableError
 from service.exports import endpoints as exports
 from service.metrics import Metrics
+from service.pages import router as pages
 from service.searches import endpoints as searches
 from service.settings import Settings
 from service.supernets import endpoints as supernets
@@ -92,4 +93,5 @@ def create_app(settings: Settings) -> FastAPI:
     for part in (supernets, devices, searches, candidates, exports):
         v1.include_router(part.router)
     app.include_router(v1)
+    pages.install(app)
     return app

@@ -9,7 +9,7 @@ import hashlib
 import secrets
 from typing import Annotated
 
-from fastapi import Header
+from fastapi import Cookie, Header
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -19,6 +19,7 @@ from service.models import ApiKey
 from service.settings import Settings
 
 PREFIX = "supple_"
+COOKIE = "supple_key"  # where the pages keep the key
 
 
 def create_key(session: Session, name: str) -> str:
@@ -49,17 +50,21 @@ def check_bind(settings: Settings, session: Session) -> None:
         )
 
 
-def require_key(context: ContextOf, authorization: Annotated[str, Header()] = "") -> None:
+def require_key(
+    context: ContextOf,
+    authorization: Annotated[str, Header()] = "",
+    cookie: Annotated[str, Cookie(alias=COOKIE, include_in_schema=False)] = "",
+) -> None:
     """Let a request pass if none is needed, or if it carries a known key. For `dependencies=[Depends(require_key)]`.
 
-    `Authorization: Bearer KEY`; browsers may send the key as the password of Basic authentication.
+    `Authorization: Bearer KEY`, or the key as the password of Basic authentication, or in the pages' cookie.
 
     Raises:
         UnauthorizedError: neither.
     """
     if not context.settings.needs_key:
         return
-    key = _sent(authorization)
+    key = _sent(authorization) if authorization else cookie or None
     if key is None:
         raise UnauthorizedError("send a key as `Authorization: Bearer KEY`; `supple keys create NAME` makes one")
     with context.database.reading() as session:

@@ -57,6 +57,7 @@ class Database:
     def __init__(self, database_url: str) -> None:
         self.url = database_url
         self.engine = make_engine(database_url)
+        self.engine.dialect.use_insertmanyvalues_wo_returning = True  # a search writes hundreds of rows at once
         self._reading = self.engine.execution_options(reading=True)
 
     @contextmanager

@@ -2,7 +2,6 @@
 
 import time
 from functools import partial
-from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from starlette.responses import Response
@@ -43,7 +42,15 @@ class Metrics:
         try:
             await app(scope, receive, sending)
         finally:
-            route: Any = scope.get("route")  # one label for all ids; set by the router
-            labels = scope["method"], getattr(route, "path_format", None) or "none"
+            labels = scope["method"], _route(scope)
             self._requests.labels(*labels, status).inc()
             self._seconds.labels(*labels).observe(time.perf_counter() - started)
+
+
+def _route(scope: Scope) -> str:
+    """The pattern that the path matched, so that all ids count together; "none" where none did."""
+    pattern: str | None = getattr(scope.get("route"), "path_format", None)
+    if pattern is None:
+        return "none"
+    matched = pattern.format(**scope["path_params"])  # a router's own pattern may lack the prefix it is mounted at
+    return str(scope["path"]).removesuffix(matched) + pattern

@@ -290,9 +290,9 @@ def limit_holds(limit: Mapping[str, Any], measured: bool = False) -> Holds:
     return "measured" if measured else "bound" if limit["confidence"] else "predicted"
 
 
-def least_certain(holds: Sequence[Holds]) -> Holds:
-    """What to say of several limits together. Counting is exact, so it is said only where nothing else is."""
-    return min(holds, key=("predicted", "bound", "measured", "counted").index, default="counted")
+def least_certain(holds: Sequence[Holds]) -> Holds | None:
+    """What to say of several limits together, None without any. Counting is exact, so other words go before it."""
+    return min(holds, key=("predicted", "bound", "measured", "counted").index, default=None)
 
 
 def cancel(session: Session, search_id: str) -> None:

@@ -9,10 +9,11 @@ from service.context import Context
 from service.exports import queries as exports
 from service.exports.job import export, extract
 from service.models import now
-from service.probe import Measurement, Model, fingerprint, in_ms, measure
+from service.probe import Model, fingerprint, in_ms, measure
 from service.searches import queries
 from supernet.probing import reference_onnx
 
+MEASURE_SECONDS = 20.0  # the longest that a round of finalists may take; small networks need less
 NO_HOLDOUT = "the bundle has no held-out images"
 
 
@@ -61,9 +62,13 @@ def measure_latency(context: Context, search_id: str, candidate_ids: Sequence[st
             exported = exports.find(session, one, "fp32")
             if exported is not None and exported.sha256 is not None:
                 files[one] = context.store.path(exported.sha256)
-    networks = [Model(one, path.read_bytes) for one, path in files.items()]
-    measured: list[Measurement] = list(
-        measure(networks, reference_onnx(), threads=settings.threads, batch_size=settings.batch_size)
+    networks = [Model(one, path.read_bytes, path.stat().st_size) for one, path in files.items()]
+    measured = measure(
+        networks,
+        reference_onnx(),
+        threads=settings.threads,
+        batch_size=settings.batch_size,
+        seconds=MEASURE_SECONDS,
     )
     latency_ms = in_ms(measured, reference_ms)
     with context.database.writing() as session:

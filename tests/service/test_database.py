@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.util.exc import CommandError
-from conftest import empty_postgres
 from sqlalchemy import func, inspect, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from migrations.tables import JOB_ENGINE_TABLES
 from service.db import Database, alembic_config, make_engine, upgrade
 from service.models import ApiKey, Base, Candidate, Supernet, new_id
+from tests.conftest import empty_postgres
 
 
 def supernet(name: str) -> Supernet:

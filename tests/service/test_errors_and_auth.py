@@ -1,0 +1,150 @@
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+
+from service.app import create_app
+from service.auth import check_bind, create_key
+from service.context import Context
+from service.db import Database
+from service.errors import ConflictError, InvalidError
+from service.models import ApiKey
+from service.settings import Settings
+
+
+@pytest.fixture
+def key(database: Database) -> str:
+    with database.writing() as session:
+        return create_key(session, "mine")
+
+
+@pytest.fixture
+def guarded(database_url: str, tmp_path: Path, key: str) -> Iterator[TestClient]:
+    """A service on an address that others can reach."""
+    settings = Settings(database_url=database_url, data_directory=tmp_path, host="0.0.0.0")
+    with TestClient(create_app(settings)) as client:
+        yield client
+
+
+def test_only_a_known_key_opens_the_api(guarded: TestClient, key: str) -> None:
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Digest {key}"}, {"Authorization": key}):
+        answer = guarded.get("/v1/supernets", headers=headers)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+        assert answer.json()["title"] == "A key is needed"
+    assert guarded.get("/v1/supernets", headers={"Authorization": f"Bearer {key}"}).json() == []
+    basic = base64.b64encode(f"anybody:{key}".encode()).decode()
+    assert guarded.get("/v1/supernets", headers={"Authorization": f"Basic {basic}"}).json() == []
+    assert guarded.get("/v1/supernets", headers={"Authorization": "Basic !"}).status_code == 401
+
+
+def test_health_needs_no_key(guarded: TestClient) -> None:
+    assert guarded.get("/healthz").json() == {"status": "ok"}
+    assert guarded.get("/readyz").json() == {"status": "ready"}
+
+
+def test_only_the_hash_of_a_key_is_stored(database: Database, key: str) -> None:
+    with database.reading() as session:
+        row = session.scalars(select(ApiKey)).one()
+    assert key.startswith("supple_")
+    assert len(key) > 40
+    assert key not in (row.key_hash, row.name, row.id)
+    assert len(row.key_hash) == 64
+
+
+def test_names_of_keys_are_unique_and_not_empty(database: Database, key: str) -> None:
+    with pytest.raises(ConflictError, match="named 'mine'"), database.writing() as session:
+        create_key(session, "mine")
+    with pytest.raises(InvalidError, match="between 1 and 64"), database.writing() as session:
+        create_key(session, "")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org"])
+def test_an_open_address_without_a_key_is_refused(database: Database, host: str) -> None:
+    with database.reading() as session:
+        with pytest.raises(InvalidError, match=f"host is {host}.*supple keys create.*--insecure"):
+            check_bind(Settings(host=host), session)
+        check_bind(Settings(host=host, insecure=True), session)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_loopback_is_open(database: Database, host: str) -> None:
+    with database.reading() as session:
+        check_bind(Settings(host=host), session)
+    assert not Settings(host=host).needs_key
+
+
+def test_the_service_does_not_start_on_an_open_address_without_a_key(database_url: str, tmp_path: Path) -> None:
+    app = create_app(Settings(database_url=database_url, data_directory=tmp_path, host="0.0.0.0"))
+    with pytest.raises(InvalidError, match="no key exists"), TestClient(app):
+        pass
+
+
+def test_the_service_does_not_start_without_migrations(tmp_path: Path) -> None:
+    app = create_app(Settings(data_directory=tmp_path))
+    with pytest.raises(Exception, match="supple db upgrade"), TestClient(app):
+        pass
+
+
+def test_not_found_and_wrong_method_are_problems(client: TestClient) -> None:
+    for path, method, status in (("/nothing", "GET", 404), ("/v1/supernets", "DELETE", 405), ("/v1/x/y", "GET", 404)):
+        answer = client.request(method, path)
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["status"] == status
+
+
+def test_broken_json_is_a_problem(client: TestClient) -> None:
+    answer = client.post("/v1/devices", content="{", headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_an_unexpected_error_says_nothing_of_its_inside(
+    client: TestClient, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("secret")
+
+    monkeypatch.setattr("service.devices.rules.every", fail)
+    answer = client.get("/v1/devices")
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "secret" not in answer.text
+
+
+def test_a_database_that_does_not_answer_is_unavailable(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OperationalError("SELECT 1", {}, Exception("gone"))
+
+    monkeypatch.setattr("service.devices.rules.every", fail)
+    answer = client.get("/v1/devices")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+
+
+def test_readiness_names_what_is_missing(client: TestClient, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Database, "is_current", lambda self: False)
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert "supple db upgrade" in answer.json()["detail"]
+    monkeypatch.undo()
+    assert client.get("/readyz").status_code == 200
+
+
+def test_metrics_count_requests_by_route(client: TestClient) -> None:
+    client.get("/v1/devices/nothing")
+    client.get("/v1/devices/nothing-else")
+    text = client.get("/metrics").text
+    assert 'supple_requests_total{method="GET",route="/v1/devices/{name}",status="404"} 2.0' in text
+
+
+def test_the_documentation_is_there(client: TestClient) -> None:
+    assert client.get("/docs").status_code == 200
+    paths = client.get("/openapi.json").json()["paths"]
+    assert "/v1/searches" in paths
+    assert "/v1/candidates/{candidate_id}/onnx" in paths

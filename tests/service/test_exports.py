@@ -1,0 +1,134 @@
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import func, select
+
+from service.context import Context
+from service.exports.job import build_export
+from service.jobs import MOST_ATTEMPTS
+from service.models import Export
+
+
+def run(name: str, function: Callable[[], Any]) -> Any:
+    """A step as a worker runs it."""
+    return function()
+
+
+@pytest.fixture
+def candidate(client: TestClient, supernet: str) -> str:
+    best: dict[str, Any] = client.post("/v1/searches", json={"max_flops": 1e6, "budget": 100}).json()["best"]
+    return str(best["id"])
+
+
+def download(client: TestClient, candidate: str, **headers: str) -> Any:
+    return client.get(f"/v1/candidates/{candidate}/onnx", headers=headers)
+
+
+def test_a_file_is_built_on_the_first_request_and_then_served(
+    client: TestClient, context: Context, candidate: str
+) -> None:
+    for _ in range(2):
+        waiting = download(client, candidate)
+        assert waiting.status_code == 202
+        assert waiting.headers["retry-after"] == "1"
+        assert waiting.json()["status"] == "queued"
+    with context.database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(Export)) == 1
+
+    build_export(context, run, f"{candidate}:fp32")
+    file = client.get(waiting.headers["location"])
+    assert file.status_code == 200
+    assert file.headers["content-type"] == "application/octet-stream"
+    assert file.headers["content-disposition"].startswith('attachment; filename="untrained-digits-')
+    assert file.headers["content-disposition"].endswith('-fp32.onnx"')
+
+    arch = client.get(f"/v1/candidates/{candidate}").json()["arch"]
+    metadata = {entry.key: entry.value for entry in onnx.load(io.BytesIO(file.content)).metadata_props}
+    assert f'"resolution": {arch["resolution"]}' in metadata["architecture"]
+    assert "predicted_accuracy" in metadata
+    assert "verified_accuracy" not in metadata
+    session = onnxruntime.InferenceSession(file.content, providers=["CPUExecutionProvider"])
+    images = np.zeros((2, 1, arch["resolution"], arch["resolution"]), np.float32)
+    (logits,) = session.run(None, {"images": images})
+    assert logits.shape == (2, 10)
+
+
+def test_the_etag_is_the_files_hash_and_saves_the_download(
+    client: TestClient, context: Context, candidate: str
+) -> None:
+    download(client, candidate)
+    build_export(context, run, f"{candidate}:fp32")
+    file = download(client, candidate)
+    etag = file.headers["etag"]
+    assert context.store.path(etag.strip('"')).read_bytes() == file.content
+    for sent in (etag, f'"other", W/{etag}', "*"):
+        same = download(client, candidate, **{"If-None-Match": sent})
+        assert same.status_code == 304
+        assert same.headers["etag"] == etag
+        assert same.content == b""
+    assert download(client, candidate, **{"If-None-Match": '"other"'}).status_code == 200
+
+
+def test_a_download_can_be_resumed(client: TestClient, context: Context, candidate: str) -> None:
+    download(client, candidate)
+    build_export(context, run, f"{candidate}:fp32")
+    file = download(client, candidate)
+    start = len(file.content) // 2
+    rest = download(client, candidate, Range=f"bytes={start}-", **{"If-Range": file.headers["etag"]})
+    assert rest.status_code == 206
+    assert rest.headers["content-range"] == f"bytes {start}-{len(file.content) - 1}/{len(file.content)}"
+    assert file.content[:start] + rest.content == file.content
+    changed = download(client, candidate, Range=f"bytes={start}-", **{"If-Range": '"other"'})
+    assert changed.status_code == 200
+    assert download(client, candidate, Range="bytes=999999999-").status_code == 416
+
+
+def test_building_again_changes_nothing(client: TestClient, context: Context, candidate: str) -> None:
+    download(client, candidate)
+    build_export(context, run, f"{candidate}:fp32")
+    first = download(client, candidate)
+    build_export(context, run, f"{candidate}:fp32")
+    second = download(client, candidate)
+    assert second.content == first.content
+    assert second.headers["etag"] == first.headers["etag"]
+
+
+def test_a_file_that_differs_from_the_network_is_never_offered(
+    client: TestClient, context: Context, candidate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supernet.export.run_onnx", lambda data, images: np.ones((len(images), 10), np.float32))
+    download(client, candidate)
+    with pytest.raises(ValueError, match="differ from torch"):
+        build_export(context, run, f"{candidate}:fp32")
+    failed = download(client, candidate)
+    assert failed.status_code == 500
+    assert "differ from torch" in failed.json()["detail"]
+    assert failed.headers["content-type"] == "application/problem+json"
+    assert not any((context.store.root / "objects").rglob("*.onnx"))
+
+
+def test_a_job_that_keeps_killing_its_worker_is_given_up(client: TestClient, context: Context, candidate: str) -> None:
+    def die(name: str, function: Callable[[], Any]) -> Any:
+        raise SystemExit
+
+    download(client, candidate)
+    for _ in range(MOST_ATTEMPTS):
+        with pytest.raises(SystemExit):
+            build_export(context, die, f"{candidate}:fp32")
+    assert download(client, candidate).status_code == 202
+    with pytest.raises(ValueError, match="workers died"):
+        build_export(context, die, f"{candidate}:fp32")
+    assert "workers died" in download(client, candidate).json()["detail"]
+
+
+def test_an_unknown_candidate_or_precision_is_refused(client: TestClient, candidate: str) -> None:
+    assert download(client, "nothing").status_code == 404
+    answer = client.get(f"/v1/candidates/{candidate}/onnx", params={"precision": "fp64"})
+    assert answer.status_code == 422
+    assert "precision is 'fp64'" in answer.json()["detail"]

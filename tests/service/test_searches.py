@@ -1,0 +1,435 @@
+import errno
+import json
+import math
+import os
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import func, select
+
+from evolution.constraints import Limit, constrain
+from evolution.costs import CostTables
+from evolution.pareto import non_dominated
+from service.context import Context
+from service.models import Candidate, Search, SearchCandidate
+from service.searches.endpoints import preferences
+from service.store import unpack
+from supernet.space import Architecture
+
+BUDGET = 600
+
+
+def ask(client: TestClient, headers: dict[str, str] | None = None, **body: Any) -> Any:
+    return client.post("/v1/searches", json={"budget": BUDGET, **body}, headers=headers)
+
+
+def count(context: Context, table: Any) -> int:
+    with context.database.reading() as session:
+        return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+def test_the_answer_is_within_every_limit_and_says_how_that_is_known(
+    client: TestClient, device: str, tables: CostTables
+) -> None:
+    answer = ask(client, device=device, max_latency_ms=0.05, max_flops=2e6, max_params=80_000)
+    assert answer.status_code == 201
+    search = answer.json()
+    best = search["best"]
+    assert answer.headers["location"] == f"/v1/searches/{search['id']}"
+    assert search["status"] == "done"
+    assert search["limits_hold"] == "predicted"
+    assert {limit["cost"]: limit["holds"] for limit in search["limits"]} == {
+        "flops": "counted",
+        "latency_ms": "predicted",
+        "params": "counted",
+    }
+    genome = tables.space.encode(Architecture.from_json(best["arch"]))[None]
+    assert best["flops"] == tables.flops(genome)[0] <= 2e6
+    assert best["params"] == tables.params(genome)[0] <= 80_000
+    assert best["predicted_latency_ms"][device] <= 0.05
+    assert best["resolution"] == best["arch"]["resolution"]
+    assert all(limit["value"] <= limit["max"] for limit in search["limits"])
+    assert 0 < search["evaluations"] <= BUDGET
+
+
+def test_what_is_predicted_is_never_called_measured_or_verified(client: TestClient, device: str) -> None:
+    best = ask(client, device=device, max_latency_ms=0.05).json()["best"]
+    assert best["predicted_accuracy"] > 0.5
+    assert best["verified_accuracy"] is None
+    assert best["verified_images"] is None
+    assert "not verified" in best["verified_accuracy_reason"]
+    assert best["measured_latency_ms"] is None
+    assert "not measured" in best["measured_latency_reason"]
+
+
+def test_the_best_is_the_most_accurate_on_the_front_and_nothing_dominates_the_front(
+    client: TestClient, device: str
+) -> None:
+    search = ask(client, device=device, max_latency_ms=0.08).json()
+    front = client.get(f"/v1/searches/{search['id']}/front").json()
+    assert front == search["front"]
+    accuracy = np.array([one["predicted_accuracy"] for one in front])
+    latency = np.array([one["predicted_latency_ms"][device] for one in front])
+    assert non_dominated(np.column_stack([-accuracy, latency])).all()
+    assert (np.diff(latency) > 0).all()
+    assert search["best"]["id"] == front[-1]["id"]
+
+
+def test_equal_questions_have_equal_answers(client: TestClient, device: str) -> None:
+    first, second = (ask(client, device=device, max_latency_ms=0.05, seed=3).json() for _ in range(2))
+    assert first["id"] != second["id"]
+    for field in ("best", "front", "request", "evaluations", "seed"):
+        assert first[field] == second[field]
+
+
+def test_a_stored_request_sent_again_gives_the_stored_answer(client: TestClient, device: str) -> None:
+    search = ask(client, device=device, max_latency_ms=0.05, min_accuracy=0.93, objective="flops").json()
+    assert search["status"] == "done"
+    again = client.post("/v1/searches", json=search["request"]).json()
+    assert again["request"] == search["request"]
+    assert again["best"] == search["best"]
+    assert again["best"]["predicted_accuracy"] >= 0.93
+
+
+def test_shorthands_and_limits_are_one_question(client: TestClient, device: str) -> None:
+    short = ask(client, device=device, max_latency_ms=0.05, max_flops=2e6).json()
+    long = ask(
+        client,
+        limits=[{"cost": "latency_ms", "device": device, "max": 0.05}, {"cost": "flops", "max": 2e6}],
+    ).json()
+    assert short["request"] == long["request"]
+    assert short["best"] == long["best"]
+
+
+def test_a_confidence_limits_the_bound(client: TestClient, device: str) -> None:
+    limit = {"cost": "latency_ms", "device": device, "max": 0.05, "confidence": 0.9}
+    search = ask(client, limits=[limit]).json()
+    best = search["best"]
+    assert search["limits_hold"] == "bound"
+    assert best["predicted_latency_ms"][device] <= best["predicted_latency_bound_ms"][device] <= 0.05
+    assert search["limits"][0]["value"] == best["predicted_latency_bound_ms"][device]
+    too_sure = ask(client, limits=[{**limit, "confidence": 0.999}])
+    assert too_sure.status_code == 422
+    assert "support at most" in too_sure.json()["detail"]
+
+
+def test_without_limits_nothing_is_claimed_of_limits(client: TestClient, supernet: str) -> None:
+    search = ask(client).json()
+    assert search["limits_hold"] is None
+    assert search["limits"] == []
+    assert search["best"]["predicted_accuracy"] > 0.97
+
+
+def test_an_impossible_limit_is_answered_with_the_floor_and_the_smallest(
+    client: TestClient, context: Context, device: str, tables: CostTables
+) -> None:
+    answer = ask(client, device=device, max_latency_ms=0.001, max_flops=10)
+    problem = answer.json()
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert problem["proven"] is True
+    floor = problem["floors"]["flops"]
+    assert floor == tables.flops_cost.floors.min()
+    assert set(problem["floors"]) == {"flops", f"latency_ms@{device}"}
+    smallest = tables.space.encode(Architecture.from_json(problem["smallest"]["arch"]))
+    assert problem["smallest"]["costs"]["flops"] == tables.flops(smallest[None])[0]
+    assert "raise the limit" in problem["detail"]
+    assert count(context, Search) == 0
+    at_floor = ask(client, max_flops=floor)
+    assert at_floor.status_code == 201
+    assert at_floor.json()["best"]["flops"] == floor
+
+
+def test_an_accuracy_out_of_reach_is_refused(client: TestClient, supernet: str) -> None:
+    answer = ask(client, max_flops=1e6, objective="flops", min_accuracy=0.9999)
+    assert answer.status_code == 422
+    assert answer.json()["proven"] is False
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"max_flops": -1}, "max_flops is -1: input should be greater than 0"),
+        ({"max_flops": "300M"}, "max_flops is '300M': input should be a valid number"),
+        ({"max_flops": True}, "max_flops is True"),
+        ({"max_flop": 1}, "max_flop is not a field of this request"),
+        ({"limits": [{"cost": "flops"}]}, "limits[0].max is missing"),
+        ({"limits": [{"cost": "watts", "max": 1}]}, "limits[0].cost is 'watts'"),
+        ({"limits": [{"cost": "flops", "max": 1, "confidence": 0.4}]}, "limits[0].confidence is 0.4"),
+        ({"limits": [{"cost": "flops", "max": 1e9, "device": "board"}]}, "leave device 'board' out"),
+        ({"max_latency_ms": 1}, "latency_ms needs a device"),
+        ({"device": "board"}, "nothing limits its latency"),
+        ({"device": "phone", "max_latency_ms": 1}, "there is no device 'phone'; registered devices: board"),
+        ({"objective": "flops"}, "such an objective needs it"),
+        ({"min_accuracy": 0.9}, "min_accuracy goes with a cost"),
+        ({"min_accuracy": 95, "objective": "flops"}, "min_accuracy is 95: input should be less than 1"),
+        ({"objective": "latency_ms", "min_accuracy": 0.9}, "which needs a device"),
+        ({"resolution": 13}, "resolution is 13; mbv3-digits has 8, 12, 16"),
+        ({"strategy": "magic"}, "unknown strategy 'magic'; there are evolution, random"),
+        ({"budget": 0}, "budget is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"supernet": "other"}, "there is no supernet 'other'"),
+    ],
+)
+def test_bad_questions_are_refused_with_the_value_and_the_limit(
+    client: TestClient, context: Context, device: str, body: dict[str, Any], message: str
+) -> None:
+    answer = ask(client, **body)
+    assert answer.status_code in (404, 422)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert message in answer.json()["detail"]
+    assert count(context, Search) == 0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_none_are_refused(client: TestClient, supernet: str, value: float) -> None:
+    for field in ("max_flops", "min_accuracy"):
+        body = json.dumps({field: value})
+        answer = client.post("/v1/searches", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 422
+        assert f"{field} is {value}: input should be a finite number" in answer.json()["detail"]
+
+
+def test_a_device_that_was_not_measured_is_refused(client: TestClient, supernet: str) -> None:
+    client.post("/v1/devices", json={"name": "new"})
+    answer = ask(client, device="new", max_latency_ms=1)
+    assert answer.status_code == 422
+    assert "measure it with `supple probe`" in answer.json()["detail"]
+
+
+def test_without_a_supernet_there_is_nothing_to_search(client: TestClient) -> None:
+    answer = ask(client, max_flops=1e6)
+    assert answer.status_code == 422
+    assert "no supernet is registered" in answer.json()["detail"]
+
+
+def test_everything_evaluated_is_kept_in_one_artifact_and_few_rows_are_written(
+    client: TestClient, context: Context, device: str, tables: CostTables
+) -> None:
+    search = ask(client, device=device, max_latency_ms=0.05, max_flops=2e6).json()
+    with context.database.reading() as session:
+        row = session.get_one(Search, search["id"])
+        members = session.scalars(select(SearchCandidate).order_by(SearchCandidate.place)).all()
+    assert row.evaluated
+    arrays = unpack(context.store.path(row.evaluated).read_bytes())
+    assert len(arrays["genomes"]) == search["evaluations"]
+    constraints = constrain([Limit("flops", 2e6)], tables, {})
+    assert (constraints[0].cost(arrays["genomes"]) <= 2e6).all()
+    assert list(arrays["cost_names"])[:2] == ["flops", f"latency_ms@{device}"]
+    assert len(members) <= 200 + len(search["front"])
+    assert members[0].candidate_id == search["best"]["id"]
+    assert sum(member.on_front for member in members) == len(search["front"])
+
+
+def test_candidates_of_several_searches_are_stored_once(client: TestClient, context: Context, device: str) -> None:
+    ask(client, device=device, max_latency_ms=0.05)
+    before = count(context, Candidate)
+    ask(client, device=device, max_latency_ms=0.05)
+    assert count(context, Candidate) == before
+    assert count(context, Search) == 2
+
+
+def test_a_store_without_room_leaves_no_row(
+    client: TestClient, context: Context, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    answer = ask(client, device=device, max_latency_ms=0.05)
+    assert answer.status_code == 507
+    assert "free some and try again" in answer.json()["detail"]
+    assert count(context, Search) == count(context, Candidate) == 0
+
+
+def test_a_warm_start_is_never_worse_and_is_an_input(client: TestClient, context: Context, supernet: str) -> None:
+    first = ask(client, max_flops=2e6, budget=3000).json()
+    warm = ask(client, max_flops=2e6, budget=300, warm_start=True, seed=9).json()
+    assert warm["best"]["predicted_accuracy"] >= first["best"]["predicted_accuracy"]
+    with context.database.reading() as session:
+        row = session.get_one(Search, warm["id"])
+    assert row.warm_start
+    genomes = unpack(context.store.path(row.warm_start).read_bytes())["genomes"]
+    assert len(genomes) >= len(first["front"])
+
+
+# Lists, keys, preferences.
+
+
+def test_searches_are_listed_by_page_newest_first(client: TestClient, supernet: str) -> None:
+    ids = [ask(client, max_flops=2e6, budget=50, seed=seed).json()["id"] for seed in range(5)]
+    seen, cursor = [], None
+    for _ in range(3):
+        page = client.get("/v1/searches", params={"limit": 2, **({"cursor": cursor} if cursor else {})}).json()
+        seen += [search["id"] for search in page["items"]]
+        cursor = page["next"]
+    assert sorted(seen) == sorted(ids)
+    assert seen == sorted(seen, reverse=True)
+    assert cursor is None
+    assert all("front" not in search and search["best"] for search in page["items"])
+
+
+def test_bad_pages_are_refused(client: TestClient) -> None:
+    assert client.get("/v1/searches", params={"limit": 0}).status_code == 422
+    answer = client.get("/v1/searches", params={"cursor": "x"})
+    assert answer.status_code == 422
+    assert "`next` of an earlier page" in answer.json()["detail"]
+
+
+def test_one_search_is_shown_as_it_was_answered(client: TestClient, device: str) -> None:
+    answer = ask(client, device=device, max_latency_ms=0.05)
+    assert client.get(answer.headers["location"]).json() == answer.json()
+    for path in ("", "/front"):
+        missing = client.get(f"/v1/searches/nothing{path}")
+        assert missing.status_code == 404
+        assert "'nothing'" in missing.json()["detail"]
+
+
+def test_the_same_key_and_body_give_the_same_search(client: TestClient, context: Context, device: str) -> None:
+    body = {"device": device, "max_latency_ms": 0.05}
+    first, second = (ask(client, {"Idempotency-Key": "k1"}, **body) for _ in range(2))
+    assert first.json() == second.json()
+    assert count(context, Search) == 1
+    other = ask(client, {"Idempotency-Key": "k1"}, **{**body, "seed": 5})
+    assert other.status_code == 409
+    assert first.json()["id"] in other.json()["detail"]
+
+
+def test_the_same_key_at_the_same_time_makes_one_search(client: TestClient, context: Context, device: str) -> None:
+    answers = []
+
+    def send() -> None:
+        answers.append(ask(client, {"Idempotency-Key": "k1"}, device=device, max_latency_ms=0.05))
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [answer.status_code for answer in answers] == [201] * 4
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert count(context, Search) == 1
+
+
+def test_writers_at_the_same_time_all_succeed(client: TestClient, context: Context, device: str) -> None:
+    statuses = []
+
+    def send(seed: int) -> None:
+        statuses.append(ask(client, device=device, max_latency_ms=0.05, seed=seed).status_code)
+
+    threads = [threading.Thread(target=send, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [201] * 8
+    assert count(context, Search) == 8
+
+
+def test_a_long_search_or_one_that_may_take_its_time_becomes_a_job(client: TestClient, device: str) -> None:
+    for headers, body in (({"Prefer": "respond-async"}, {}), ({}, {"budget": 20_001}), ({}, {"verify": True})):
+        answer = ask(client, headers, device=device, max_latency_ms=0.05, **body)
+        assert answer.status_code == 202
+        assert answer.headers["retry-after"] == "1"
+        search = client.get(answer.headers["location"]).json()
+        assert search == answer.json()
+        assert search["status"] == "queued"
+        assert search["best"] is None
+        assert search["front"] == []
+
+
+def test_an_impossible_job_is_refused_at_once(client: TestClient, context: Context, device: str) -> None:
+    assert ask(client, max_flops=10, verify=True).status_code == 422
+    assert count(context, Search) == 0
+
+
+def test_a_search_is_cancelled_once(client: TestClient, device: str) -> None:
+    location = ask(client, device=device, max_latency_ms=0.05, verify=True).headers["location"]
+    cancelled = client.post(f"{location}/cancel")
+    assert cancelled.status_code == 200
+    assert cancelled.json()["status"] == "cancelled"
+    assert cancelled.json()["finished_at"]
+    again = client.post(f"{location}/cancel")
+    assert again.status_code == 409
+    assert "is cancelled" in again.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("", (False, 0.0)),
+        ("respond-async", (True, 0.0)),
+        ("respond-async, wait=10", (True, 10.0)),
+        ("Wait=5; respond-async", (True, 5.0)),
+        ("wait=999999", (False, 60.0)),
+        ("handling=lenient", (False, 0.0)),
+    ],
+)
+def test_preferences_are_read(header: str, expected: tuple[bool, float]) -> None:
+    assert preferences(header) == expected
+
+
+def test_a_wait_that_is_no_number_is_refused(client: TestClient, supernet: str) -> None:
+    answer = ask(client, {"Prefer": "wait=soon"}, max_flops=2e6)
+    assert answer.status_code == 422
+    assert "'soon'" in answer.json()["detail"]
+
+
+# Candidates and fronts.
+
+
+def test_a_candidate_is_shown_as_the_newest_models_see_it(
+    client: TestClient, device: str, measurements: dict[str, Any]
+) -> None:
+    best = ask(client, device=device, max_latency_ms=0.05).json()["best"]
+    assert client.get(f"/v1/candidates/{best['id']}").json() == best
+    slower = {key: 2 * ms for key, ms in measurements["blocks"].items()}
+    networks = [{**network, "ms": 2 * network["ms"]} for network in measurements["networks"]]
+    client.post(f"/v1/devices/{device}/measurements", json={**measurements, "blocks": slower, "networks": networks})
+    now = client.get(f"/v1/candidates/{best['id']}").json()
+    assert now["predicted_latency_ms"][device] == pytest.approx(2 * best["predicted_latency_ms"][device], rel=0.05)
+    assert now["latency_models"] != best["latency_models"]
+    assert client.get("/v1/candidates/nothing").status_code == 404
+
+
+def test_the_front_over_everything_stored_is_not_dominated_by_any_search(
+    client: TestClient, supernet: str, device: str
+) -> None:
+    searches = [ask(client, device=device, max_latency_ms=ms, seed=1).json() for ms in (0.04, 0.06, 0.09)]
+    front = client.get("/v1/fronts", params={"supernet": supernet, "device": device}).json()
+    points = np.array([[-one["predicted_accuracy"], one["predicted_latency_ms"][device]] for one in front["items"]])
+    assert non_dominated(points).all()
+    assert (np.diff(points[:, 1]) > 0).all()
+    for search in searches:
+        for one in search["front"]:
+            point = np.array([-one["predicted_accuracy"], one["predicted_latency_ms"][device]])
+            assert (points <= point + 1e-12).all(1).any()
+    assert front["candidates"] >= len(front["items"])
+    by_flops = client.get("/v1/fronts", params={"supernet": supernet, "x": "flops"}).json()
+    assert (np.diff([one["flops"] for one in by_flops["items"]]) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "message"),
+    [
+        ({}, 422, "x is latency_ms, which needs a device"),
+        ({"x": "flops", "device": "board"}, 422, "the same on every device"),
+        ({"device": "phone"}, 404, "no device 'phone'"),
+        ({"x": "watts"}, 422, "x is 'watts'"),
+        ({"supernet": "other", "x": "flops"}, 404, "no supernet 'other'"),
+    ],
+)
+def test_bad_fronts_are_refused(
+    client: TestClient, supernet: str, device: str, query: dict[str, str], status: int, message: str
+) -> None:
+    answer = client.get("/v1/fronts", params={"supernet": supernet, **query})
+    assert (answer.status_code, message in answer.json()["detail"]) == (status, True)
+
+
+def test_the_front_of_nothing_is_empty(client: TestClient, supernet: str) -> None:
+    front = client.get("/v1/fronts", params={"supernet": supernet, "x": "flops"}).json()
+    assert front["items"] == []
+    assert front["candidates"] == 0

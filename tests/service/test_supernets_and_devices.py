@@ -1,0 +1,164 @@
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import func, select
+
+from evolution.costs import CostTables
+from service.context import Context
+from service.models import BlockMeasurement, NetworkMeasurement, Supernet
+from service.settings import Settings
+from service.supernets.rules import register
+from supernet.bundle import Bundle, BundleError
+from tests.conftest import HOST, make_measurements
+
+
+def test_a_bundle_is_registered_once_and_described(client: TestClient, context: Context, bundle_path: Path) -> None:
+    bundle = Bundle.open(bundle_path)
+    for _ in range(2):
+        with context.database.writing() as session:
+            assert register(session, context.store, bundle_path).id == bundle.hash[:16]
+    (listed,) = client.get("/v1/supernets").json()
+    assert listed["name"] == "untrained digits"
+    assert listed["bundle_hash"] == bundle.hash
+    assert listed["resolutions"] == [8, 12, 16]
+    assert len(listed["classes"]) == 10
+    assert listed["predictor"]["pairs"] == 200
+    one = client.get(f"/v1/supernets/{listed['id']}").json()
+    assert one["space"] == bundle.space.to_json()
+    assert one["provenance"]["dataset"] == "noise"
+    assert one["report"] == {"corners": {}}
+
+
+def test_a_bundle_in_the_store_is_registered_by_its_hash(
+    client: TestClient, context: Context, bundle_path: Path
+) -> None:
+    bundle = Bundle.open(bundle_path)
+    body = {"bundle_hash": bundle.hash}
+    answer = client.post("/v1/supernets", json=body)
+    assert answer.status_code == 404
+    assert "supple register" in answer.json()["detail"]
+    context.store.add_bundle(bundle_path, bundle.hash)
+    answer = client.post("/v1/supernets", json=body)
+    assert answer.status_code == 201
+    assert answer.headers["location"] == f"/v1/supernets/{bundle.hash[:16]}"
+    assert client.get(answer.headers["location"]).json() == answer.json()
+
+
+def test_an_altered_bundle_is_refused_and_nothing_is_written(
+    context: Context, bundle_path: Path, tmp_path: Path
+) -> None:
+    altered = shutil.copytree(bundle_path, tmp_path / "altered")
+    (altered / "report.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"report\.json was altered"), context.database.writing() as session:
+        register(session, context.store, altered)
+    with context.database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(Supernet)) == 0
+    assert not list((context.store.root / "bundles").iterdir())
+
+
+def test_an_unknown_supernet_is_named(client: TestClient) -> None:
+    answer = client.get("/v1/supernets/nothing")
+    assert answer.status_code == 404
+    assert "'nothing'" in answer.json()["detail"]
+
+
+def test_a_device_is_registered_once(client: TestClient) -> None:
+    for _ in range(2):
+        answer = client.post("/v1/devices", json={"name": "board", "threads": 2})
+        assert answer.status_code == 201
+        assert answer.headers["location"] == "/v1/devices/board"
+    assert answer.json() == client.get("/v1/devices/board").json()
+    assert answer.json()["latency_models"] == []
+    assert [device["name"] for device in client.get("/v1/devices").json()] == ["board"]
+    answer = client.post("/v1/devices", json={"name": "board", "threads": 4})
+    assert answer.status_code == 409
+    assert "threads 2, not 4" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"name": "a b"}, "name is 'a b'"),
+        ({"name": "board", "threads": 0}, "threads is 0: input should be greater than or equal to 1"),
+        ({"name": "board", "threads": "2"}, "threads is '2': input should be a valid integer"),
+        ({"name": "board", "colour": "red"}, "colour is not a field of this request"),
+        ({}, "name is missing"),
+    ],
+)
+def test_bad_devices_are_refused(client: TestClient, body: dict[str, Any], message: str) -> None:
+    answer = client.post("/v1/devices", json=body)
+    assert answer.status_code == 422
+    assert message in answer.json()["detail"]
+
+
+def test_measurements_become_a_latency_model(client: TestClient, context: Context, device: str) -> None:
+    (model,) = client.get(f"/v1/devices/{device}").json()["latency_models"]
+    assert model["version"] == 1
+    assert model["host"] == HOST
+    assert model["card"]["networks"] == 40
+    assert model["card"]["mean_absolute_percentage_error"] < 3
+    with context.database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(NetworkMeasurement)) == 40
+        assert session.scalar(select(func.count()).select_from(BlockMeasurement)) == model["card"]["blocks"]
+
+
+def test_measuring_again_makes_a_new_version(
+    client: TestClient, device: str, tables: CostTables, measurements: dict[str, Any]
+) -> None:
+    again = make_measurements(tables, np.random.default_rng(7))
+    answer = client.post(f"/v1/devices/{device}/measurements", json=again)
+    assert answer.status_code == 201
+    assert answer.json()["version"] == 2
+    (model,) = client.get(f"/v1/devices/{device}").json()["latency_models"]
+    assert model == answer.json()
+
+
+def test_bad_measurements_are_refused_and_nothing_is_written(
+    client: TestClient, supernet: str, measurements: dict[str, Any]
+) -> None:
+    client.post("/v1/devices", json={"name": "board"})
+    network = measurements["networks"][0]
+    wrong_kernel = {"resolution": 8, "stages": [[[4, 4]], [[3, 4]], [[3, 4]]]}
+    cases: list[tuple[dict[str, Any], int, str]] = [
+        ({"threads": 2}, 409, "measured with threads 2; device 'board' has 1"),
+        ({"space_hash": "0" * 64}, 404, "no registered supernet has the search space"),
+        ({"networks": []}, 422, "at least 4 pairs"),
+        ({"networks": [{**network, "ms": -1.0}]}, 422, "networks[0].ms is -1.0"),
+        ({"networks": [{**network, "architecture": wrong_kernel}] * 4}, 422, "kernel"),
+        ({"blocks": {"xyz": 1.0}}, 422, "blocks"),
+        ({"blocks": {}}, 422, "blocks"),
+        ({"blocks": {"0" * 16: 1.0}}, 422, "runs a block that was not measured"),
+        ({"surprise": 1}, 422, "surprise is not a field"),
+    ]
+    for change, status, message in cases:
+        answer = client.post("/v1/devices/board/measurements", json={**measurements, **change})
+        assert (answer.status_code, message in answer.json()["detail"]) == (status, True), answer.text
+    body = json.dumps({**measurements, "reference_ms": math.nan})
+    answer = client.post("/v1/devices/board/measurements", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert "reference_ms is nan" in answer.json()["detail"]
+    assert client.get("/v1/devices/board").json()["latency_models"] == []
+
+
+def test_an_unknown_device_is_named_with_those_that_are_known(
+    client: TestClient, device: str, measurements: dict[str, Any]
+) -> None:
+    for answer in (
+        client.get("/v1/devices/phone"),
+        client.post("/v1/devices/phone/measurements", json=measurements),
+    ):
+        assert answer.status_code == 404
+        assert answer.json()["detail"] == "there is no device 'phone'; registered devices: board"
+
+
+def test_the_probe_is_served_as_one_file(client: TestClient, settings: Settings) -> None:
+    answer = client.get("/v1/probe.py")
+    assert answer.status_code == 200
+    compile(answer.text, "probe.py", "exec")
+    assert "import service" not in answer.text

@@ -1,0 +1,324 @@
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import func, select
+
+from evolution.search import Search as Searching
+from service.candidates import queries as candidates
+from service.context import Context
+from service.models import Export, LatencyMeasurement, Search, SearchState, Verification
+from service.probe import Measurement, Model, fingerprint
+from service.searches import job, queries
+from service.searches.job import run_search
+from service.settings import Settings
+
+
+class Steps:
+    """Steps as a worker runs them: each once, its result remembered. `die_at` is where the worker is killed."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, Any] = {}
+        self.ran: list[str] = []
+        self.die_at = ""
+
+    def __call__(self, name: str, function: Callable[[], Any]) -> Any:
+        if name not in self.done:
+            if name.startswith(self.die_at or "nothing"):
+                raise SystemExit
+            self.ran.append(name)
+            self.done[name] = function()
+        return self.done[name]
+
+
+@pytest.fixture
+def here(client: TestClient, supernet: str, measurements: dict[str, Any]) -> str:
+    """A device that is this machine."""
+    client.post("/v1/devices", json={"name": "here"})
+    client.post("/v1/devices/here/measurements", json={**measurements, "host": fingerprint()})
+    return "here"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """What networks are measured to take, times their predicted latency. `factor` is for all of them."""
+    factors = {"factor": 1.0, "noise": 0.0}
+    rng = np.random.default_rng(0)
+
+    def measure(models: Sequence[Model], reference: bytes, **_: Any) -> list[Measurement]:
+        noise = factors["factor"] + factors["noise"] * rng.standard_normal(len(models))
+        ratios = [factors[model.name] * more for model, more in zip(models, noise.tolist(), strict=True)]
+        return [Measurement(model.name, r, 0.01, r, 1.0, 5) for model, r in zip(models, ratios, strict=True)]
+
+    monkeypatch.setattr("service.searches.verify.measure", measure)
+    return factors
+
+
+def ask(client: TestClient, clock: dict[str, float] | None = None, **body: Any) -> str:
+    """The id of a search that a worker is to verify."""
+    answer = client.post("/v1/searches", json={"budget": 400, "verify": True, **body})
+    assert answer.status_code == 202
+    return str(answer.json()["id"])
+
+
+def after_searching(
+    context: Context, client: TestClient, clock: dict[str, float], search_id: str, device: str
+) -> Steps:
+    """Run the search's first step, and make the clock show what was predicted then (the reference takes 0.5 ms)."""
+    steps = Steps()
+    steps.die_at = "choose"
+    with pytest.raises(SystemExit):
+        run_search(context, steps, search_id)
+    steps.die_at = ""
+    with context.database.reading() as session:
+        search = session.get_one(Search, search_id)
+        ids = [candidate.id for _, candidate in queries.members(session, search_id)]
+        predicted = candidates.predicted_latency(session, ids, search.latency_models)
+    clock.update({one: ms[device] / 0.5 for one, ms in predicted.items()})
+    return steps
+
+
+def shown(client: TestClient, search_id: str) -> Any:
+    return client.get(f"/v1/searches/{search_id}").json()
+
+
+def count(context: Context, table: Any) -> int:
+    with context.database.reading() as session:
+        return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+def test_the_winner_is_the_best_verified_one_that_holds_the_limit_as_measured(
+    client: TestClient, context: Context, here: str, clock: dict[str, float]
+) -> None:
+    clock["noise"] = 0.05
+    search_id = ask(client, device=here, max_latency_ms=0.05)
+    steps = after_searching(context, client, clock, search_id, here)
+    run_search(context, steps, search_id)
+    search = shown(client, search_id)
+    best = search["best"]
+    assert search["status"] == "done"
+    assert search["limits_hold"] == search["limits"][0]["holds"] == "measured"
+    assert search["limits"][0]["value"] == best["measured_latency_ms"][here] <= 0.05
+    assert best["measured_latency_ms"] != best["predicted_latency_ms"]
+    assert best["verified_images"] == 50
+    with context.database.reading() as session:
+        measured = session.scalars(select(LatencyMeasurement)).all()
+        holding = [row.candidate_id for row in measured if row.measured_latency_ms <= 0.05]
+        verified = {row.candidate_id: row.verified_accuracy for row in session.scalars(select(Verification))}
+    assert best["verified_accuracy"] == max(verified[one] or 0 for one in holding)
+    assert client.get(best["onnx"]).status_code == 200
+
+
+def test_when_all_are_slower_than_predicted_the_next_ones_leave_room(
+    client: TestClient, context: Context, here: str, clock: dict[str, float]
+) -> None:
+    clock["factor"] = 1.15
+    search_id = ask(client, device=here, max_latency_ms=0.06)
+    steps = after_searching(context, client, clock, search_id, here)
+    run_search(context, steps, search_id)
+    search = shown(client, search_id)
+    assert search["status"] == "done"
+    assert "conclude 1" in steps.ran
+    assert search["best"]["measured_latency_ms"][here] <= 0.06
+    assert search["best"]["predicted_latency_ms"][here] <= 0.06 / 1.15 + 1e-9
+
+
+def test_when_none_holds_as_measured_no_winner_is_named(
+    client: TestClient, context: Context, here: str, clock: dict[str, float]
+) -> None:
+    clock["factor"] = 50.0
+    search_id = ask(client, device=here, max_latency_ms=0.05)
+    steps = after_searching(context, client, clock, search_id, here)
+    run_search(context, steps, search_id)
+    search = shown(client, search_id)
+    assert search["status"] == "not_verified"
+    assert search["best"] is None
+    assert search["limits_hold"] is None
+    assert "measured latency_ms on here is" in search["problem"]["detail"]
+    assert "the limit 0.05" in search["problem"]["detail"]
+    assert search["problem"]["closest"] in {one["id"] for one in search["front"]} | set(clock)
+
+
+def test_a_device_elsewhere_is_not_measured_here(client: TestClient, context: Context, device: str) -> None:
+    search_id = ask(client, device=device, max_latency_ms=0.05)
+    run_search(context, Steps(), search_id)
+    search = shown(client, search_id)
+    assert search["status"] == "done"
+    assert search["limits_hold"] == "predicted"
+    assert search["best"]["verified_accuracy"] is not None
+    assert search["best"]["measured_latency_ms"] is None
+    assert count(context, LatencyMeasurement) == 0
+
+
+def test_the_probe_really_measures_here(client: TestClient, context: Context, here: str) -> None:
+    search_id = ask(client, device=here, max_latency_ms=1000.0)
+    run_search(context, Steps(), search_id)
+    best = shown(client, search_id)["best"]
+    assert best["measured_latency_ms"][here] > 0
+    with context.database.reading() as session:
+        row = session.scalars(select(LatencyMeasurement).limit(1)).one()
+    assert row.details["reference_ms"] > 0
+
+
+def test_a_minimum_accuracy_must_hold_as_verified(client: TestClient, context: Context, supernet: str) -> None:
+    search_id = ask(client, objective="flops", min_accuracy=0.93, max_flops=3e6)
+    run_search(context, Steps(), search_id)
+    search = shown(client, search_id)  # the bundle is untrained: one in ten images is right
+    assert search["status"] == "not_verified"
+    assert "verified accuracy is 0." in search["problem"]["detail"]
+    assert "min_accuracy 0.93" in search["problem"]["detail"]
+
+
+def test_a_worker_that_dies_anywhere_loses_no_more_than_the_step_it_was_in(
+    client: TestClient, context: Context, device: str
+) -> None:
+    search_id = ask(client, device=device, max_latency_ms=0.05)
+    steps = Steps()
+    for die_at in ("search", "choose", "verify", "measure", "conclude"):
+        steps.die_at = die_at
+        with pytest.raises(SystemExit):
+            run_search(context, steps, search_id)
+        assert shown(client, search_id)["status"] == "running"
+    steps.die_at = ""
+    with context.database.writing() as session:
+        session.get_one(Search, search_id).attempts = 1
+    run_search(context, steps, search_id)
+    assert shown(client, search_id)["status"] == "done"
+    assert len(steps.ran) == len(set(steps.ran))
+    assert count(context, Verification) == count(context, Export) == 5
+
+
+def test_steps_that_were_done_but_not_recorded_are_done_again_without_harm(
+    client: TestClient, context: Context, device: str
+) -> None:
+    search_id = ask(client, device=device, max_latency_ms=0.05)
+    run_search(context, Steps(), search_id)
+    first = shown(client, search_id)
+    with context.database.writing() as session:
+        row = session.get_one(Search, search_id)
+        row.status, row.finished_at = "running", None
+    run_search(context, Steps(), search_id)
+    again = shown(client, search_id)
+    assert {**again, "finished_at": None} == {**first, "finished_at": None}
+    assert count(context, Verification) == 5
+
+
+def test_a_search_that_keeps_killing_its_worker_is_given_up(client: TestClient, context: Context, device: str) -> None:
+    search_id = ask(client, device=device, max_latency_ms=0.05)
+    steps = Steps()
+    steps.die_at = "search"
+    for _ in range(5):
+        with pytest.raises(SystemExit):
+            run_search(context, steps, search_id)
+    with pytest.raises(ValueError, match="workers died"):
+        run_search(context, steps, search_id)
+    search = shown(client, search_id)
+    assert search["status"] == "failed"
+    assert "5 workers died" in search["problem"]["detail"]
+
+
+def test_an_unexpected_error_ends_the_search_and_says_no_more(
+    client: TestClient, context: Context, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyError("secret")
+
+    monkeypatch.setattr(job, "verify", fail)
+    search_id = ask(client, device=device, max_latency_ms=0.05)
+    with pytest.raises(KeyError):
+        run_search(context, Steps(), search_id)
+    search = shown(client, search_id)
+    assert search["status"] == "failed"
+    assert "secret" not in str(search)
+
+
+def test_a_cancelled_search_stops_at_its_next_step(client: TestClient, context: Context, device: str) -> None:
+    search_id = ask(client, device=device, max_latency_ms=0.05)
+    steps = Steps()
+    steps.die_at = "verify"
+    with pytest.raises(SystemExit):
+        run_search(context, steps, search_id)
+    assert client.post(f"/v1/searches/{search_id}/cancel").status_code == 200
+    steps.die_at = ""
+    run_search(context, steps, search_id)
+    assert shown(client, search_id)["status"] == "cancelled"
+    assert count(context, Verification) == 0
+
+
+def test_a_long_search_goes_on_where_it_was_saved_and_gives_the_same_answer(
+    client: TestClient, context: Context, supernet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "SAVE_SECONDS", 0.0)
+    body = {"max_flops": 2e6, "budget": 3000, "verify": False}
+    whole = client.post("/v1/searches", json=body).json()
+    answer = client.post("/v1/searches", json=body, headers={"Prefer": "respond-async"})
+    search_id = answer.json()["id"]
+
+    run, generations = Searching.run, []
+
+    def interrupted(self: Searching) -> Iterator[Any]:
+        for progress in run(self):
+            generations.append(progress.generation)
+            yield progress
+            if len(generations) == 4:
+                raise SystemExit
+
+    monkeypatch.setattr(Searching, "run", interrupted)
+    with pytest.raises(SystemExit):
+        run_search(context, Steps(), search_id)
+    stopped = shown(client, search_id)
+    assert stopped["progress"]["evaluations"] > 0
+    assert count(context, SearchState) == 1
+    run_search(context, Steps(), search_id)
+    assert generations[4] > generations[3]
+    resumed = shown(client, search_id)
+    for field in ("best", "front", "evaluations", "status", "limits_hold"):
+        assert resumed[field] == whole[field]
+    assert count(context, SearchState) == 0
+
+
+def test_a_bundle_without_held_out_images_says_so(
+    client: TestClient, context: Context, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supernet.evaluate.Evaluator.evaluate", lambda *_: None)
+    search_id = ask(client, device=device, max_latency_ms=0.05)
+    run_search(context, Steps(), search_id)
+    best = shown(client, search_id)["best"]
+    assert best["verified_accuracy"] is None
+    assert best["verified_images"] is None
+    assert best["verified_accuracy_reason"] == "the bundle has no held-out images"
+
+
+def test_a_worker_process_answers_while_the_client_waits(
+    client: TestClient, context: Context, settings: Settings, device: str
+) -> None:
+    environment = {
+        **os.environ,
+        "SUPPLE_DATABASE_URL": settings.database,
+        "SUPPLE_DATA_DIRECTORY": str(settings.data_directory),
+        "OMP_NUM_THREADS": "1",
+    }
+    program = "from service.jobs import run_worker; from service.settings import Settings; run_worker(Settings())"
+    worker = subprocess.Popen([sys.executable, "-c", program], env=environment)
+    try:
+        answer = client.post(
+            "/v1/searches",
+            json={"budget": 400, "verify": True, "device": device, "max_latency_ms": 0.05},
+            headers={"Prefer": "wait=60"},
+        )
+        assert answer.status_code == 201
+        assert answer.json()["status"] == "done"
+        other = answer.json()["front"][0]
+        deadline = time.monotonic() + 30
+        while (file := client.get(other["onnx"])).status_code == 202 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert file.status_code == 200
+    finally:
+        worker.kill()
+        worker.wait()
