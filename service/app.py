@@ -66,15 +66,20 @@ def check_ready(context: Context) -> None:
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The service. It starts if `check_ready` finds nothing and the address may be served (`auth.check_bind`)."""
+    """The service, ready to serve.
+
+    Raises:
+        UnavailableError, StoreFullError: what `check_ready` finds. InvalidError: an address that must not be served
+        without a key (`auth.check_bind`).
+    """
     context = Context(settings)
+    check_ready(context)
+    with context.database.reading() as session:
+        check_bind(settings, session)
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        check_ready(context)
-        with context.database.reading() as session:
-            check_bind(settings, session)
         yield
         context.close()
 

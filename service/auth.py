@@ -3,8 +3,6 @@
 A key has 256 random bits, so one round of SHA-256 protects it: there is nothing to guess.
 """
 
-import base64
-import binascii
 import hashlib
 import secrets
 from typing import Annotated
@@ -19,7 +17,7 @@ from service.models import ApiKey
 from service.settings import Settings
 
 PREFIX = "supple_"
-COOKIE = "supple_key"  # where the pages keep the key
+COOKIE = "supple_key"  # where a browser keeps a key; the pages set it so that no other site's form sends it
 
 
 def create_key(session: Session, name: str) -> str:
@@ -57,31 +55,20 @@ def require_key(
 ) -> None:
     """Let a request pass if none is needed, or if it carries a known key. For `dependencies=[Depends(require_key)]`.
 
-    `Authorization: Bearer KEY`, or the key as the password of Basic authentication, or in the pages' cookie.
+    A key comes as `Authorization: Bearer KEY`, or from a browser in the pages' cookie.
 
     Raises:
         UnauthorizedError: neither.
     """
     if not context.settings.needs_key:
         return
-    key = _sent(authorization) if authorization else cookie or None
-    if key is None:
+    scheme, _, sent = authorization.partition(" ")
+    key = sent.strip() if scheme.lower() == "bearer" else cookie
+    if not key:
         raise UnauthorizedError("send a key as `Authorization: Bearer KEY`; `supple keys create NAME` makes one")
     with context.database.reading() as session:
         if session.scalar(select(ApiKey.id).where(ApiKey.key_hash == _hash(key))) is None:
             raise UnauthorizedError("this key is not known; `supple keys create NAME` makes one")
-
-
-def _sent(authorization: str) -> str | None:
-    scheme, _, value = authorization.partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip()
-    if scheme.lower() == "basic":
-        try:
-            return base64.b64decode(value, validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
-            return None
-    return None
 
 
 def _hash(key: str) -> str:
