@@ -25,6 +25,7 @@ REQUIRED = {"largest": 0.985, "smallest": 0.96}
 def inherited_accuracy(seed: int) -> dict[str, float]:
     """Test accuracy of the corner subnets of one supernet."""
     config = read_config(CONFIG)
+    torch.set_num_threads(config.threads or torch.get_num_threads())
     space = preset(config.space)
     dataset = load("digits", max(space.resolutions), seed=seed, holdout=config.dataset.holdout, root=Path())
     state = TrainingState.fresh(space, replace(config.schedule, seed=seed))
@@ -43,10 +44,7 @@ def inherited_accuracy(seed: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, help="threads of torch (default: its own)")
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
     results = []
     for seed in range(options.seeds):
         started = time.perf_counter()

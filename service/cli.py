@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from service.errors import SuppleError
 from service.settings import Settings
 
 app = typer.Typer(
@@ -38,7 +39,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()
-    except ValueError as error:
+    except (ValueError, SuppleError) as error:
         err.print(f"[bold red]error:[/] {_plain(error)}", highlight=False)
         sys.exit(2)
     except OSError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
@@ -49,13 +50,14 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, slots=True)
 class TrainingConfig:
-    """What a YAML file in configs/ says."""
+    """What a YAML file in configs/ says. threads: of torch on the CPU; None leaves torch its own choice."""
 
     name: str
     space: str
     dataset: DatasetConfig
     schedule: Schedule
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    threads: int | None = None
 
     __pydantic_config__ = FORBID_EXTRA
 
@@ -110,6 +112,8 @@ def run(
         ValueError: a configuration that fits neither space nor data, or checkpoints present without `resume`.
         OSError: the disk is full; what was there before is intact.
     """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     dataset, space = _load(config, data_root)
     checkpoints = folder / "checkpoints"
     state = load_checkpoint(checkpoints, space, config.schedule) if checkpoints.is_dir() else None

@@ -2,20 +2,18 @@
 
 import io
 import json
-import os
 import random
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from rich.console import Console
 
@@ -27,15 +25,6 @@ from supernet.bundle import Bundle
 from supernet.export import run_onnx
 
 COMMAND = [sys.executable, "-m", "service.cli"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small networks train no slower with one thread, and much faster beside busy neighbours."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def smaller_config(path: Path, epochs: dict[str, int], subnets: int) -> Path:
@@ -213,16 +202,15 @@ def test_a_training_run_killed_at_any_moment_resumes_to_a_usable_bundle(tmp_path
     """Kills land in start-up, training, checkpoints, measuring and the bundle; the last run is left alone."""
     config = smaller_config(tmp_path / "c.yaml", {"largest": 2, "kernel": 1, "depth": 1, "width": 1}, 12)
     command = [*COMMAND, "train", str(config), "-o", str(tmp_path / "out"), "--resume", "--data-root", str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     moments = random.Random(0)
     killed = 0
     for _ in range(4):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(moments.uniform(3, 8))
         process.send_signal(signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL
     assert killed
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     bundle = finished_bundle(read_config(config), tmp_path / "out")
     assert bundle is not None
@@ -234,7 +222,7 @@ def test_a_training_run_killed_at_any_moment_resumes_to_a_usable_bundle(tmp_path
 def test_an_unfinished_run_is_not_overwritten_without_being_asked(tmp_path: Path, run: Callable[..., Ran]) -> None:
     config = smaller_config(tmp_path / "c.yaml", {"largest": 2, "kernel": 1, "depth": 1, "width": 1}, 12)
     command = [*COMMAND, "train", str(config), "-o", str(tmp_path / "out"), "--data-root", str(tmp_path)]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while not list((tmp_path / "out").glob("checkpoints/*.json")):
         assert process.poll() is None
         time.sleep(0.05)
