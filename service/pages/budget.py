@@ -1,0 +1,120 @@
+"""The form: what a person typed, and the question it makes."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ValidationError
+
+from service.cli import quantity
+from service.searches.rules import SHORTHANDS
+from service.searches.schemas import SearchIn
+
+COST_FIELDS = {cost: field for field, cost in SHORTHANDS.items()}
+
+
+class BudgetError(ValueError):
+    """Some fields of the form cannot be read. fields: a message for each of these."""
+
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        super().__init__("; ".join(f"{field}: {message}" for field, message in fields.items()))
+        self.fields = dict(fields)
+
+
+class Budget(BaseModel):
+    """The form as typed: every field is text, empty where it was left so. The names are those of `SearchIn`.
+
+    objective: the cost to make least once `min_accuracy` is reached; without the latter it means nothing.
+    """
+
+    supernet: str = ""
+    device: str = ""
+    max_latency_ms: str = ""
+    max_flops: str = ""
+    max_params: str = ""
+    min_accuracy: str = ""
+    objective: str = ""
+    resolution: str = ""
+    verify: str = ""
+
+    @classmethod
+    def of(cls, request: Mapping[str, Any]) -> Self:
+        """The form that asks a stored search's question, as far as it has fields for it."""
+        texts = {"supernet": request["supernet"], "device": request["device"] or ""}
+        for limit in request["limits"]:
+            texts[COST_FIELDS[limit["cost"]]] = written(limit["max"])
+            texts["device"] = limit["device"] or texts["device"]
+        if request["min_accuracy"] is not None:
+            texts |= {"min_accuracy": f"{100 * request['min_accuracy']:.10g}%", "objective": request["objective"]}
+        resolution = str(request["resolution"] or "")
+        return cls(**texts, resolution=resolution, verify="on" if request["verify"] else "")
+
+    def question(self) -> SearchIn:
+        """The question it asks.
+
+        Raises:
+            BudgetError: fields that cannot be read, or that no question has.
+        """
+        values: dict[str, Any] = {"supernet": self.supernet or None, "verify": bool(self.verify)}
+        errors: dict[str, str] = {}
+        for field, read in READERS.items():
+            if text := getattr(self, field).strip():
+                try:
+                    values[field] = read(text)
+                except ValueError as error:
+                    errors[field] = str(error)
+        if self.min_accuracy.strip():
+            values["objective"] = self.objective
+        if "max_latency_ms" in values or values.get("objective") == "latency_ms":
+            values["device"] = self.device or None
+        try:
+            question = SearchIn.model_validate(values)
+        except ValidationError as error:
+            errors = {str(one["loc"][0]): one["msg"] for one in error.errors()} | errors
+        if errors:
+            raise BudgetError(errors)
+        return question
+
+    def raised(self, problem: Mapping[str, Any]) -> Self:
+        """This budget with every limit raised, where it must be, to what the architecture in a refusal needs."""
+        needed: dict[str, float] = problem["smallest"]["costs"]
+        fields = {name: COST_FIELDS[name.partition("@")[0]] for name in problem["limits"]}
+        short = {name: need for name, need in needed.items() if name in fields and need > problem["limits"][name]}
+        return self.model_copy(update={fields[name]: written(rounded_up(need)) for name, need in short.items()})
+
+
+def _fraction(text: str) -> float:
+    """`98.5%` or `0.985`."""
+    value = quantity(text.removesuffix("%"))
+    if text.endswith("%"):
+        return value / 100
+    if value >= 1:
+        raise ValueError(f"{text!r} is no fraction; write {text}% or a number below 1")
+    return value
+
+
+READERS: Mapping[str, Callable[[str], Any]] = {
+    "max_latency_ms": quantity,
+    "max_flops": quantity,
+    "max_params": quantity,
+    "min_accuracy": _fraction,
+    "resolution": int,
+}
+
+
+def rounded_up(value: float, digits: int = 4) -> float:
+    """The value, or the next larger one of so many significant digits where it is not whole."""
+    if value == round(value):
+        return value
+    step = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
+    up = math.ceil(value / step) * step
+    return float(f"{up if up >= value else up + step:.{digits}g}")
+
+
+def written(value: float) -> str:
+    """A limit as one types it: the shortest text that is read as the same number."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1)):
+        text = f"{value / size:.4g}{unit}"
+        if value >= size and "e" not in text and quantity(text) == value:
+            return text
+    return repr(value) if value != round(value) else str(round(value))

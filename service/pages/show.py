@@ -1,0 +1,131 @@
+"""How the pages write numbers and architectures. Functions of this module are filters in the templates."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from service.pages.budget import written
+
+GAP = "\N{NARROW NO-BREAK SPACE}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+GENES = {
+    "kernel_size": (f"{{0}}{TIMES}{{0}}", "kernel size {0}"),
+    "expand_ratio": (f"{TIMES}{{0}}", "expansion ratio {0}"),
+}
+LEVELS = 3  # shades and heights of a block's box
+UNKNOWN = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Box:
+    """One kept block. shade, height: where its first two genes stand among their choices, from 0 to LEVELS - 1."""
+
+    label: str
+    meaning: str
+    shade: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The kept blocks of a stage, and how many more the largest architecture has there."""
+
+    boxes: tuple[Box, ...]
+    left_out: int
+
+    @property
+    def label(self) -> str:
+        """Its blocks in short."""
+        return ", ".join(box.label for box in self.boxes)
+
+    @property
+    def meaning(self) -> str:
+        """Its blocks in words."""
+        return "; ".join(box.meaning for box in self.boxes)
+
+
+def stages(arch: Mapping[str, Any], space: Mapping[str, Any]) -> list[Stage]:
+    """An architecture's stages, to draw. Both arguments in their JSON form."""
+    result = []
+    for blocks, depths in zip(arch["stages"], space["depths"], strict=True):
+        boxes = tuple(_box(block, space["block_genes"]) for block in blocks)
+        result.append(Stage(boxes, max(depths) - len(boxes)))
+    return result
+
+
+def _box(block: Sequence[float], genes: Sequence[Mapping[str, Any]]) -> Box:
+    forms = [GENES.get(gene["name"], (gene["name"] + " {0}",) * 2) for gene in genes]
+    short, long = ([form[i].format(value) for form, value in zip(forms, block, strict=True)] for i in (0, 1))
+    levels = [_level(value, gene["choices"]) for value, gene in zip(block, genes, strict=True)]
+    return Box(" · ".join(short), ", ".join(long), *[*levels, 0, 0][:2])
+
+
+def _level(value: float, choices: Sequence[float]) -> int:
+    return round(choices.index(value) / max(1, len(choices) - 1) * (LEVELS - 1))
+
+
+def line(arch: Mapping[str, Any], space: Mapping[str, Any]) -> str:
+    """An architecture in one line: `12 px | 5×5 · ×3, 5×5 · ×4 | 3×3 · ×2`."""
+    return " | ".join((f"{arch['resolution']}{GAP}px", *(stage.label for stage in stages(arch, space))))
+
+
+def percent(fraction: float | None) -> str:
+    """`98.40 %`."""
+    return UNKNOWN if fraction is None else f"{100 * fraction:.2f}{GAP}%"
+
+
+def milliseconds(value: float | None) -> str:
+    """Three significant digits, in full: `0.0430`, `12.3`, `1,230`."""
+    if not isinstance(value, int | float):
+        return UNKNOWN
+    text = f"{value:#.3g}".rstrip(".")
+    return f"{value:,.0f}" if "e+" in text or value >= 1000 else text
+
+
+def cost(value: float | None, name: str) -> str:
+    """A cost for people, to three significant digits: `0.0430 ms`, `978 k`. name: `flops` or `latency_ms@DEVICE`."""
+    if value is None:
+        return UNKNOWN
+    if name.startswith("latency_ms"):
+        return f"{milliseconds(value)}{GAP}ms"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g}{GAP}{unit}"
+    return f"{value:.3g}"
+
+
+def asked(value: float, name: str) -> str:
+    """A limit for people, exactly: `0.06 ms`, `1.2 M`, `1,163,480`."""
+    if name.startswith("latency_ms"):
+        return f"{value:.10g}{GAP}ms"
+    text = written(value)
+    return text[:-1] + GAP + text[-1] if text[-1].isalpha() else f"{value:,.10g}"
+
+
+def cost_name(name: str) -> str:
+    """What a cost is called. name: as limits are named."""
+    kind, *of = name.split("@")
+    if kind != "latency_ms":
+        return {"flops": "FLOPs", "params": "Parameters"}[kind]
+    return f"Latency on {of[0]}" + (f", bound at {float(of[1]):.0%}" if len(of) > 1 else "")
+
+
+def unit(name: str) -> str:
+    """What an axis of this cost says behind its name."""
+    return "ms, predicted" if name.startswith("latency_ms") else "multiply-adds" if name == "flops" else ""
+
+
+def when(time: datetime) -> str:
+    """`20 Nov 2026, 16:33 UTC`."""
+    return f"{time.astimezone(UTC):%-d %b %Y, %H:%M} UTC"
+
+
+def sentence(text: str) -> str:
+    """With a capital and a full stop, as messages of errors have neither."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+FILTERS = {
+    function.__name__: function for function in (stages, percent, milliseconds, cost, asked, cost_name, when, sentence)
+}
