@@ -47,6 +47,11 @@ class CostTables:
         return len(self.operators)
 
     @cached_property
+    def dropped(self) -> NDArray[np.bool_]:
+        """(F,) which entries are of dropped parts."""
+        return np.array([not records for records in self.operators])
+
+    @cached_property
     def block_keys(self) -> tuple[str | None, ...]:
         """(F,) the `block_key` of each entry's records; None where the part is dropped."""
         keys = {records: block_key(records) for records in set(self.operators)}
@@ -108,11 +113,12 @@ class AdditiveCost:
     """A cost of the form `scale[resolution] * sum of one value per part + offset[resolution]`.
 
     name: what answers and refusals call it: `flops`, `params`, `latency_ms@DEVICE`.
-    values: (F,) a value per entry of the tables; inf where the cost is unknown. They are put on a grid (`on_grid`).
+    values: (F,) a value per entry of the tables, 0 where a part is dropped, inf where the cost is unknown; put on a
+    grid (`on_grid`).
     scale, offset: (R,) an increasing affine map per resolution; 1 and 0 unless given.
 
     Raises:
-        ValueError: shapes that do not fit the space, or a map that does not increase.
+        ValueError: shapes that do not fit the space, a dropped part that costs something, a map that does not increase.
     """
 
     tables: CostTables
@@ -133,6 +139,8 @@ class AdditiveCost:
             raise ValueError(f"{self.name}: scales must be positive and finite, offsets finite, not {scale}, {offset}")
         if np.isnan(self.values).any() or np.isneginf(self.values).any():
             raise ValueError(f"{self.name}: values must be numbers above -inf")
+        if self.values[self.tables.dropped].any():
+            raise ValueError(f"{self.name}: a dropped part must cost 0, whatever its genes say")
         object.__setattr__(self, "values", on_grid(np.asarray(self.values, np.float64)))
         object.__setattr__(self, "scale", scale)
         object.__setattr__(self, "offset", offset)

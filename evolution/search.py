@@ -212,7 +212,8 @@ class Search:
     score first. polish: end with the local search. The same arguments give the same answer.
 
     Raises:
-        Infeasible, NotProven: from `Region`. ValueError: an unknown strategy or resolution, or no positive budget.
+        Infeasible, NotProven: from `Region`. ValueError: an unknown strategy or resolution, no positive budget, or a
+        warm start that is not of the space.
     """
 
     def __init__(
@@ -237,7 +238,7 @@ class Search:
         self._phase: Phase = "seed"
         self._generation = self._stale = 0
         self._locally_optimal = False
-        self._warm_start = np.zeros((0, problem.tables.space.num_genes), np.int8) if warm_start is None else warm_start
+        self._warm_start = _checked(problem.tables.space, warm_start)
         self._known: set[bytes] = set()
         self._batches: list[tuple[Genomes, Scores]] = []
         self._best: tuple[float, float, Genomes, float] | None = None  # fitness, first cost, genome, accuracy
@@ -420,6 +421,19 @@ def solve(problem: Problem, **settings: Any) -> SearchResult:
     for _ in search.run():
         pass
     return search.result()
+
+
+def _checked(space: SearchSpace, warm_start: Genomes | None) -> Genomes:
+    """(N, G) the genomes of a warm start. Raises ValueError where they are not of the space."""
+    if warm_start is None:
+        return np.zeros((0, space.num_genes), np.int8)
+    if warm_start.ndim != 2 or warm_start.shape[1] != space.num_genes:
+        raise ValueError(
+            f"warm-start genomes have {space.num_genes} genes each in {space.name}, not {warm_start.shape}"
+        )
+    if not ((warm_start >= 0) & (warm_start < space.num_choices)).all():
+        raise ValueError(f"a warm-start genome holds the index of a choice that {space.name} does not have")
+    return warm_start.astype(np.int8)
 
 
 def _keys(genomes: Genomes) -> list[bytes]:

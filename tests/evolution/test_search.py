@@ -1,0 +1,344 @@
+"""Searches against enumeration, and what must hold of every strategy."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from evolution.constraints import Constraint, Infeasible, Limit, constrain
+from evolution.costs import AdditiveCost, CostTables
+from evolution.elimination import Floats
+from evolution.latency import LatencyModel
+from evolution.pareto import non_dominated
+from evolution.search import STRATEGIES, NotReached, Problem, Scores, Search, SearchResult, solve
+from supernet.families import preset
+from supernet.space import Genomes
+from tests.evolution.tiny import TINY, Additive, enumerate_space, random_cost, smooth_accuracy
+
+TABLES = CostTables(TINY)
+ALL = enumerate_space(TINY)
+DIGITS = CostTables(preset("mbv3-digits"))
+IMAGENET = CostTables(preset("mbv3-imagenet-w1.0"))
+
+
+class Counting:
+    """A predictor that counts what it is asked."""
+
+    def __init__(self, predict: Additive) -> None:
+        self.predict, self.asked = predict, 0
+
+    def __call__(self, genomes: Genomes) -> Floats:
+        self.asked += len(genomes)
+        return self.predict(genomes)
+
+
+def flops_at_most(tables: CostTables, limit: float) -> tuple[Constraint, ...]:
+    return constrain([Limit("flops", limit)], tables, {})
+
+
+def imagenet_problem(slack: float = 1.5) -> Problem:
+    predict = smooth_accuracy(IMAGENET.space, np.random.default_rng(0))
+    return Problem(IMAGENET, predict, flops_at_most(IMAGENET, float(IMAGENET.flops_cost.floors.min() * slack)))
+
+
+def same(one: SearchResult, other: SearchResult) -> bool:
+    return (
+        one.best.tolist() == other.best.tolist()
+        and one.costs == other.costs
+        and one.evaluated.genomes.tolist() == other.evaluated.genomes.tolist()
+        and one.front.genomes.tolist() == other.front.genomes.tolist()
+    )
+
+
+# The answer.
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_best_of_a_tiny_space_is_found_within_random_limits(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    predict, costs = smooth_accuracy(TINY, rng), [random_cost(TABLES, rng, name) for name in ("one", "other")]
+    some = ALL[rng.integers(len(ALL))][None]
+    constraints = tuple(Constraint(cost, float(cost(some)[0] * 1.05)) for cost in costs)
+    inside = np.logical_and.reduce([constraint.cost(ALL) <= constraint.max for constraint in constraints])
+    result = solve(Problem(TABLES, predict, constraints), seed=seed)
+    assert result.predicted_accuracy == pytest.approx(predict(ALL[inside]).max(), rel=1e-12)
+    assert all(result.costs[constraint.cost.name] <= constraint.max for constraint in constraints)
+    assert result.evaluations <= inside.sum()
+
+
+def test_the_front_is_what_no_other_evaluated_architecture_dominates() -> None:
+    predict = smooth_accuracy(TINY, np.random.default_rng(1))
+    limit = float(np.median(TABLES.flops(ALL)))
+    result = solve(Problem(TABLES, predict, flops_at_most(TABLES, limit)))
+    seen = result.evaluated.genomes
+    kept = seen[non_dominated(np.column_stack([-predict(seen), TABLES.flops(seen)]))]
+    assert {genome.tobytes() for genome in result.front.genomes} == {genome.tobytes() for genome in kept}
+    assert (TABLES.flops(seen) <= limit).all()
+    assert result.front.names == ("flops",)
+    assert result.front.accuracy[-1] == result.predicted_accuracy
+
+
+@pytest.mark.parametrize("minimum", [0.3, 0.5, 0.6])
+def test_the_least_cost_at_an_accuracy_is_that_of_enumeration(minimum: float) -> None:
+    predict, cost = smooth_accuracy(TINY, np.random.default_rng(2)), random_cost(TABLES, np.random.default_rng(3))
+    enough = predict(ALL) >= minimum
+    result = solve(Problem(TABLES, predict, minimise=cost, min_accuracy=minimum))
+    assert result.costs["random"] == cost(ALL[enough]).min()
+    assert result.predicted_accuracy >= minimum
+    assert result.front.names == ("random",)
+
+
+def test_an_accuracy_that_nothing_has_is_refused_with_the_best_there_is() -> None:
+    predict = smooth_accuracy(TINY, np.random.default_rng(2))
+    best = predict(ALL).max()
+    problem = Problem(TABLES, predict, minimise=TABLES.flops_cost, min_accuracy=float(best + 1) / 2)
+    with pytest.raises(NotReached, match="most accurate architecture found") as caught:
+        solve(problem)
+    assert caught.value.predicted_accuracy == pytest.approx(best)
+    assert predict(TINY.encode(caught.value.smallest)[None])[0] == pytest.approx(best)
+
+
+def test_a_minimised_cost_is_one_that_can_be_predicted() -> None:
+    values = np.where(TABLES.dropped, 0.0, 1.0)
+    values[TABLES.index(ALL[ALL[:, 0] == 0])[:, 0]] = np.inf
+    latency = AdditiveCost(TABLES, "latency_ms@board", values)
+    predict = smooth_accuracy(TINY, np.random.default_rng(4))
+    result = solve(Problem(TABLES, predict, minimise=latency, min_accuracy=0.2))
+    assert np.isfinite(result.evaluated.costs).all()
+    assert TINY.decode(result.best).resolution > 8
+
+
+@pytest.mark.parametrize("slack", [1.0, 1.001, 1.05, 3.0])
+def test_the_answer_is_inside_however_tight_the_limit(slack: float) -> None:
+    problem = imagenet_problem(slack)
+    limit = problem.constraints[0].max
+    result = solve(problem, evaluations=3000)
+    assert (result.evaluated.costs[:, 0] <= limit).all()
+    assert result.costs["flops"] == IMAGENET.flops(result.best[None])[0]
+    neighbours = IMAGENET.space.neighbours(result.best)
+    inside = neighbours[IMAGENET.flops(neighbours) <= limit]
+    assert result.locally_optimal
+    assert (problem.predict(inside) <= result.predicted_accuracy).all()
+
+
+def test_search_is_near_the_optimum_that_lagrangian_duality_bounds() -> None:
+    """On an additive score under one limit, the best is bounded by the least Lagrangian over the multiplier."""
+    space = IMAGENET.space
+    rng = np.random.default_rng(5)
+    gains = np.where(IMAGENET.dropped, 0, rng.exponential(1, IMAGENET.num_entries))
+    gain, flops = AdditiveCost(IMAGENET, "gain", gains), IMAGENET.flops_cost
+    limit = float(np.quantile(flops(space.sample(rng, 2000)), 0.2))
+    bounds = []
+    for multiplier in np.logspace(-10, -6, 200):
+        least = IMAGENET.elimination.eliminate(multiplier * flops.conditioned - gain.conditioned).minimum
+        bounds.append(float((multiplier * limit - least).max()))
+    problem = Problem(IMAGENET, lambda genomes: gain(genomes) / gain.ceiling, flops_at_most(IMAGENET, limit))
+    result = solve(problem, evaluations=20_000)
+    found = result.predicted_accuracy * gain.ceiling
+    assert found <= min(bounds)
+    assert found > 0.97 * min(bounds)
+    random = solve(problem, evaluations=20_000, strategy="random", polish=False)
+    assert random.predicted_accuracy < result.predicted_accuracy
+
+
+def test_of_many_budgets_each_is_answered_within_or_refused_with_the_true_floor() -> None:
+    """200 feasible and 50 infeasible budgets on FLOPs, parameters and a latency, one to three limits at a time."""
+    space, rng = DIGITS.space, np.random.default_rng(6)
+    blocks = {
+        key: 0.002 + sum(record.flops for record in records) / 1e8 * float(rng.lognormal(0, 0.3))
+        for key, records in zip(DIGITS.block_keys, DIGITS.operators, strict=True)
+        if key is not None
+    }
+    genomes = space.sample(rng, 30)
+    sums = DIGITS.block_values(blocks)[DIGITS.index(genomes)].sum(1)
+    latency = LatencyModel.fit(DIGITS, blocks, genomes, 0.9 * sums + 0.01, rng)
+    costs = {
+        "flops": DIGITS.flops_cost,
+        "params": DIGITS.params_cost,
+        "latency_ms": latency.cost("latency_ms@board"),
+        "latency_ms bound": latency.cost("latency_ms@board@0.9", 0.9),
+    }
+    floors = {name: min(cost(batch).min() for batch in everything(DIGITS)) for name, cost in costs.items()}
+    predict = smooth_accuracy(space, rng)
+
+    def limit(name: str, most: float) -> Limit:
+        if name == "latency_ms bound":
+            return Limit("latency_ms", most, "board", 0.9)
+        return Limit(name, most, "board" if name == "latency_ms" else None)
+
+    for number in range(200):
+        names = rng.choice(list(costs), rng.integers(1, 4), replace=False)
+        inside = space.sample(rng, 1)
+        slack = 1 + rng.choice([0, 0.001, 0.2])
+        limits = [limit(name, float(costs[name](inside)[0] * slack)) for name in names]
+        problem = Problem(DIGITS, predict, constrain(limits, DIGITS, {"board": latency}))
+        result = solve(problem, evaluations=300, seed=number)
+        assert all(costs[n](result.best[None])[0] <= asked.max for n, asked in zip(names, limits, strict=True))
+        assert result.evaluations <= 300
+    for _ in range(50):
+        names = rng.choice(list(costs), rng.integers(1, 4), replace=False)
+        limits = [limit(name, floors[name] * float(rng.uniform(1.2, 3))) for name in names]
+        limits[0] = limit(names[0], floors[names[0]] * float(rng.uniform(0.5, 0.9999)))
+        problem = Problem(DIGITS, predict, constrain(limits, DIGITS, {"board": latency}))
+        with pytest.raises(Infeasible) as caught:
+            Search(problem)
+        expected = {asked.name: floors[name] for name, asked in zip(names, limits, strict=True)}
+        assert caught.value.floors == expected
+
+
+def everything(tables: CostTables) -> Iterator[Genomes]:
+    """All genomes of a space of three stages of one or two blocks, a slice at a time: dropped blocks cost nothing."""
+    space = tables.space
+    counts = space.num_choices.tolist()
+    free = [gene for gene in range(space.num_genes) if gene >= 4]
+    kernels = np.stack(np.unravel_index(np.arange(3**6), [3] * 6), axis=1).astype(np.int8)
+    for resolution, *depths in np.ndindex(*counts[:4]):
+        for ratios in np.ndindex(*[counts[gene] for gene in free[1::2]]):
+            genomes = np.zeros((len(kernels), space.num_genes), np.int8)
+            genomes[:, :4] = (resolution, *depths)
+            genomes[:, free[0::2]] = kernels
+            genomes[:, free[1::2]] = ratios
+            yield genomes
+
+
+# The budget, the seed and the state.
+
+
+@pytest.mark.parametrize("evaluations", [1, 7, 100, 2000])
+def test_the_budget_is_counted_exactly_and_nothing_is_scored_twice(evaluations: int) -> None:
+    problem = imagenet_problem()
+    predict = Counting(problem.predict)  # type: ignore[arg-type]
+    result = solve(Problem(IMAGENET, predict, problem.constraints), evaluations=evaluations)
+    assert result.evaluations == predict.asked == len(result.evaluated) <= evaluations
+    assert len(np.unique(result.evaluated.genomes, axis=0)) == result.evaluations
+    assert (result.evaluated.genomes == IMAGENET.space.canonical(result.evaluated.genomes)).all()
+    if evaluations <= 100:
+        assert result.evaluations == evaluations
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_the_same_seed_gives_the_same_answer_and_another_seed_another_search(strategy: str) -> None:
+    problem = imagenet_problem()
+    one, again, other = (solve(problem, strategy=strategy, evaluations=1500, seed=seed) for seed in (3, 3, 4))
+    assert same(one, again)
+    assert one.evaluated.genomes.tolist() != other.evaluated.genomes.tolist()
+    assert (one.seed, other.seed) == (3, 4)
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_a_search_resumed_from_any_step_gives_the_same_answer(strategy: str) -> None:
+    problem = imagenet_problem()
+    search = Search(problem, strategy=strategy, evaluations=1200, seed=5)
+    states = [dict(search.state()) for _ in search.run()]
+    whole = search.result()
+    assert len(states) > 5
+    for state in states[:: max(1, len(states) // 6)] + states[-2:]:
+        assert all(array.dtype != object for array in state.values())
+        resumed = Search.resume(problem, state)
+        for _ in resumed.run():
+            pass
+        assert same(resumed.result(), whole)
+        assert resumed.result().generations == whole.generations
+
+
+def test_a_state_of_something_else_is_refused() -> None:
+    problem = imagenet_problem()
+    search = Search(problem, evaluations=50)
+    with pytest.raises(ValueError, match="nothing has been evaluated yet"):
+        search.state()
+    next(search.run())
+    state = search.state()
+    with pytest.raises(ValueError, match="state is of a search over"):
+        Search.resume(Problem(TABLES, smooth_accuracy(TINY, np.random.default_rng(0))), state)
+    with pytest.raises(ValueError, match="not the state of a search"):
+        Search.resume(problem, {})
+
+
+def test_progress_rises_and_the_answer_so_far_is_there_at_every_step() -> None:
+    search = Search(imagenet_problem(), evaluations=800)
+    best = 0.0
+    for progress in search.run():
+        assert progress.predicted_accuracy >= best
+        assert progress.evaluations <= progress.budget == 800
+        best = progress.predicted_accuracy
+        result = search.result()
+        assert result.predicted_accuracy == best
+        assert result.best.tolist() == progress.best.tolist()
+        assert result.finalists.accuracy.tolist() == sorted(result.finalists.accuracy, reverse=True)
+    assert progress.phase == "done"
+    assert len(result.finalists) == 200
+
+
+def test_a_warm_start_is_scored_first_and_its_best_never_lost() -> None:
+    problem = imagenet_problem()
+    known = solve(problem, evaluations=4000).finalists.genomes[:10]
+    result = solve(problem, evaluations=10, warm_start=known)
+    assert result.evaluated.genomes.tolist() == known.tolist()
+    assert result.best.tolist() == known[0].tolist()
+    largest = (IMAGENET.space.num_choices - 1).astype(np.int8)[None]
+    moved = solve(problem, evaluations=1, warm_start=largest)
+    assert moved.costs["flops"] <= problem.constraints[0].max
+    for bad in (known[:, 1:], known[0], known + 100):
+        with pytest.raises(ValueError, match="warm-start"):
+            Search(problem, warm_start=bad)
+
+
+def test_a_fixed_resolution_is_kept() -> None:
+    problem = imagenet_problem(3)
+    fixed = Problem(IMAGENET, problem.predict, problem.constraints, resolution=160)
+    result = solve(fixed, evaluations=500)
+    assert {IMAGENET.space.resolutions[r] for r in result.evaluated.genomes[:, 0]} == {160}
+
+
+def test_bad_settings_and_bad_predictors_are_refused() -> None:
+    problem = imagenet_problem()
+    with pytest.raises(ValueError, match="unknown strategy 'luck'; there are evolution, random"):
+        Search(problem, strategy="luck")
+    with pytest.raises(ValueError, match="evaluations is 0"):
+        Search(problem, evaluations=0)
+    with pytest.raises(ValueError, match="belong together"):
+        Problem(IMAGENET, problem.predict, min_accuracy=0.5)
+    with pytest.raises(ValueError, match=r"min_accuracy is 75\.0"):
+        Problem(IMAGENET, problem.predict, minimise=IMAGENET.flops_cost, min_accuracy=75.0)
+    for wrong in (lambda g: np.full(len(g), np.nan), lambda g: np.full(len(g), 75.0), lambda g: np.zeros(3)):
+        with pytest.raises(ValueError, match="the predictor must give"):
+            solve(Problem(IMAGENET, wrong), evaluations=10)
+
+
+# Every strategy.
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_a_strategy_proposes_canonical_genomes_and_goes_on_where_its_state_was_taken(name: str) -> None:
+    space = IMAGENET.space
+    predict = smooth_accuracy(space, np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    strategy = STRATEGIES[name](space, rng)
+    for _ in range(5):
+        genomes = strategy.ask()
+        assert len(genomes)
+        assert (genomes == space.canonical(genomes)).all()
+        assert ((genomes >= 0) & (genomes < space.num_choices)).all()
+        accuracy = predict(genomes)
+        strategy.tell(genomes, Scores(accuracy, accuracy, IMAGENET.flops(genomes)[:, None]))
+    same_numbers = np.random.default_rng()
+    same_numbers.bit_generator.state = rng.bit_generator.state
+    copy = STRATEGIES[name](space, same_numbers)
+    copy.restore({key: np.asarray(value) for key, value in strategy.state().items()})
+    assert (copy.ask() == strategy.ask()).all()
+
+
+def test_evolution_learns() -> None:
+    problem = imagenet_problem(2)
+    first, last = (
+        np.mean([solve(problem, evaluations=n, seed=seed, polish=False).predicted_accuracy for seed in range(3)])
+        for n in (300, 3000)
+    )
+    random = np.mean(
+        [
+            solve(problem, strategy="random", evaluations=3000, seed=seed, polish=False).predicted_accuracy
+            for seed in range(3)
+        ]
+    )
+    assert last > random
+    assert last > first
