@@ -19,9 +19,12 @@ from sqlalchemy import make_url
 
 from evolution.accuracy import AccuracyPredictor
 from evolution.costs import CostTables
+from evolution.latency import LatencyModel
 from service.app import create_app
 from service.context import Context
 from service.db import Database, upgrade
+from service.devices import rules as devices
+from service.devices.schemas import DeviceIn, MeasurementsIn
 from service.settings import Settings
 from service.supernets.rules import register
 from supernet.families import preset
@@ -197,9 +200,24 @@ def make_measurements(tables: CostTables, rng: np.random.Generator, networks: in
     }
 
 
+@pytest.fixture(scope="session")
+def latency_model(tables: CostTables, measurements: dict[str, Any]) -> LatencyModel:
+    """Fitted once, because that takes as long as the rest of a test."""
+    return devices.fit(tables, MeasurementsIn(**measurements))
+
+
+def add_device(
+    context: Context, name: str, measurements: dict[str, Any], latency_model: LatencyModel, host: dict[str, Any]
+) -> str:
+    """Register a device as if `measurements` had been posted from `host`; its name."""
+    body = MeasurementsIn(**{**measurements, "host": host})
+    with context.database.writing() as session:
+        devices.register(session, DeviceIn.model_validate({"name": name}))
+        devices.add_model(session, context.store, name, body, latency_model)
+    return name
+
+
 @pytest.fixture
-def device(client: TestClient, supernet: str, measurements: dict[str, Any]) -> str:
+def device(context: Context, supernet: str, measurements: dict[str, Any], latency_model: LatencyModel) -> str:
     """The name of a registered and measured device."""
-    assert client.post("/v1/devices", json={"name": "board"}).status_code == 201
-    assert client.post("/v1/devices/board/measurements", json=measurements).status_code == 201
-    return "board"
+    return add_device(context, "board", measurements, latency_model, HOST)

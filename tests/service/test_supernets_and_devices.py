@@ -97,8 +97,14 @@ def test_bad_devices_are_refused(client: TestClient, body: dict[str, Any], messa
     assert message in answer.json()["detail"]
 
 
-def test_measurements_become_a_latency_model(client: TestClient, context: Context, device: str) -> None:
-    (model,) = client.get(f"/v1/devices/{device}").json()["latency_models"]
+def test_measurements_become_a_latency_model(
+    client: TestClient, context: Context, supernet: str, measurements: dict[str, Any]
+) -> None:
+    client.post("/v1/devices", json={"name": "board"})
+    answer = client.post("/v1/devices/board/measurements", json=measurements)
+    assert answer.status_code == 201
+    (model,) = client.get("/v1/devices/board").json()["latency_models"]
+    assert model == answer.json()
     assert model["version"] == 1
     assert model["host"] == HOST
     assert model["card"]["networks"] == 40

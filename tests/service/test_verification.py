@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
+from evolution.latency import LatencyModel
 from evolution.search import Search as Searching
 from service.candidates import queries as candidates
 from service.context import Context
@@ -18,6 +19,7 @@ from service.probe import Measurement, Model, fingerprint
 from service.searches import job, queries
 from service.searches.job import run_search
 from service.settings import Settings
+from tests.conftest import add_device
 
 
 class Steps:
@@ -38,11 +40,9 @@ class Steps:
 
 
 @pytest.fixture
-def here(client: TestClient, supernet: str, measurements: dict[str, Any]) -> str:
+def here(context: Context, supernet: str, measurements: dict[str, Any], latency_model: LatencyModel) -> str:
     """A device that is this machine."""
-    client.post("/v1/devices", json={"name": "here"})
-    client.post("/v1/devices/here/measurements", json={**measurements, "host": fingerprint()})
-    return "here"
+    return add_device(context, "here", measurements, latency_model, fingerprint())
 
 
 @pytest.fixture
