@@ -1,6 +1,6 @@
 """The form: what a person typed, and the question it makes."""
 
-import math
+import decimal
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -106,9 +106,7 @@ def rounded_up(value: float, digits: int = 4) -> float:
     """The value, or the next larger one of so many significant digits where it is not whole."""
     if value == round(value):
         return value
-    step = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
-    up = math.ceil(value / step) * step
-    return float(f"{up if up >= value else up + step:.{digits}g}")
+    return float(decimal.Context(prec=digits, rounding=decimal.ROUND_CEILING).create_decimal(repr(value)))
 
 
 def written(value: float) -> str:

@@ -117,6 +117,8 @@ async def ask(request: Request, context: ContextOf, budget: Annotated[Budget, Fo
         problem: dict[str, Any] = {"fields": error.fields}
     except (SuppleError, ValueError) as error:
         problem = problem_of(error)
+        if "floors" not in problem:
+            problem["title"] = "This cannot be searched"
     else:
         return RedirectResponse(f"/searches/{search.id}", 303, HEADERS)
     found = _form(context, budget) | {"problem": problem, "raised": _raised(budget, problem)}

@@ -1,0 +1,456 @@
+import html
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import func, select, update
+
+from evolution.costs import CostTables
+from service.app import create_app
+from service.auth import COOKIE, create_key
+from service.cli import quantity
+from service.context import Context
+from service.models import Search, Supernet
+from service.pages import show
+from service.pages.budget import Budget, BudgetError, rounded_up, written
+from service.pages.router import router
+from service.searches.job import run_search
+from service.settings import Settings
+
+PAGES = Path(show.__file__).parent
+NASTY = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def database_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """SQLite alone: no page speaks to the database itself."""
+    return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'supple.db')}"
+
+
+def text(page: str) -> str:
+    """What a person reads: no tags, single spaces."""
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<script.*?</script>|<[^>]*>", " ", page, flags=re.S)))
+
+
+def ask(client: TestClient, **fields: str) -> Any:
+    return client.post("/searches", data=fields)
+
+
+def api(client: TestClient, page: Any) -> Any:
+    """What the API says of the search that a page shows."""
+    return client.get(f"/v1{page.url.path}").json()
+
+
+def data_of(page: Any) -> Any:
+    found = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page.text, re.S)
+    assert found
+    return json.loads(found[1])
+
+
+def value_of(page: str, field: str) -> str:
+    found = re.search(rf'<input id="{field}"[^>]*? value="([^"]*)"', page)
+    assert found
+    return html.unescape(found[1])
+
+
+def error_at(page: str, field: str) -> str:
+    """The message at a field, which the field refers to."""
+    assert re.search(rf'<input id="{field}"[^>]*aria-invalid="true" aria-describedby="{field}-error"', page)
+    found = re.search(rf'id="{field}-error">(.*?)</p>', page, re.S)
+    assert found
+    return html.unescape(found[1])
+
+
+def searches(context: Context) -> int:
+    with context.database.reading() as session:
+        return session.scalar(select(func.count()).select_from(Search)) or 0
+
+
+# The form.
+
+
+def test_without_a_supernet_the_page_says_how_to_get_one(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "<code>supple demo</code>" in page.text
+    assert "<code>supple register BUNDLE</code>" in page.text
+    assert 'id="budget"' not in page.text
+    refused = ask(client, max_flops="1M")
+    assert refused.status_code == 422
+    assert "supple demo" in refused.text
+
+
+def test_the_form_offers_what_is_stored_and_says_how_far_costs_reach(
+    client: TestClient, device: str, supernet: str, tables: CostTables
+) -> None:
+    page = client.get("/").text
+    assert f'<option value="{supernet}" selected>untrained digits' in page
+    assert f"<option selected>{device}</option>" in page
+    assert [f'<option value="{side}" >' in page for side in tables.space.resolutions] == [True] * 3
+    largest = tables.space.encode(tables.space.largest())[None]
+    for cost in (tables.flops_cost, tables.params_cost):
+        reach = (show.cost(float(value), cost.name) for value in (cost.floors.min(), cost(largest)[0]))
+        assert "least {}, largest {}".format(*reach) in re.sub(r"\s*\n\s*", " ", page)
+    assert "None yet" in page
+
+
+def test_without_a_measured_device_there_is_no_latency_to_limit(client: TestClient, supernet: str) -> None:
+    page = client.get("/").text
+    assert "supple probe" in page
+    assert "max_latency_ms" not in page
+    assert "latency_ms" not in page
+    answer = ask(client, supernet=supernet, max_flops="1M")
+    assert answer.status_code == 200
+    assert "Latency" not in text(answer.text)
+
+
+def test_bad_input_is_explained_at_its_field_and_nothing_is_searched(
+    client: TestClient, context: Context, device: str
+) -> None:
+    typed = {"max_latency_ms": "abc", "max_flops": "-3", "max_params": "nan", "min_accuracy": "98", "device": device}
+    page = ask(client, **typed)
+    assert page.status_code == 422
+    assert page.headers["hx-push-url"] == "false"
+    assert error_at(page.text, "max_latency_ms") == "'abc' is not a quantity; write it as 300M, 4.5k, 8ms or 8.5"
+    assert error_at(page.text, "max_flops") == "'-3' is not a limit; a positive number is needed"
+    assert error_at(page.text, "max_params") == "'nan' is not a limit; a positive number is needed"
+    assert error_at(page.text, "min_accuracy") == "'98' is no fraction; write 98% or a number below 1"
+    assert {field: value_of(page.text, field) for field in typed if field != "device"} | {"device": device} == typed
+    assert "Nothing was searched: some fields" in text(page.text)
+    assert searches(context) == 0
+
+
+def test_an_unknown_supernet_or_resolution_is_refused(client: TestClient, context: Context, supernet: str) -> None:
+    unknown = ask(client, supernet="nope", max_flops="1M")
+    assert unknown.status_code == 422
+    assert "There is no supernet 'nope'" in text(unknown.text)
+    other = ask(client, supernet=supernet, resolution="13")
+    assert other.status_code == 422
+    assert "This cannot be searched Resolution is 13; mbv3-digits has 8, 12, 16." in text(other.text)
+    assert ask(client, supernet=supernet, resolution="wide").status_code == 422
+    assert searches(context) == 0
+
+
+# The answer.
+
+
+def test_the_answer_shows_the_numbers_of_the_api(client: TestClient, supernet: str, device: str) -> None:
+    page = ask(client, supernet=supernet, device=device, max_latency_ms="0.05", max_flops="2M")
+    search = api(client, page)
+    best, shown, x = search["best"], text(page.text), show.TIMES
+    assert page.history[0].status_code == 303
+    assert search["request"]["limits"] == [
+        {"cost": "flops", "max": 2e6, "device": None, "confidence": None},
+        {"cost": "latency_ms", "max": 0.05, "device": device, "confidence": None},
+    ]
+    assert "The most accurate network within the limits" in shown
+    assert f"Accuracy {100 * best['predicted_accuracy']:.2f} % predicted Not verified." in shown
+    latency = show.milliseconds(best["predicted_latency_ms"][device])
+    assert f"Latency on {device} {latency} ms predicted Not measured." in shown
+    assert f"multiply-adds {best['flops']:,}" in shown
+    assert f"{best['params']:,}" in shown
+    assert "≤ 2 M holds as counted" in shown
+    assert "≤ 0.05 ms holds as predicted" in shown
+    assert f'<a class="button onnx" href="{best["onnx"]}"' in page.text
+    space = client.get(f"/v1/supernets/{supernet}").json()["space"]
+    for number, stage in enumerate(best["arch"]["stages"], 1):
+        meaning = "; ".join(f"kernel size {kernel}, expansion ratio {ratio}" for kernel, ratio in stage)
+        assert f"Stage {number}: {meaning}" in shown
+        assert all(f">{kernel}{x}{kernel} · {x}{ratio}</span>" in page.text for kernel, ratio in stage)
+    assert page.text.count('<span class="box out"') >= sum(
+        max(depths) - len(stage) for stage, depths in zip(best["arch"]["stages"], space["depths"], strict=True)
+    )
+
+
+def test_the_front_is_a_table_and_a_chart_of_the_same_candidates(client: TestClient, device: str) -> None:
+    page = ask(client, device=device, max_latency_ms="0.05")
+    search = api(client, page)
+    rows = dict(re.findall(r'<tr id="c-(\w+)"(.*?)</tr>', page.text, re.S))
+    assert set(rows) == {one["id"] for one in search["front"]}
+    for one in search["front"]:
+        row = text(rows[one["id"]])
+        assert f"{100 * one['predicted_accuracy']:.2f} %" in row
+        assert f"{show.milliseconds(one['predicted_latency_ms'][device])} {one['flops']:,} {one['params']:,}" in row
+        assert f'href="{one["onnx"]}"' in rows[one["id"]]
+    chart = data_of(page)
+    assert [(axis["name"], axis["limit"]) for axis in chart["axes"]] == [
+        (f"Latency on {device}", 0.05),
+        ("FLOPs", None),
+        ("Parameters", None),
+    ]
+    points = {point["id"]: point for point in chart["points"]}
+    assert set(points) == set(rows)
+    for one in search["front"]:
+        point = points[one["id"]]
+        assert point["predicted"] == one["predicted_accuracy"]
+        assert point["verified"] is None
+        assert point["costs"] == [one["predicted_latency_ms"][device], one["flops"], one["params"]]
+        assert point["best"] == (one["id"] == search["best"]["id"])
+
+
+def test_an_answer_has_an_address_and_is_listed(client: TestClient, device: str) -> None:
+    page = ask(client, device=device, max_latency_ms="0.05", max_flops="2M", resolution="12")
+    assert client.get(page.url.path).text == page.text
+    assert value_of(page.text, "max_latency_ms") == "0.05"
+    assert value_of(page.text, "max_flops") == "2M"
+    assert '<option value="12" selected>' in page.text
+    home = client.get("/").text
+    assert f'href="{page.url.path}"' in home
+    assert f"FLOPs ≤ 2 M , Latency on {device} ≤ 0.05 ms" in text(home)
+
+
+def test_the_shown_request_asks_the_api_the_same(client: TestClient, device: str) -> None:
+    page = ask(client, device=device, max_latency_ms="0.05")
+    found = re.search(r"-d &#39;(.*?)&#39; |-d '(.*?)' ", page.text)
+    assert found
+    request = json.loads(html.unescape(found[1] or found[2]))
+    again = client.post("/v1/searches", json=request)
+    assert again.status_code == 201
+    assert again.json()["best"]["id"] == api(client, page)["best"]["id"]
+
+
+def test_a_least_accuracy_asks_for_the_cheapest_network(client: TestClient, device: str) -> None:
+    page = ask(client, device=device, min_accuracy="95%", objective="params", max_flops="2M")
+    search = api(client, page)
+    assert search["request"]["objective"] == "params"
+    assert search["request"]["min_accuracy"] == 0.95
+    assert search["best"]["predicted_accuracy"] >= 0.95
+    assert "The network of fewest parameters of at least 95.00 % accuracy within the limit" in text(page.text)
+    assert value_of(page.text, "min_accuracy") == "95%"
+    assert '<option value="params" selected>' in page.text
+    fastest = ask(client, device=device, min_accuracy="0.95", objective="latency_ms")
+    assert api(client, fastest)["request"]["device"] == device
+    assert data_of(fastest)["min_accuracy"] == 0.95
+
+
+def test_a_refusal_shows_the_floors_and_leads_to_a_budget_that_works(
+    client: TestClient, context: Context, device: str
+) -> None:
+    body = {"device": device, "max_latency_ms": 1e-4, "max_params": 10.0, "max_flops": 1e9}
+    refusal = client.post("/v1/searches", json=body).json()
+    page = ask(client, device=device, max_latency_ms="0.0001", max_params="10", max_flops="1G")
+    shown = text(page.text)
+    assert page.status_code == 422
+    assert refusal["title"] in shown
+    assert refusal["detail"][1:] in shown
+    for name, value in refusal["floors"].items():
+        needed = refusal["smallest"]["costs"][name]
+        row = (show.asked(refusal["limits"][name], name), show.cost(value, name), show.cost(needed, name))
+        assert re.sub(r"\s+", " ", f"{show.cost_name(name)} {' '.join(row)}") in shown
+    assert searches(context) == 0
+    link = re.search(r'<a class="button" href="([^"]*)"', page.text)
+    assert link
+    filled = client.get(html.unescape(link[1])).text
+    raised = {field: value_of(filled, field) for field in ("max_latency_ms", "max_params", "max_flops")}
+    assert raised["max_flops"] == "1G"
+    answer = ask(client, device=device, **raised)
+    assert answer.status_code == 200
+    assert api(client, answer)["status"] == "done"
+
+
+def test_too_much_accuracy_is_refused_with_what_can_be_reached(client: TestClient, device: str) -> None:
+    page = ask(client, device=device, min_accuracy="99.99%", objective="flops", max_flops="1M")
+    assert page.status_code == 422
+    assert "most accurate architecture found" in text(page.text)
+    assert '<a class="button"' not in page.text
+
+
+def test_a_search_that_verifies_is_waited_for(client: TestClient, context: Context, device: str) -> None:
+    waiting = ask(client, device=device, max_latency_ms="0.05", verify="on")
+    path = waiting.url.path
+    assert "Waiting for a worker" in text(waiting.text)
+    assert f'hx-get="{path}" hx-trigger="every 1s"' in waiting.text
+    run_search(context, lambda _, function: function(), path.rpartition("/")[2])
+    page = client.get(path)
+    best = api(client, page)["best"]
+    shown = text(page.text)
+    assert "every 1s" not in page.text
+    assert f"{100 * best['predicted_accuracy']:.2f} % predicted" in shown
+    assert f"{100 * best['verified_accuracy']:.2f} % verified on {best['verified_images']} held-out images" in shown
+    assert best["measured_latency_ms"] is None
+    assert show.sentence(best["measured_latency_reason"]) in shown
+    assert {point["verified"] for point in data_of(page)["points"] if point["best"]} == {best["verified_accuracy"]}
+    assert "checked" in page.text[page.text.index('id="verify"') :][:60]
+
+
+def test_a_waiting_search_can_be_cancelled(client: TestClient, device: str) -> None:
+    waiting = ask(client, device=device, max_latency_ms="0.05", verify="on")
+    cancelled = client.post(f"{waiting.url.path}/cancel")
+    assert cancelled.url.path == waiting.url.path
+    assert "Cancelled" in text(cancelled.text)
+    assert api(client, cancelled)["status"] == "cancelled"
+    assert client.post(f"{waiting.url.path}/cancel").status_code == 409
+
+
+def test_an_unknown_search_is_a_page_that_says_so(client: TestClient) -> None:
+    page = client.get("/searches/nothing")
+    assert page.status_code == 404
+    assert page.headers["content-type"].startswith("text/html")
+    assert "There is no search 'nothing'" in text(page.text)
+
+
+# Safety.
+
+
+def test_names_and_typed_text_are_escaped(client: TestClient, context: Context, supernet: str, device: str) -> None:
+    with context.database.writing() as session:
+        session.execute(update(Supernet).values(name=NASTY))
+    pages = [
+        client.get("/"),
+        client.get("/", params={"max_flops": f'">{NASTY}'}),
+        ask(client, supernet=supernet, max_flops=f'">{NASTY}'),
+        ask(client, supernet=f"{NASTY}", max_flops="1M"),
+        ask(client, supernet=supernet, max_flops="1M"),
+        client.get(f"/searches/{NASTY.replace('/', '')}"),
+    ]
+    for page in pages:
+        assert "<script>alert" not in page.text
+        assert "alert(1)" in html.unescape(page.text)
+
+
+def test_pages_run_nothing_inline_and_load_from_here_alone(client: TestClient, device: str) -> None:
+    for page in (client.get("/"), client.get("/login"), ask(client, device=device, max_latency_ms="0.05")):
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
+        assert "unsafe" not in policy
+        assert set(re.findall(r"<script([^>]*)>[^<]", page.text)) <= {' type="application/json" id="front-data"'}
+        assert not re.search(r'\sstyle="|\son\w+="|<style', page.text)
+        loaded = re.findall(r'<(?:script|link)[^>]*(?:src|href)="([^"]*)"', page.text)
+        assert len(loaded) == 5
+        for address in loaded:
+            assert address.startswith("/static/")
+            assert client.get(address).status_code == 200
+
+
+def test_what_is_vendored_has_its_licence_beside_it() -> None:
+    files = {path.name: path.read_text() for path in (PAGES / "static").iterdir()}
+    assert sum(map(len, files.values())) < 1_200_000
+    assert "Zero-Clause BSD" in files["htmx.LICENSE"]
+    assert "Apache License" in files["echarts.LICENSE"]
+    assert "Apache ECharts" in files["echarts.NOTICE"]
+    assert "BSD 3-Clause" in files["zrender.LICENSE"]
+    assert "Redistributions in binary form" in files["echarts.LICENSE-d3"]
+
+
+def test_a_form_of_another_site_is_refused(client: TestClient, context: Context, device: str) -> None:
+    for site in ("cross-site", "same-site"):
+        page = client.post("/searches", data={"max_flops": "2M"}, headers={"Sec-Fetch-Site": site})
+        assert page.status_code == 403
+        assert "sent from another site" in page.text
+    assert searches(context) == 0
+    assert client.post("/searches", data={"max_flops": "2M"}, headers={"Sec-Fetch-Site": "same-origin"}).is_success
+
+
+@pytest.fixture
+def keyed(context: Context, settings: Settings, device: str) -> tuple[TestClient, str, str]:
+    """The same service on an address that needs a key, the key, and the path of an answer."""
+    client = TestClient(create_app(settings))
+    path = ask(client, device=device, max_latency_ms="0.05").url.path
+    with context.database.writing() as session:
+        key = create_key(session, "mine")
+    open_to_all = settings.model_copy(update={"host": "0.0.0.0"})
+    return TestClient(create_app(open_to_all), base_url="https://supple.example"), key, path
+
+
+def test_without_a_key_no_page_says_anything(keyed: tuple[TestClient, str, str], context: Context) -> None:
+    client, _, path = keyed
+    before = searches(context)
+    for route in router.routes:
+        address = str(getattr(route, "path", "")).replace("/searches/{search_id}", path)
+        for method in getattr(route, "methods", ()):
+            page = client.request(method, address)
+            assert page.status_code == 401
+            assert "asks for a key" in page.text
+            assert "digits" not in page.text
+            assert "board" not in page.text
+            assert page.headers["hx-refresh"] == "true"
+    assert len(router.routes) == 4
+    assert searches(context) == before
+
+
+def test_a_key_opens_the_pages_until_signing_out(keyed: tuple[TestClient, str, str]) -> None:
+    client, key, path = keyed
+    assert f'name="next" value="{path}"' in client.get(path).text
+    wrong = client.post("/login", data={"key": "wrong", "next": path})
+    assert wrong.status_code == 401
+    assert "This key is not known" in text(wrong.text)
+    assert COOKIE not in client.cookies
+    answer = client.post("/login", data={"key": key, "next": path}, follow_redirects=False)
+    assert answer.status_code == 303
+    assert answer.headers["location"] == path
+    cookie = answer.headers["set-cookie"].lower()
+    assert all(attribute in cookie for attribute in ("httponly", "samesite=lax", "secure"))
+    assert "expires" not in cookie
+    assert "max-age" not in cookie
+    page = client.get(path)
+    assert page.status_code == 200
+    assert "Pareto front" in page.text
+    assert page.headers["cache-control"] == "no-store"
+    assert client.get("/v1/searches").status_code == 200
+    assert client.post("/logout").status_code == 200
+    assert client.get(path).status_code == 401
+
+
+@pytest.mark.parametrize("elsewhere", ["https://example.org", "//example.org", "/\\example.org", "example.org"])
+def test_signing_in_leads_nowhere_else(keyed: tuple[TestClient, str, str], elsewhere: str) -> None:
+    client, key, _ = keyed
+    answer = client.post("/login", data={"key": key, "next": elsewhere}, follow_redirects=False)
+    assert answer.headers["location"] == "/"
+
+
+# Numbers.
+
+
+@given(st.floats(1e-6, 1e12))
+def test_a_limit_is_written_as_what_it_is(value: float) -> None:
+    assert quantity(written(value)) == value
+    assert value <= rounded_up(value) <= value * 1.001
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.2e6, "1.2M"), (1e9, "1G"), (169_152, "169152"), (0.06, "0.06"), (8, "8"), (12_000, "12k")]
+)
+def test_a_limit_is_written_as_one_types_it(value: float, text: str) -> None:
+    assert written(value) == text
+
+
+def test_numbers_for_people() -> None:
+    gap = show.GAP
+    assert show.milliseconds(0.043) == "0.0430"
+    assert [show.milliseconds(ms) for ms in (8, 12.34, 123.4, 1234.5, None)] == [
+        "8.00",
+        "12.3",
+        "123",
+        "1,234",
+        show.UNKNOWN,
+    ]
+    assert show.cost(978_296, "flops") == f"978{gap}k"
+    assert show.cost(999_999, "params") == f"1{gap}M"
+    assert show.cost(0.0429, "latency_ms@board") == f"0.0429{gap}ms"
+    assert show.asked(1_163_480, "flops") == "1,163,480"
+    assert show.asked(1.2e6, "flops") == f"1.2{gap}M"
+    assert show.percent(0.984) == f"98.40{gap}%"
+    assert show.cost_name("latency_ms@board@0.9") == "Latency on board, bound at 90%"
+
+
+def test_architectures_of_other_genes_are_shown_too() -> None:
+    space = {"depths": [[1, 3]], "block_genes": [{"name": "width", "choices": [0.65, 0.8, 1.0]}]}
+    arch = {"resolution": 32, "stages": [[[0.65], [1.0]]]}
+    (stage,) = show.stages(arch, space)
+    assert [(box.label, box.shade, box.height) for box in stage.boxes] == [("width 0.65", 0, 0), ("width 1.0", 2, 0)]
+    assert stage.left_out == 1
+    assert show.line(arch, space) == f"32{show.GAP}px | width 0.65, width 1.0"
+
+
+def test_an_objective_needs_a_least_accuracy_to_mean_anything() -> None:
+    assert Budget(objective="flops").question().objective == "accuracy"
+    assert Budget(min_accuracy="97.5 %", objective="flops").question().min_accuracy == 0.975
+    with pytest.raises(BudgetError) as refused:
+        Budget(min_accuracy="100%", objective="flops", device="no such name").question()
+    assert set(refused.value.fields) == {"min_accuracy"}
