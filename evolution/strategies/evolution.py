@@ -2,7 +2,7 @@
 
 As in Once-for-All's finder (arXiv:1908.09791), half of a generation are mutants of one parent and half take each gene
 from one of two. Unlike there, genes of dropped blocks are drawn anew in every child, so that a stage that grows gets
-random blocks, and the initial sample needs no rejection, since the driver moves what is proposed inside the limits.
+random blocks, and the mutation rate rises while most of what is proposed has been scored before.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 SAMPLE = 256  # random architectures before the first generation
 PARENTS = 64
 OFFSPRING = 128
-MUTATION = 0.05  # probability that a gene of a mutant is drawn anew
+MUTATION = 0.05  # probability that a gene of a mutant is drawn anew, at least that of two genes
+MOST_MUTATION = 0.5
 
 
 class Evolution:
@@ -28,19 +29,27 @@ class Evolution:
         self._space, self._rng = space, rng
         self._parents = np.zeros((0, space.num_genes), np.int8)
         self._fitness = np.zeros(0)
+        self._least = min(MOST_MUTATION, max(MUTATION, 2 / space.num_genes))
+        self._rate = self._least
         self._sampled = False
+        self._told = SAMPLE  # genomes since the last `ask`
 
     def ask(self) -> Genomes:
         """(256, G) a random sample first, then (128, G) offspring."""
         if not self._sampled:
             self._sampled = True
             return self._space.sample(self._rng, SAMPLE)
-        alive = self._space.alive(self._parents)
+        repeats = self._told < OFFSPRING // 2
+        self._rate = min(MOST_MUTATION, self._rate * 1.25) if repeats else max(self._least, self._rate / 1.25)
+        self._told = 0
         half = OFFSPRING // 2
+        alive = self._space.alive(self._parents)
         mutants, one, other = (self._choose(alive, half) for _ in range(3))
-        mutants = np.where(self._rng.random(mutants.shape, np.float32) < MUTATION, self._draw(half), mutants)
         children = np.where(self._rng.random(one.shape, np.float32) < 0.5, one, other)
-        return self._space.canonical(np.concatenate([mutants, children]))
+        offspring = np.concatenate([mutants, children])
+        rate = np.repeat([self._rate, self._rate - self._least], half)[:, None]
+        mutated = np.where(self._rng.random(offspring.shape, np.float32) < rate, self._draw(OFFSPRING), offspring)
+        return self._space.canonical(mutated)
 
     def _choose(self, alive: NDArray[np.bool_], count: int) -> Genomes:
         """(count, G) random parents with random genes where `alive`, (parents, G), is False."""
@@ -54,16 +63,19 @@ class Evolution:
 
     def tell(self, genomes: Genomes, scores: "Scores") -> None:
         """Keep the fittest of the parents and the genomes told."""
+        self._told += len(genomes)
         parents = np.concatenate([self._parents, genomes])
         fitness = np.concatenate([self._fitness, scores.fitness])
         kept = np.argsort(-fitness, kind="stable")[:PARENTS]
         self._parents, self._fitness = parents[kept], fitness[kept]
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """The parents, their fitness, and whether the first sample has been asked."""
-        return {"parents": self._parents, "fitness": self._fitness, "sampled": np.array(self._sampled)}
+        """The parents, their fitness, and what decides on the mutation rate."""
+        numbers = np.array([self._rate, self._told, self._sampled])
+        return {"parents": self._parents, "fitness": self._fitness, "numbers": numbers}
 
     def restore(self, state: "State") -> None:
         """Continue from the parents saved."""
         self._parents, self._fitness = np.asarray(state["parents"]), np.asarray(state["fitness"])
-        self._sampled = bool(state["sampled"])
+        rate, told, sampled = state["numbers"].tolist()
+        self._rate, self._told, self._sampled = rate, int(told), bool(sampled)

@@ -342,3 +342,10 @@ def test_evolution_learns() -> None:
     )
     assert last > random
     assert last > first
+
+
+def test_a_population_that_has_converged_does_not_propose_the_same_for_ever() -> None:
+    problem = Problem(DIGITS, smooth_accuracy(DIGITS.space, np.random.default_rng(0)), flops_at_most(DIGITS, 6e5))
+    result = solve(problem, evaluations=10_000, polish=False)
+    assert result.evaluations == 10_000
+    assert result.generations < 300
