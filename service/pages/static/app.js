@@ -195,8 +195,11 @@ document.addEventListener("htmx:load", ({ detail }) => {
 document.addEventListener("htmx:afterOnLoad", () => (notice().hidden = true));
 document.addEventListener("htmx:sendError", () => complain("The service does not answer. Is it running?"));
 document.addEventListener("htmx:responseError", ({ detail }) => {
-  const page = new DOMParser().parseFromString(detail.xhr.responseText, "text/html");
-  complain(page.querySelector(".problem")?.textContent ?? `The service answered ${detail.xhr.status}.`);
+  const { status, responseText } = detail.xhr;
+  const isJson = detail.xhr.getResponseHeader("Content-Type")?.includes("json");
+  const page = new DOMParser().parseFromString(responseText, "text/html");
+  const said = isJson ? JSON.parse(responseText).detail : page.querySelector(".problem")?.textContent;
+  complain(`The service answered ${status}${said ? `: ${said}` : "."}`);
 });
 
 function complain(text) {
