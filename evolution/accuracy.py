@@ -5,10 +5,9 @@ give a score, one layer for ridge regression and four for Once-for-All's MLP, an
 accuracy. The link strictly increases, so the ranking by score is the ranking by predicted accuracy.
 """
 
+import io
 import json
 import math
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -149,27 +148,19 @@ class AccuracyPredictor:
         """(N,) predicted accuracy of (N, G) genomes, a fraction in [0, 1]."""
         return self.link(self.score(genomes))
 
-    def save(self, path: Path | str) -> None:
-        """Write an npz file; a reader sees the old file or the whole new one."""
-        path = Path(path)
-        arrays = {
+    def to_bytes(self) -> bytes:
+        """An npz file without pickles: layers, link, card and the space's hash."""
+        arrays: dict[str, NDArray[Any]] = {
             f"{name}{i}": value for i, layer in enumerate(self.layers) for name, value in zip("wb", layer, strict=True)
         }
         meta = {"space": self.space.hash, "link": [self.link.slope, self.link.intercept], "card": dict(self.card)}
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, meta=np.array(json.dumps(meta)), **arrays)  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
+        return buffer.getvalue()
 
     @classmethod
     def load(cls, path: Path | str, space: SearchSpace) -> Self:
-        """Read what `save` wrote.
+        """Read a file of `to_bytes`.
 
         Raises:
             ValueError: not such a file, or the predictor of another space.

@@ -2,9 +2,10 @@
 
     predicted = scale[r] * sum over blocks of (block time - overhead) + offset[r],  r the resolution
 
-Block times come from a probe that runs each block by itself, so each holds the overhead of a call, which a whole
-network pays once: for networks of a fraction of a millisecond that is most of the sum. The additive table is that of
-ProxylessNAS and Once-for-All (arXiv:1812.00332, arXiv:1908.09791); the calibration is ours.
+A probe runs each block by itself. What a block then holds of the overhead of a call, which a whole network pays once,
+is most of the sum for networks of a fraction of a millisecond; our probe takes it off already, and the fit finds about
+0. The additive table is that of ProxylessNAS and Once-for-All (arXiv:1812.00332, arXiv:1908.09791); the calibration is
+ours.
 """
 
 import math

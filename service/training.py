@@ -142,7 +142,6 @@ def run(
         scores[number] = measured.accuracy, measured.log_likelihood
         yield Step("measure subnets", number + 1, len(genomes), f"accuracy {measured.accuracy:.3f}")
     predictor = AccuracyPredictor.fit(space, genomes, scores[:, 0], scores[:, 1], rng)
-    predictor.save(folder / "predictor.npz")
 
     report = {
         "corners": {
@@ -161,7 +160,7 @@ def run(
         calibration=calibration,
         holdout=holdout,
         views=views,
-        predictor=(folder / "predictor.npz").read_bytes(),
+        predictor=predictor.to_bytes(),
         report=report,
         provenance={
             "dataset": config.dataset.source,

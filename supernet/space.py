@@ -145,20 +145,22 @@ class SearchSpace:
         return self.depth_gene(len(self.depths)) + before * len(self.block_genes)
 
     @cached_property
-    def _blocks(self) -> tuple[tuple[int, int, int], ...]:
-        """Per block: its stage, its number within the stage, its first gene."""
-        return tuple(
-            (s, b, self.gene_of_block(s, b)) for s, choices in enumerate(self.depths) for b in range(choices[-1])
-        )
+    def _life(self) -> tuple[NDArray[np.intp], NDArray[np.int8]]:
+        """(G,) per gene the depth gene that it lives by and the least index of that at which it lives."""
+        depth_gene, least = np.zeros(self.num_genes, np.intp), np.zeros(self.num_genes, np.int8)
+        for s, choices in enumerate(self.depths):
+            for b in range(choices[-1]):
+                first = self.gene_of_block(s, b)
+                depth_gene[first : first + len(self.block_genes)] = self.depth_gene(s)
+                least[first : first + len(self.block_genes)] = np.searchsorted(choices, b + 1)
+        return depth_gene, least
 
     # Genomes.
 
     def alive(self, genomes: Genomes) -> NDArray[np.bool_]:
         """(N, G) whether each gene matters: False for genes of blocks that the depths do not keep."""
-        alive = np.ones(genomes.shape, bool)
-        for s, b, first in self._blocks:
-            kept = np.array(self.depths[s])[genomes[..., self.depth_gene(s)]] > b
-            alive[..., first : first + len(self.block_genes)] = kept[..., None]
+        depth_gene, least = self._life
+        alive: NDArray[np.bool_] = genomes[..., depth_gene] >= least
         return alive
 
     def canonical(self, genomes: Genomes) -> Genomes:

@@ -108,7 +108,7 @@ def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     genomes = space.sample(rng, 200)
     flops = CostTables(space).flops(genomes)
     accuracy = 0.9 + 0.09 * (flops - flops.min()) / np.ptp(flops)
-    AccuracyPredictor.fit(space, genomes, accuracy, None, rng).save(directory / "predictor.npz")
+    predictor = AccuracyPredictor.fit(space, genomes, accuracy, None, rng)
     torch.set_num_threads(1)  # its threads would only get into each other's way
     generator = torch.Generator().manual_seed(0)
     supernet = supernet_class(space.family)(space)
@@ -128,7 +128,7 @@ def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         calibration=images(64),
         holdout=images(50),
         views=Views(),
-        predictor=(directory / "predictor.npz").read_bytes(),
+        predictor=predictor.to_bytes(),
         report={"corners": {}},
         provenance={"dataset": "noise", "seed": 0},
     )
