@@ -57,7 +57,6 @@ class Database:
     def __init__(self, database_url: str) -> None:
         self.url = database_url
         self.engine = make_engine(database_url)
-        self.engine.dialect.use_insertmanyvalues_wo_returning = True  # a search writes hundreds of rows at once
         self._reading = self.engine.execution_options(reading=True)
 
     @contextmanager
@@ -109,9 +108,9 @@ def upgrade(database_url: str) -> None:
     upgrade_engine(database_url)
 
 
-def insert_missing(session: Session, table: type[DeclarativeBase], rows: Sequence[dict[str, Any]]) -> None:
+def insert_missing(session: Session, model: type[DeclarativeBase], rows: Sequence[dict[str, Any]]) -> None:
     """Insert rows, all with the same columns, leaving out those whose key is there already."""
     if rows:
-        dialect = session.get_bind().dialect.name
-        insert = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+        table = model.metadata.tables[model.__tablename__]
+        insert = sqlite.insert(table) if session.get_bind().dialect.name == "sqlite" else postgresql.insert(table)
         session.execute(insert.on_conflict_do_nothing(), rows)

@@ -19,7 +19,7 @@ from service.supernets import queries as supernets
 
 def show(session: Session, context: Context, search: models.Search) -> SearchOut:
     """A search with its answer."""
-    kept = queries.front(session, search.id)
+    kept = queries.members(session, search.id, on_front=True)
     best_id = search.best_candidate_id
     others = [one.id for one in kept if one.id != best_id]
     rows = [*kept, *(candidates.by_id(session, [best_id]) if best_id and len(others) == len(kept) else [])]
@@ -50,7 +50,7 @@ def summaries(session: Session, context: Context, searches: Sequence[models.Sear
 
 def front(session: Session, context: Context, search: models.Search) -> list[CandidateOut]:
     """A search's Pareto front, from the least of its first cost."""
-    found = members(session, context, search, queries.front(session, search.id))
+    found = members(session, context, search, queries.members(session, search.id, on_front=True))
     return _from_least(found, search.request)
 
 

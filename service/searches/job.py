@@ -129,7 +129,7 @@ def _choose(context: Context, search_id: str, tried: Sequence[str]) -> list[str]
     If the tried ones took 10 % longer than predicted, so will others: they must leave as much room below the limit.
     """
     with context.database.reading() as session:
-        ids = [candidate.id for _, candidate in queries.members(session, search_id)]
+        ids = [candidate.id for candidate in queries.members(session, search_id)]
         found = Found.load(session, search_id, ids)
     slower = {
         device: median(found.measured_ms[one][device] / found.predicted_ms[one][device] for one in ones)

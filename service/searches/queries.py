@@ -74,16 +74,11 @@ def add_members(session: Session, members: Sequence[dict[str, Any]]) -> None:
     insert_missing(session, SearchCandidate, members)
 
 
-def members(session: Session, search_id: str) -> list[tuple[SearchCandidate, Candidate]]:
-    """What a search keeps, best first as predicted."""
-    joined = select(SearchCandidate, Candidate).join(Candidate, Candidate.id == SearchCandidate.candidate_id)
-    rows = session.execute(joined.where(SearchCandidate.search_id == search_id).order_by(SearchCandidate.place))
-    return [(row[0], row[1]) for row in rows]
-
-
-def front(session: Session, search_id: str) -> list[Candidate]:
-    """The candidates on a search's front, best first as predicted."""
-    return [candidate for member, candidate in members(session, search_id) if member.on_front]
+def members(session: Session, search_id: str, *, on_front: bool = False) -> list[Candidate]:
+    """What a search keeps, or its front alone; best first as predicted."""
+    joined = select(Candidate).join(SearchCandidate, Candidate.id == SearchCandidate.candidate_id)
+    wanted = joined.where(SearchCandidate.search_id == search_id).order_by(SearchCandidate.place)
+    return list(session.scalars(wanted.where(SearchCandidate.on_front) if on_front else wanted))
 
 
 def earlier_fronts(session: Session, supernet_id: str) -> Genomes | None:

@@ -25,6 +25,7 @@ from service.supernets import queries as supernets
 from supernet.space import Genomes
 
 IN_PROCESS = 20_000  # evaluations that a request may wait for; more are a job's work
+FINALISTS = 64  # kept beside the front, for verification to choose from
 SHORTHANDS = {"max_latency_ms": "latency_ms", "max_flops": "flops", "max_params": "params"}
 
 
@@ -237,10 +238,11 @@ def add_answer(session: Session, context: Context, search: models.Search, questi
 def _kept(result: SearchResult) -> tuple[Genomes, np.ndarray[Any, np.dtype[np.bool_]]]:
     """(N, G) the finalists, best first, then the rest of the front, and whether each is on the front."""
     front = {genome.tobytes() for genome in result.front.genomes}
-    finalists = {genome.tobytes() for genome in result.finalists.genomes}
-    rest = [genome for genome in result.front.genomes[::-1] if genome.tobytes() not in finalists]
-    genomes = np.concatenate([result.finalists.genomes, *(genome[None] for genome in rest)])
-    return genomes, np.array([genome.tobytes() in front for genome in genomes])
+    finalists = [genome.tobytes() for genome in result.finalists.genomes[:FINALISTS]]
+    rest = [key for genome in result.front.genomes[::-1] if (key := genome.tobytes()) not in set(finalists)]
+    kept = finalists + rest
+    genomes = np.frombuffer(b"".join(kept), np.int8).reshape(len(kept), -1)
+    return genomes, np.array([key in front for key in kept])
 
 
 def _add_candidates(session: Session, context: Context, question: Question, genomes: Genomes) -> list[str]:

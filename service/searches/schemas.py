@@ -44,7 +44,7 @@ class SearchIn(Request):
     resolution: int | None = Field(None, gt=0, description="The only input side allowed, pixels.")
     strategy: str = Field("evolution", max_length=32)
     seed: int = Field(0, ge=0, lt=2**63, description="Equal inputs and seed, equal answer.")
-    budget: int = Field(5_000, ge=1, le=1_000_000, description="The most architectures to evaluate by prediction.")
+    budget: int = Field(3_000, ge=1, le=1_000_000, description="The most architectures to evaluate by prediction.")
     warm_start: bool = Field(False, description="Start from the fronts of earlier searches; they become inputs.")
     verify: bool = Field(
         False, description="Have a worker run the finalists on held-out images and, where it can, on the device."

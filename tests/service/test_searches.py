@@ -17,6 +17,7 @@ from evolution.pareto import non_dominated
 from service.context import Context
 from service.models import Candidate, Search, SearchCandidate
 from service.searches.endpoints import preferences
+from service.searches.rules import FINALISTS
 from service.store import unpack
 from supernet.space import Architecture
 
@@ -220,7 +221,7 @@ def test_everything_evaluated_is_kept_in_one_artifact_and_few_rows_are_written(
     constraints = constrain([Limit("flops", 2e6)], tables, {})
     assert (constraints[0].cost(arrays["genomes"]) <= 2e6).all()
     assert list(arrays["cost_names"])[:2] == ["flops", f"latency_ms@{device}"]
-    assert len(members) <= 200 + len(search["front"])
+    assert len(members) <= FINALISTS + len(search["front"])
     assert members[0].candidate_id == search["best"]["id"]
     assert sum(member.on_front for member in members) == len(search["front"])
 

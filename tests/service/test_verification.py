@@ -78,7 +78,7 @@ def after_searching(
     steps.die_at = ""
     with context.database.reading() as session:
         search = session.get_one(Search, search_id)
-        ids = [candidate.id for _, candidate in queries.members(session, search_id)]
+        ids = [candidate.id for candidate in queries.members(session, search_id)]
         predicted = candidates.predicted_latency(session, ids, search.latency_models)
     clock.update({one: ms[device] / 0.5 for one, ms in predicted.items()})
     return steps
