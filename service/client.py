@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self
 
-import httpx
+import httpx2
 
 
 class ServiceError(ValueError):
@@ -16,7 +16,7 @@ class Client:
 
     def __init__(self, address: str, key: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=address, headers=headers, timeout=90)
+        self._http = httpx2.Client(base_url=address, headers=headers, timeout=90)
 
     def __enter__(self) -> Self:
         return self
@@ -28,7 +28,7 @@ class Client:
         """Whether the service answers and can do its work."""
         try:
             return self._http.get("/readyz").is_success
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False
 
     def device(self, name: str) -> dict[str, Any] | None:
@@ -63,7 +63,7 @@ class Client:
             self._json(response)
         return response.content
 
-    def _json(self, response: httpx.Response) -> dict[str, Any]:
+    def _json(self, response: httpx2.Response) -> dict[str, Any]:
         data: dict[str, Any] = response.json()
         if not response.is_success:
             raise ServiceError(f"{response.request.url}: {data.get('detail', response.text)}")
