@@ -118,7 +118,7 @@ def _sentence(error: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{field} is missing"
     message = str(error["msg"]).removeprefix("Value error, ")
-    shown = f" is {value!r}" if isinstance(value, str | int | float | bool | None) else ""
+    shown = f" is {value!r:.80}" if isinstance(value, str | int | float | bool | None) else ""
     return f"{field}{shown}: {message[:1].lower()}{message[1:]}"
 
 

@@ -25,7 +25,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on.")
     insecure: bool = Field(default=False, description="Serve any address without keys.")
     worker_id: str = Field(
-        default="", description="Name of this worker, unique among those alive; empty: host and process id."
+        default="",
+        pattern=r"^[A-Za-z0-9._-]{0,64}$",
+        description="Name of this worker, unique among those alive; empty: host and process id.",
     )
 
     @property

@@ -92,5 +92,7 @@ class SearchOut(SearchSummary):
     predictor: str = Field(description="Version of the accuracy predictor.")
     latency_models: dict[str, str] = Field(description="The latency model used, by device.")
     evaluations: int | None = Field(description="Architectures evaluated by prediction.")
-    elapsed_ms: float | None = Field(description="Time that searching took; verification apart.")
+    elapsed_ms: float | None = Field(
+        description="Time that searching took, verification apart; of a job, in the worker that finished it."
+    )
     progress: dict[str, Any] | None = Field(description="While it runs.")

@@ -30,6 +30,8 @@ WORKER = textwrap.dedent(
 
     def job(context, step, subject):
         who = context.settings.worker_id
+        if subject == "bad":
+            step("first", lambda: [][note(f"failing {who}")])
         first = step("first", lambda: note(f"first {who}"))
         step("second", lambda: (note(f"begin {who}"), (trace.parent / "go").exists() or time.sleep(60))[0])
         note(f"done {who} after {first}")
@@ -188,6 +190,33 @@ def test_a_lock_is_held_once_and_free_after_release(database: Database) -> None:
     again = try_lock(database, "one")
     assert again is not None
     again.release()
+
+
+def test_a_job_that_fails_does_not_keep_its_worker_from_the_next(
+    database: Database, jobs: Jobs, workers: Workers
+) -> None:
+    workers.let_finish()
+    with database.writing() as session:
+        jobs.enqueue(session, "job", "bad", job_id="bad", priority=1)
+        jobs.enqueue(session, "job", "row", job_id="good", priority=2)
+    workers.start("one")
+    workers.wait_for("done one after first one")
+    assert workers.lines()[0] == "failing one"
+
+
+def test_a_worker_that_lost_its_lock_ends_at_once(database: Database, workers: Workers) -> None:
+    process = workers.start("careless")
+    wait(lambda: not try_lock_briefly(database, "careless"), "the worker's lock")
+    if database.is_sqlite:
+        Path(f"{database.engine.url.database}-workers/careless.lock").unlink()
+    else:
+        holders = (
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        with database.reading() as session:
+            session.execute(text(holders)).all()
+    assert process.wait(40) == 1
 
 
 def test_a_cancelled_job_is_not_run(database: Database, jobs: Jobs, workers: Workers) -> None:
