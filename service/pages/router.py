@@ -129,15 +129,16 @@ async def ask(request: Request, context: ContextOf, budget: Annotated[Budget, Fo
 def answer(search_id: str, request: Request, context: ContextOf) -> Response:
     """One search and its answer, with the form that asks it again."""
     search = searches.one(search_id, context)
-    budget = Budget.of(search.request)
+    budget, supernet = Budget.of(search.request), supernets.one(search.supernet, context)
     return _page(
         request,
         "search.html",
         **_form(context, budget),
         search=search,
         running=search.status in UNFINISHED,
-        space=supernets.one(search.supernet, context).space,
-        chart=chart(search, supernets.one(search.supernet, context).space),
+        space=supernet.space,
+        views=supernet.provenance["views"]["count"],
+        chart=chart(search, supernet.space),
         problem=search.problem,
         raised=_raised(budget, search.problem),
     )

@@ -272,11 +272,17 @@ def test_a_search_that_verifies_is_waited_for(client: TestClient, context: Conte
     shown = text(page.text)
     assert "every 1s" not in page.text
     assert f"{100 * best['predicted_accuracy']:.2f} % predicted" in shown
-    assert f"{100 * best['verified_accuracy']:.2f} % verified on {best['verified_images']} held-out images" in shown
+    verified = f"{100 * best['verified_accuracy']:.2f} % verified on {best['verified_images']} held-out images"
+    assert f"{verified} " in shown
     assert best["measured_latency_ms"] is None
     assert show.sentence(best["measured_latency_reason"]) in shown
     assert {point["verified"] for point in data_of(page)["points"] if point["best"]} == {best["verified_accuracy"]}
     assert "checked" in page.text[page.text.index('id="verify"') :][:60]
+
+    with context.database.writing() as session:
+        manifest = session.scalars(select(Supernet.manifest)).one()
+        session.execute(update(Supernet).values(manifest={**manifest, "views": {"count": 8, "seed": 0}}))
+    assert f"{verified}, each perturbed in 8 ways " in text(client.get(path).text)
 
 
 def test_a_waiting_search_can_be_cancelled(client: TestClient, device: str) -> None:
