@@ -29,8 +29,8 @@ class CandidateOut(Answer):
     )
     latency_models: dict[str, str] = Field(description="The latency model behind these, by device.")
     verified_accuracy: float | None = Field(
-        description="Of the extracted, recalibrated network, in [0, 1], on the bundle's held-out images, perturbed as its "
-        "manifest says."
+        description="Of the extracted, recalibrated network on the bundle's held-out images, perturbed as its manifest "
+        "says; in [0, 1]."
     )
     verified_images: int | None = Field(description="How many images that were.")
     verified_accuracy_reason: str | None = Field(description="Why there is no verified accuracy.")
