@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from service.errors import SuppleError
+from service.quantities import quantity
 from service.settings import Settings
 
 app = typer.Typer(
@@ -249,24 +250,6 @@ def create_key(name: Annotated[str, typer.Argument(help="Who or what will use it
     database.close()
     out.print(key, highlight=False)
     err.print("Send it as `Authorization: Bearer KEY`. It cannot be shown again.")
-
-
-def quantity(text: str) -> float:
-    """A number with an optional K, M, G or ms behind it.
-
-    Raises:
-        ValueError: anything else, or no finite positive number.
-    """
-    units = {"ms": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
-    lowered = text.strip().lower()
-    unit = next((unit for unit in units if lowered.endswith(unit)), "")
-    try:
-        value = float(lowered.removesuffix(unit)) * units.get(unit, 1.0)
-    except ValueError as error:
-        raise ValueError(f"{text!r} is not a quantity; write it as 300M, 4.5k, 8ms or 8.5") from error
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{text!r} is not a limit; a positive number is needed")
-    return value
 
 
 def _open(path: Path) -> Any:

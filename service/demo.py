@@ -170,13 +170,12 @@ def _search(
     for line in architecture_lines(best["arch"], [gene.name for gene in space.block_genes]):
         out.print(line)
     out.print()
+    views = bundle.manifest["views"]["count"]
+    in_views = f", held out, each perturbed in {views} ways" if views else ", held out"
     limits = {limit["cost"]: limit for limit in found["limits"]}
     rows = [
         ("predicted accuracy", f"{best['predicted_accuracy']:.4f}"),
-        (
-            "verified accuracy",
-            f"{best['verified_accuracy']:.4f}   on {best['verified_images']} held-out images, perturbed",
-        ),
+        ("verified accuracy", f"{best['verified_accuracy']:.4f}   on {best['verified_images']} images{in_views}"),
         ("predicted latency", f"{best['predicted_latency_ms'][device]:.4f} ms"),
         ("measured latency", f"{_measured(best, device)}   limit {limits['latency_ms']['max']:g} ms"),
         ("FLOPs (multiply-adds)", f"{best['flops']:,}   limit {limits['flops']['max']:,.0f}"),
@@ -218,9 +217,8 @@ def _classify(client: Client, best: Mapping[str, Any], bundle: Bundle, directory
 
 
 def _card(card: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in card.items()
-    )
+    error, tau = card["mean_absolute_percentage_error"], card["kendall_tau"]
+    return f"error {error:.1f} %, Kendall tau {tau:.2f} on {card['networks']} whole networks ({card['validation']})"
 
 
 def _free_port() -> int:

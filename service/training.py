@@ -123,9 +123,7 @@ def run(
     for progress in train(state, dataset):
         if progress.step % checkpoint_steps == 0 or state.step == 0:
             save_checkpoint(state, checkpoints)
-        detail = (
-            f"{progress.phase}, epoch {progress.epoch}, loss {progress.loss:.3f}, {progress.images_per_second:.0f}/s"
-        )
+        detail = f"{progress.phase} {progress.epoch}, loss {progress.loss:.2f}, {progress.images_per_second:.0f}/s"
         yield Step("train", progress.step, progress.total_steps, detail)
 
     calibration = dataset.train[: config.evaluation.calibration_images]

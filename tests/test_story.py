@@ -17,9 +17,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from service.cli import main, quantity
+from service.cli import main
 from service.demo import CONFIG, run_demo
 from service.offline import search_bundle
+from service.quantities import quantity
 from service.training import finished_bundle, read_config
 from supernet.bundle import Bundle
 from supernet.export import run_onnx

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ValidationError
 
-from service.cli import quantity
+from service.quantities import quantity
 from service.searches.rules import SHORTHANDS
 from service.searches.schemas import SearchIn
 

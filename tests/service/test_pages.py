@@ -14,12 +14,12 @@ from sqlalchemy import func, select, update
 from evolution.costs import CostTables
 from service.app import create_app
 from service.auth import COOKIE, create_key
-from service.cli import quantity
 from service.context import Context
 from service.models import Search, Supernet
 from service.pages import show
 from service.pages.budget import Budget, BudgetError, rounded_up, written
 from service.pages.router import router
+from service.quantities import quantity
 from service.searches.job import run_search
 from service.settings import Settings
 
