@@ -1,6 +1,7 @@
 """A bundle is whole, checked, portable, and never half-written."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-import supernet.bundle
 from supernet.bundle import Bundle, BundleError, write_bundle
 from supernet.data import Images, Normalization
 from supernet.evaluate import Views
@@ -117,7 +117,7 @@ def test_a_full_disk_leaves_the_earlier_bundle_and_no_rubbish(tmp_path: Path, mo
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(supernet.bundle.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left on device"):
         write(tmp_path / "a", name="second")
     monkeypatch.undo()

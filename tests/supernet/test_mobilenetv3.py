@@ -23,7 +23,7 @@ def supernet_of(name: str) -> Supernet:
     """Random weights and random statistics, so that a wrong slice of either shows."""
     space = preset(name)
     generator = torch.Generator().manual_seed(1)
-    supernet: Supernet = supernet_class(space.family)(space, generator)
+    supernet: Supernet = supernet_class(space.family)(space, generator).eval()
     for key, tensor in supernet.state_dict().items():
         if key.endswith("running_mean"):
             tensor.normal_(0, 0.1, generator=generator)
@@ -31,7 +31,7 @@ def supernet_of(name: str) -> Supernet:
             tensor.uniform_(0.5, 1.5, generator=generator)
         elif "matrices" in key:
             tensor.add_(torch.empty_like(tensor).normal_(0, 0.05, generator=generator))
-    return supernet.eval()
+    return supernet
 
 
 def archs_of(supernet: Supernet, count: int) -> list[Architecture]:
@@ -134,7 +134,8 @@ def _ofa_names(space_depth: int = 4) -> dict[str, str]:
 
 def _generated(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     """The weights with which Once-for-All's own code computed the fixture's logits."""
-    z = np.random.default_rng(zlib.crc32(f"public:{name}".encode())).standard_normal(shape).astype(np.float32)
+    rng = np.random.default_rng(zlib.crc32(f"public:{name}".encode()))
+    z: np.ndarray = rng.standard_normal(shape).astype(np.float32)
     if name.endswith("running_var"):
         z = 1 + 0.1 * np.abs(z)
     elif name.endswith("running_mean"):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import product
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supernet.families import preset, presets
+from supernet.families.mobilenetv3 import MobileNetV3Layout
 from supernet.operators import make_divisible
 from supernet.space import Architecture, Gene, SearchSpace
 
@@ -27,7 +29,11 @@ def tiny() -> SearchSpace:
         depths=((1, 2), (1, 2)),
         block_genes=(Gene("kernel_size", (3, 5)), Gene("expand_ratio", (2, 3))),
         layout=replace(
-            space.layout, widths=(24, 32), strides=(2, 1), activations=("relu", "relu"), squeeze_excite=(False, True)
+            cast(MobileNetV3Layout, space.layout),
+            widths=(24, 32),
+            strides=(2, 1),
+            activations=("relu", "relu"),
+            squeeze_excite=(False, True),
         ),
     )
 

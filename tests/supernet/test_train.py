@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-import supernet.files
 from supernet.data import Augmentation, Dataset, load
 from supernet.families import preset
 from supernet.schedule import Phase, Schedule
@@ -127,7 +126,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_half_written(
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(supernet.files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     state.step = 2
     with pytest.raises(OSError, match="No space left on device"):
         save_checkpoint(state, tmp_path)
