@@ -19,7 +19,7 @@ from torch import Tensor
 from supernet.data import Images, Normalization
 from supernet.evaluate import Evaluator, Views, perturbed
 from supernet.families import supernet_class
-from supernet.files import sha256, sync_folder
+from supernet.files import sha256, sync_folder, write_synced
 from supernet.layers import Supernet
 from supernet.space import SearchSpace
 
@@ -187,10 +187,7 @@ def write_bundle(
     try:
         temporary.mkdir()
         for file, data in contents.items():
-            with open(temporary / file, "wb") as handle:
-                handle.write(data)
-                handle.flush()
-                os.fsync(handle.fileno())
+            write_synced(temporary / file, data)
         sync_folder(temporary)
         _replace_folder(temporary, path)
     finally:

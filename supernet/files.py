@@ -11,6 +11,22 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file and flush it to disk.
+
+    Raises:
+        OSError: naming the file, and what to do.
+    """
+    try:
+        with open(path, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # Python names no file when writing or flushing fails
+        advice = "nothing is left half-written; make room or choose another folder, then run again"
+        raise OSError(error.errno, f"{error.strerror}; {advice}", str(path)) from error
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file under a temporary name, flush it to disk, then rename it into place.
 
@@ -19,10 +35,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(temporary, data)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
