@@ -95,9 +95,7 @@ def main() -> None:
 
     print(f"feasible budgets: {answered} of {options.feasible} answered, {violations} outside a limit")
     print(f"the same seed again: {different} of {min(REPEATED, options.feasible)} different")
-    print(
-        f"infeasible budgets: {refused} of {options.infeasible} refused, {wrong_floors} floors other than the least seen"
-    )
+    print(f"infeasible budgets: {refused} of {options.infeasible} refused, {wrong_floors} floors not the least seen")
     print(f"median of a search of at most {EVALUATIONS:,} evaluations: {1e3 * float(np.median(times)):.0f} ms")
     ok = answered == options.feasible and refused == options.infeasible
     sys.exit(0 if ok and not violations and not different and not wrong_floors else 1)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from evolution.constraints import Constraint, Refused, Region
 from evolution.costs import AdditiveCost, CostTables
 from evolution.elimination import Floats
 from evolution.pareto import ParetoFront
+from evolution.strategies import Scores, SearchStrategy, State
 from evolution.strategies.evolution import Evolution
 from evolution.strategies.random import RandomSearch
 from supernet.space import Genomes, SearchSpace
@@ -26,33 +27,7 @@ EVALUATIONS = 20_000  # the most that a request evaluates inside the service's p
 FINALISTS = 200
 POLISH_SHARE = 0.15  # of the budget, kept for the local search
 STALE_GENERATIONS = 5  # without anything new in a row: the strategy has nothing left to propose
-State = Mapping[str, NDArray[Any]]
 Phase = Literal["seed", "explore", "polish", "done"]
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """What N genomes scored. fitness: (N,) higher is better. accuracy: (N,) predicted. costs: (N, C)."""
-
-    fitness: Floats
-    accuracy: Floats
-    costs: Floats
-
-
-class SearchStrategy(Protocol):
-    """Proposes architectures and learns from their scores. It evaluates nothing and knows no limits."""
-
-    def ask(self) -> Genomes:
-        """(N, G) genomes to score next; (0, G) when there is nothing left to propose."""
-
-    def tell(self, genomes: Genomes, scores: Scores) -> None:
-        """Learn scores: of genomes asked, moved inside the limits and without those scored before, or of others."""
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        """What `restore` needs, as arrays without objects. The random numbers' state is the driver's."""
-
-    def restore(self, state: State) -> None:
-        """Continue where `state` was taken."""
 
 
 STRATEGIES: Mapping[str, Callable[[SearchSpace, np.random.Generator], SearchStrategy]] = {

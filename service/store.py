@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import NotFoundError, StoreFullError
+from supernet.files import sync, write_synced
 
 
 class Store:
@@ -52,10 +53,7 @@ class Store:
         if target.exists():
             return digest
         with self._staged(digest) as staged:
-            with open(staged, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            write_synced(staged, content)
             _publish(staged, target)
         return digest
 
@@ -83,7 +81,7 @@ class Store:
             shutil.copytree(source, staged)
             for path in staged.rglob("*"):
                 if path.is_file():
-                    _sync(path)
+                    sync(path)
             try:
                 _publish(staged, target)
             except OSError:
@@ -124,19 +122,11 @@ class Store:
             raise
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _publish(staged: Path, target: Path) -> None:
     """Give finished content its name, so that a power cut cannot take it back."""
     target.parent.mkdir(exist_ok=True)
     staged.replace(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:

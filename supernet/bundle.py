@@ -19,7 +19,7 @@ from torch import Tensor
 from supernet.data import Images, Normalization
 from supernet.evaluate import Evaluator, Views, perturbed
 from supernet.families import supernet_class
-from supernet.files import sha256, sync_folder, write_synced
+from supernet.files import sha256, sync, write_synced
 from supernet.layers import Supernet
 from supernet.space import SearchSpace
 
@@ -188,11 +188,11 @@ def write_bundle(
         temporary.mkdir()
         for file, data in contents.items():
             write_synced(temporary / file, data)
-        sync_folder(temporary)
+        sync(temporary)
         _replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    sync_folder(path.parent)
+    sync(path.parent)
     return Bundle.open(path)
 
 

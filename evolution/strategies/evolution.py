@@ -5,15 +5,13 @@ from one of two. Unlike there, genes of dropped blocks are drawn anew in every c
 random blocks, and the mutation rate rises while most of what is proposed has been scored before.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evolution.strategies import Scores, State
 from supernet.space import Genomes, SearchSpace
-
-if TYPE_CHECKING:
-    from evolution.search import Scores, State
 
 SAMPLE = 256  # random architectures before the first generation
 PARENTS = 64
@@ -61,7 +59,7 @@ class Evolution:
         uniform = self._rng.random((count, self._space.num_genes), np.float32)
         return (uniform * self._space.num_choices.astype(np.float32)).astype(np.int8)
 
-    def tell(self, genomes: Genomes, scores: "Scores") -> None:
+    def tell(self, genomes: Genomes, scores: Scores) -> None:
         """Keep the fittest of the parents and the genomes told."""
         self._told += len(genomes)
         parents = np.concatenate([self._parents, genomes])
@@ -74,7 +72,7 @@ class Evolution:
         numbers = np.array([self._rate, self._told, self._sampled])
         return {"parents": self._parents, "fitness": self._fitness, "numbers": numbers}
 
-    def restore(self, state: "State") -> None:
+    def restore(self, state: State) -> None:
         """Continue from the parents saved."""
         self._parents, self._fitness = np.asarray(state["parents"]), np.asarray(state["fitness"])
         rate, told, sampled = state["numbers"].tolist()

@@ -1,14 +1,12 @@
 """Random search, the baseline: genes uniform over their choices."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evolution.strategies import Scores, State
 from supernet.space import Genomes, SearchSpace
-
-if TYPE_CHECKING:
-    from evolution.search import Scores, State
 
 BATCH = 500
 
@@ -23,12 +21,12 @@ class RandomSearch:
         """(500, G)."""
         return self._space.sample(self._rng, BATCH)
 
-    def tell(self, genomes: Genomes, scores: "Scores") -> None:
+    def tell(self, genomes: Genomes, scores: Scores) -> None:
         """Nothing to learn."""
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Nothing to save."""
         return {}
 
-    def restore(self, state: "State") -> None:
+    def restore(self, state: State) -> None:
         """Nothing to restore."""
