@@ -10,7 +10,8 @@ from evolution.costs import AdditiveCost, CostTables
 from evolution.elimination import Floats
 from evolution.latency import LatencyModel
 from evolution.pareto import non_dominated
-from evolution.search import STRATEGIES, NotReached, Problem, Scores, Search, SearchResult, solve
+from evolution.search import STRATEGIES, NotReached, Problem, Search, SearchResult, solve
+from evolution.strategies import Scores
 from supernet.families import preset
 from supernet.space import Genomes
 from tests.evolution.tiny import TINY, Additive, enumerate_space, random_cost, smooth_accuracy

@@ -1,0 +1,35 @@
+"""The README says what is there."""
+
+import re
+from pathlib import Path
+
+from typer.main import get_command
+
+from service.cli import app
+from service.settings import Settings
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text()
+
+
+def test_every_setting_is_documented_and_no_other() -> None:
+    named = set(re.findall(r"SUPPLE_[A-Z_]+", README)) - {"SUPPLE_KEY"}  # that one is the client's
+    assert named == {f"SUPPLE_{name.upper()}" for name in Settings.model_fields}
+
+
+def test_the_commands_it_shows_exist_with_their_options() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    shown = re.findall(r"supple ((?:db |keys )?[a-z]+)([^\n`]*)", README)
+    assert len(shown) > 8
+    for name, rest in shown:
+        command = commands[name.split()[0]]
+        if " " in name:
+            command = command.commands[name.split()[1]]
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        used = re.findall(r"(?<=\s)--?[a-z][a-z-]*", rest.split("#")[0])
+        assert set(used) <= known, (name, used)
+
+
+def test_the_files_it_links_to_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (REPOSITORY / target).exists(), target
