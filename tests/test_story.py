@@ -42,7 +42,7 @@ def smaller_config(path: Path, epochs: dict[str, int], subnets: int) -> Path:
 def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Where the demo ran once, and what it printed."""
     folder = tmp_path_factory.mktemp("story")
-    config = smaller_config(folder / "digits.yaml", {"largest": 18, "kernel": 4, "depth": 4, "width": 12}, 40)
+    config = smaller_config(folder / "digits.yaml", {"largest": 12, "kernel": 3, "depth": 3, "width": 9}, 40)
     text = io.StringIO()
     out = Console(file=text, width=200)
     run_demo(folder / "demo", 0, once=True, out=out, config=config, probe_seconds=5)
@@ -205,9 +205,9 @@ def test_a_training_run_killed_at_any_moment_resumes_to_a_usable_bundle(tmp_path
     command = [*COMMAND, "train", str(config), "-o", str(tmp_path / "out"), "--resume", "--data-root", str(tmp_path)]
     moments = random.Random(0)
     killed = 0
-    for _ in range(4):
+    for _ in range(3):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(moments.uniform(3, 8))
+        time.sleep(moments.uniform(3, 7))
         process.send_signal(signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL
     assert killed
