@@ -1,6 +1,7 @@
 """`supple train`: from one YAML file to a bundle. Orchestration alone; the trainer is `supernet.train`."""
 
 import json
+import logging
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -10,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from evolution.accuracy import AccuracyPredictor
-from supernet.bundle import MANIFEST, Bundle, write_bundle
-from supernet.data import FORBID_EXTRA, Dataset, load
+from evolution.accuracy import LEAST_PAIRS, AccuracyPredictor
+from supernet.bundle import MANIFEST, Bundle, BundleError, write_bundle
+from supernet.config import FORBID_EXTRA, require
+from supernet.data import Dataset, load
 from supernet.evaluate import Evaluator, Views, evaluate, perturbed
 from supernet.evaluate import batches as evaluation_batches
 from supernet.families import preset
@@ -23,6 +24,7 @@ from supernet.schedule import Schedule
 from supernet.space import Architecture, Genomes, SearchSpace
 from supernet.train import TrainingState, load_checkpoint, save_checkpoint, train
 
+log = logging.getLogger("supple.train")
 LARGEST_HOLDOUT = 10_000  # images that travel in a bundle
 
 
@@ -36,6 +38,9 @@ class DatasetConfig:
 
     __pydantic_config__ = FORBID_EXTRA
 
+    def __post_init__(self) -> None:
+        require("dataset.holdout", self.holdout, 1)
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationConfig:
@@ -46,6 +51,10 @@ class EvaluationConfig:
     views: Views = field(default_factory=Views)
 
     __pydantic_config__ = FORBID_EXTRA
+
+    def __post_init__(self) -> None:
+        require("evaluation.subnets", self.subnets, LEAST_PAIRS)
+        require("evaluation.calibration_images", self.calibration_images, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,10 @@ class TrainingConfig:
     threads: int | None = None
 
     __pydantic_config__ = FORBID_EXTRA
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            require("threads", self.threads, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +91,8 @@ def read_config(path: Path) -> TrainingConfig:
     Raises:
         ValueError: naming each wrong key, its value and what is wrong with it.
     """
+    import yaml
+
     try:
         data = yaml.safe_load(path.read_text())
         return TypeAdapter(TrainingConfig).validate_python(data)
@@ -96,7 +111,11 @@ def finished_bundle(config: TrainingConfig, folder: Path) -> Bundle | None:
     """The bundle that an earlier run of this very configuration left in `folder`, or None."""
     if not (folder / "bundle" / MANIFEST).is_file():
         return None
-    bundle = Bundle.open(folder / "bundle")
+    try:
+        bundle = Bundle.open(folder / "bundle")
+    except BundleError as error:
+        log.warning("%s; it will be written again", error)
+        return None
     return bundle if bundle.manifest.get("config") == _config_json(config) else None
 
 
@@ -118,7 +137,8 @@ def run(
     checkpoints = folder / "checkpoints"
     state = load_checkpoint(checkpoints, space, config.schedule) if checkpoints.is_dir() else None
     if state is not None and not resume:
-        raise ValueError(f"{checkpoints} holds an unfinished run; pass --resume to go on from it, or delete it")
+        kind = "an unfinished run" if state.phase < len(config.schedule.phases) else "a finished training run"
+        raise ValueError(f"{checkpoints} holds {kind}; pass --resume to go on from it, or choose another folder")
     state = state or TrainingState.fresh(space, config.schedule)
     for progress in train(state, dataset):
         if progress.step % checkpoint_steps == 0 or state.step == 0:
@@ -133,12 +153,12 @@ def run(
     rng = np.random.default_rng([config.schedule.seed, 5])
     genomes = _distinct(space, rng, config.evaluation.subnets)
     scores = np.empty((len(genomes), 2))
-    for number, genome in enumerate(genomes):
-        arch = space.decode(genome)
+    for done, number in enumerate(np.argsort(genomes[:, 0], kind="stable").tolist(), 1):
+        arch = space.decode(genomes[number])
         measured = evaluator.evaluate(evaluator.subnet(arch), arch.resolution)
         assert measured is not None
         scores[number] = measured.accuracy, measured.log_likelihood
-        yield Step("measure subnets", number + 1, len(genomes), f"accuracy {measured.accuracy:.3f}")
+        yield Step("measure subnets", done, len(genomes), f"accuracy {measured.accuracy:.3f}")
     predictor = AccuracyPredictor.fit(space, genomes, scores[:, 0], scores[:, 1], rng)
 
     report = {
@@ -177,7 +197,7 @@ def _load(config: TrainingConfig, data_root: Path) -> tuple[Dataset, SearchSpace
     space = preset(config.space)
     dataset = load(
         config.dataset.source,
-        max(config.schedule.resolutions or space.resolutions),
+        max(*space.resolutions, *(config.schedule.resolutions or ())),
         seed=config.schedule.seed,
         holdout=config.dataset.holdout,
         root=data_root,

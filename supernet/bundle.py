@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from supernet.space import SearchSpace
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+REQUIRED = {"weights.safetensors", "calibration.npz", "report.json"}
 
 
 class BundleError(ValueError):
@@ -54,14 +54,23 @@ class Bundle:
         try:
             data = (path / MANIFEST).read_bytes()
             manifest = json.loads(data)
-            files: dict[str, str] = manifest["files"]
-            space = manifest["space"]
+            if manifest.get("format") != FORMAT:
+                raise BundleError(f"{path} has format {manifest.get('format')}; this version reads format {FORMAT}")
+            files: dict[str, str] = dict(manifest["files"])
+            space = SearchSpace.from_json(manifest["space"])
+            bundle = cls(path, manifest, hashlib.sha256(data).hexdigest())
+            if len(bundle.classes) != space.classes or len(bundle.normalization.mean) != space.in_channels:
+                raise BundleError(f"{path / MANIFEST}: classes or normalisation do not fit the space")
+            Views(**manifest["views"])
+            str(manifest["name"]), str(manifest["space_hash"])
+        except BundleError:
+            raise
         except FileNotFoundError as error:
             raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{path / MANIFEST} cannot be read: {error!r}") from error
-        if manifest.get("format") != FORMAT:
-            raise BundleError(f"{path} has bundle format {manifest.get('format')}; this version reads format {FORMAT}")
+        if missing := REQUIRED - files.keys():
+            raise BundleError(f"{path / MANIFEST} does not list {', '.join(sorted(missing))}")
         for name, expected in files.items():
             if Path(name).name != name:
                 raise BundleError(f"{path / MANIFEST} names a file outside the bundle: {name!r}")
@@ -70,9 +79,9 @@ class Bundle:
             actual = sha256(path / name)
             if actual != expected:
                 raise BundleError(f"{path / name} was altered: its SHA-256 is {actual}, the manifest says {expected}")
-        if SearchSpace.from_json(space).hash != manifest["space_hash"]:
+        if space.hash != manifest["space_hash"]:
             raise BundleError(f"{path / MANIFEST}: space_hash is not the hash of the space beside it")
-        return cls(path, manifest, hashlib.sha256(data).hexdigest())
+        return bundle
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -182,8 +191,8 @@ def write_bundle(
     contents[MANIFEST] = json.dumps(manifest, indent=1).encode()
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed while it wrote
     try:
         temporary.mkdir()
         for file, data in contents.items():
@@ -198,8 +207,9 @@ def write_bundle(
 
 def _replace_folder(new: Path, path: Path) -> None:
     """Move a folder to `path`; an older one there is moved aside first, and back should the move fail."""
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    old = path.with_name(f".{path.name}.old")
     if path.exists():
+        shutil.rmtree(old, ignore_errors=True)  # of a process that was killed between the two renames
         path.rename(old)
     try:
         new.rename(path)

@@ -3,6 +3,7 @@
 Images are kept at the space's largest resolution and resized from there, in training, evaluation and export alike.
 """
 
+import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LARGEST_CACHE_BYTES = 16 * 2**30
+from supernet.config import FORBID_EXTRA, require
 
-# Read where configurations are parsed: a misspelt key is an error instead of being passed over.
-FORBID_EXTRA = {"extra": "forbid"}
+LARGEST_CACHE_BYTES = 16 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,16 @@ class Dataset:
     test: Images | None
     normalization: Normalization
 
+    @property
+    def hash(self) -> str:
+        """64 hexadecimal digits that name the training and held-out images, in their order."""
+        digest = hashlib.sha256()
+        for images in (self.train, self.holdout):
+            for tensor in (images.pixels, images.labels):
+                digest.update(repr(tuple(tensor.shape)).encode())
+                digest.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+        return digest.hexdigest()
+
 
 def resize(pixels: Tensor, side: int) -> Tensor:
     """(N, C, R, R) uint8 or float to (N, C, side, side) float, antialiased bilinear; values keep their range."""
@@ -92,6 +102,11 @@ class Augmentation:
     flip: bool = False
 
     __pydantic_config__ = FORBID_EXTRA
+
+    def __post_init__(self) -> None:
+        require("augmentation.shift", self.shift, 0, 0.5)
+        require("augmentation.rotate", self.rotate, 0, 180)
+        require("augmentation.scale", self.scale, 0, below=1)
 
     def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """(N, C, R, R) uint8 to (N, C, R, R) float in [0, 255]; every image draws its own change."""
@@ -126,6 +141,8 @@ def load(source: str, resolution: int, *, seed: int, holdout: int, root: Path, c
         "cifar10": lambda: _torchvision("CIFAR10", root, resolution),
         "cifar100": lambda: _torchvision("CIFAR100", root, resolution),
     }
+    if channels is not None and (source in loaders or channels not in (1, 3)):
+        raise ValueError(f"channels is {channels}; it is 1 or 3, for folders of images, and {source} has its own")
     if source in loaders:
         classes, train, test = loaders[source]()
     elif Path(source).is_dir():

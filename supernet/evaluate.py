@@ -3,18 +3,24 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supernet.calibrate import recalibrate
-from supernet.data import FORBID_EXTRA, Images, Normalization
+from supernet.config import FORBID_EXTRA, require
+from supernet.data import Images, Normalization
 from supernet.layers import Supernet
 from supernet.space import Architecture
 
 BATCH = 512  # images per forward pass
+KEPT_BYTES = 2**28  # of normalised images at one resolution
 NOISE = 8  # standard deviation of a view's noise, on pixels of 0 to 255
+
+
+Split = Literal["calibration", "holdout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,10 @@ class Views:
 
     __pydantic_config__ = FORBID_EXTRA
 
+    def __post_init__(self) -> None:
+        require("views.count", self.count, 0, 1_000)
+        require("views.seed", self.seed, 0)
+
 
 def perturbed(images: Images, views: Views) -> Images:
     """The images under `views.count` fixed perturbations: a shift of up to 1/12 of the side, and Gaussian noise.
@@ -61,19 +71,22 @@ def perturbed(images: Images, views: Views) -> Images:
     if views.count == 0:
         return images
     generator = torch.Generator().manual_seed(views.seed)
-    pixels = images.pixels.float()
-    most = max(1, round(pixels.shape[-1] / 12))
+    most = max(1, round(images.pixels.shape[-1] / 12))
     made = []
     for _ in range(views.count):
         down, right = torch.randint(-most, most + 1, (2,), generator=generator).tolist()
-        shifted = torch.roll(F.pad(pixels, (most,) * 4, mode="replicate"), (down, right), (2, 3))
-        shifted = shifted[:, :, most:-most, most:-most]
-        made.append((shifted + NOISE * torch.randn(shifted.shape, generator=generator)).clamp(0, 255).to(torch.uint8))
+        for pixels in images.pixels.split(BATCH):  # in floating point only a batch at a time
+            shifted = torch.roll(F.pad(pixels.float(), (most,) * 4, mode="replicate"), (down, right), (2, 3))
+            shifted = shifted[:, :, most:-most, most:-most]
+            noisy = shifted + NOISE * torch.randn(shifted.shape, generator=generator)
+            made.append(noisy.clamp(0, 255).to(torch.uint8))
     return Images(torch.cat(made), images.labels.repeat(views.count))
 
 
 class Evaluator:
-    """Extracts, recalibrates and scores subnets of one supernet; decoded images are kept per resolution.
+    """Extracts, recalibrates and scores subnets of one supernet.
+
+    Normalised images are kept for the resolutions used last, where they are small: ask for one after another.
 
     calibration: training images for batch norm. holdout: images that neither training nor calibration saw, or None.
     """
@@ -85,7 +98,7 @@ class Evaluator:
         self.normalization = normalization
         self.calibration = calibration
         self.holdout = holdout
-        self._batches = lru_cache(maxsize=8)(self._make_batches)
+        self._kept = lru_cache(maxsize=4)(lambda which, resolution: list(self._make(which, resolution)))
 
     def subnet(self, arch: Architecture) -> nn.Sequential:
         """The subnet as a static network with statistics of its own, in evaluation mode."""
@@ -99,19 +112,32 @@ class Evaluator:
 
     def sample(self, resolution: int, count: int = 16) -> Tensor:
         """(at most count, C, R, R) real images, normalised: what an exported file is compared with torch on."""
-        return self._batches("calibration", resolution)[0][0][:count].cpu()
+        return next(iter(self._batches("calibration", resolution)))[0][:count].cpu()
 
-    def _make_batches(self, which: str, resolution: int) -> list[tuple[Tensor, Tensor]]:
+    def _batches(self, which: Split, resolution: int) -> Iterable[tuple[Tensor, Tensor]]:
+        size = 4 * len(self._images(which)) * self.supernet.space.in_channels * resolution**2
+        return self._kept(which, resolution) if size <= KEPT_BYTES else self._make(which, resolution)
+
+    def _make(self, which: Split, resolution: int) -> Iterator[tuple[Tensor, Tensor]]:
+        device = next(self.supernet.parameters()).device
+        return batches(self._images(which), resolution, self.normalization, device)
+
+    def _images(self, which: Split) -> Images:
         images = self.calibration if which == "calibration" else self.holdout
         assert images is not None
-        device = next(self.supernet.parameters()).device
-        return list(batches(images, resolution, self.normalization, device))
+        return images
 
 
 def batches(
     images: Images, resolution: int, normalization: Normalization, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised images (N, C, R, R), channels last, with labels (N,); the last batch may be smaller."""
-    for start in range(0, len(images.labels), BATCH):
-        pixels = normalization(images.pixels[start : start + BATCH].to(device), resolution)
-        yield pixels.contiguous(memory_format=torch.channels_last), images.labels[start : start + BATCH].to(device)
+    """Normalised images (N, C, R, R), channels last, with labels (N,), in nearly equal batches.
+
+    Nearly equal, because a last batch of one image has no variance to recalibrate with.
+    """
+    count = -(-len(images) // BATCH)
+    for pixels, labels in zip(images.pixels.tensor_split(count), images.labels.tensor_split(count), strict=True):
+        yield (
+            normalization(pixels.to(device), resolution).contiguous(memory_format=torch.channels_last),
+            labels.to(device),
+        )

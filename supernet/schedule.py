@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from supernet.data import FORBID_EXTRA, Augmentation
+from supernet.config import FORBID_EXTRA, require
+from supernet.data import Augmentation
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +35,19 @@ class Phase:
     __pydantic_config__ = FORBID_EXTRA
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"phase {self.name}: epochs is {self.epochs}; at least 1 is needed")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(f"phase {self.name}: learning_rate is {self.learning_rate}; a positive number is needed")
-        if not 0 <= self.warmup_epochs < self.epochs:
-            raise ValueError(f"phase {self.name}: warmup_epochs is {self.warmup_epochs} of {self.epochs} epochs")
+        where = f"phase {self.name}: "
+        require(where + "epochs", self.epochs, 1)
+        require(where + "learning_rate", self.learning_rate, 1e-9)
+        require(where + "warmup_epochs", self.warmup_epochs, 0, below=self.epochs)
+        require(where + "distillation", self.distillation, 0)
+        if self.subnets_per_step is not None:
+            require(where + "subnets_per_step", self.subnets_per_step, 1)
 
     def rate(self, step: int, steps_per_epoch: int) -> float:
         """Learning rate of a step of this phase: linear warm-up, then a cosine to zero."""
         warmup, total = self.warmup_epochs * steps_per_epoch, self.epochs * steps_per_epoch
         if step < warmup:
-            return self.learning_rate * (step + 1) / warmup
+            return self.learning_rate * min(1.0, (step + 1) / warmup)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
@@ -71,8 +73,18 @@ class Schedule:
     def __post_init__(self) -> None:
         if not self.phases:
             raise ValueError("a schedule needs at least one phase")
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size is {self.batch_size}; batch norm needs at least 2 images")
+        require("batch_size", self.batch_size, 2)  # batch norm needs two values
+        require("seed", self.seed, 0)
+        require("momentum", self.momentum, 0, below=1)
+        require("weight_decay", self.weight_decay, 0)
+        require("label_smoothing", self.label_smoothing, 0, below=1)
+        if self.clip is not None:
+            require("clip", self.clip, 1e-9)
+        for side in self.resolutions or ():
+            if side < 4 or side % 4:
+                raise ValueError(f"resolutions has {side}; multiples of 4 from 4 upwards are needed")
+        if self.resolutions and any("resolution" in phase.open for phase in self.phases):
+            raise ValueError("resolutions and a phase's open resolution contradict each other; keep one of them")
         if self.phases[0].distillation:
             raise ValueError(
                 f"phase {self.phases[0].name} cannot distil: its result is the teacher. Set distillation: 0"

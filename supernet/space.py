@@ -7,6 +7,7 @@ are not kept hold 0 in a canonical genome, so equal subnets are equal arrays.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -332,7 +333,7 @@ class SearchSpace:
                 fields[key] = tuple(Gene(gene["name"], tuple(gene["choices"])) for gene in data[key])
             layout = layout_class(data["family"])(**{key: _frozen(value) for key, value in data["layout"].items()})
             return cls(**fields, layout=layout)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"not a search space: {error!r}") from error
 
     @cached_property
@@ -353,7 +354,7 @@ def _frozen(value: Any) -> Any:
 
 
 def _number(name: str, value: Any) -> Value:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{name} holds {value!r}; a number is needed")
     return int(value) if value == int(value) else value
 

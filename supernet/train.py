@@ -1,10 +1,12 @@
 """The training loop and its checkpoints."""
 
 import json
+import logging
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from supernet.sampling import SAMPLERS, Sampler
 from supernet.schedule import Phase, Schedule
 from supernet.space import Architecture, SearchSpace
 
+log = logging.getLogger("supple.train")
 KEPT_CHECKPOINTS = 2
 
 
@@ -50,6 +53,7 @@ class TrainingState:
     optimiser: torch.optim.SGD | None = None
     phase: int = 0
     step: int = 0
+    dataset_hash: str = ""
     curves: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
@@ -74,7 +78,16 @@ def train(state: TrainingState, dataset: Dataset) -> Iterator[Progress]:
     steps_per_epoch = len(dataset.train) // schedule.batch_size
     if not steps_per_epoch:
         raise ValueError(f"batch_size is {schedule.batch_size}; there are only {len(dataset.train)} training images")
+    dataset_hash = dataset.hash
+    if state.dataset_hash not in ("", dataset_hash):
+        raise TrainingError(
+            f"the run was started on other images: their hash was {state.dataset_hash[:16]}, that of {dataset.name} "
+            f"with {len(dataset.holdout)} held out is {dataset_hash[:16]}. Resume with the dataset and holdout that "
+            "started it, or train into another folder"
+        )
+    state.dataset_hash = dataset_hash
     samplers = [_sampler(space, schedule, number) for number in range(len(schedule.phases))]
+    order = lru_cache(maxsize=1)(partial(_order, schedule.seed, len(dataset.train)))
     totals = [phase.epochs * steps_per_epoch for phase in schedule.phases]
     while state.phase < len(schedule.phases):
         phase = schedule.phases[state.phase]
@@ -84,18 +97,20 @@ def train(state: TrainingState, dataset: Dataset) -> Iterator[Progress]:
         for step in range(state.step, totals[state.phase]):
             started = time.perf_counter()
             archs = samplers[state.phase].draw(step)
-            pixels, labels = _batch(dataset, schedule, state.phase, step, steps_per_epoch, archs[0].resolution)
+            epoch, position = divmod(step, steps_per_epoch)
+            chosen = order(state.phase, epoch)[position * schedule.batch_size :][: schedule.batch_size]
+            pixels, labels = _batch(dataset, schedule, state.phase, step, chosen, archs[0].resolution)
             loss = _optimise(state, phase, archs, pixels, labels, phase.rate(step, steps_per_epoch))
             seconds = time.perf_counter() - started
             progress = Progress(
                 phase.name,
-                step // steps_per_epoch + 1,
+                epoch + 1,
                 done + step + 1,
                 sum(totals),
                 loss,
                 len(labels) * len(archs) / seconds,
             )
-            _record(state, progress, (step + 1) % steps_per_epoch == 0)
+            _record(state, progress, position + 1 == steps_per_epoch)
             state.step = step + 1
             if state.step == totals[state.phase]:
                 state.phase, state.step = state.phase + 1, 0
@@ -120,13 +135,12 @@ def _enter(state: TrainingState, phase: Phase) -> None:
     if state.phase == 1:
         state.teacher = state.supernet.extract(state.supernet.space.largest())
     if phase.sort_channels:
-        trained = state.schedule.phases[state.phase - 1].open.get(_width_gene(state.supernet.space), ())
-        state.supernet.sort_channels(trained)
+        width = state.supernet.space.block_genes[-1]
+        trained = {
+            value for past in state.schedule.phases[: state.phase] for value in past.open.get(width.name, width.choices)
+        }
+        state.supernet.sort_channels(sorted(trained))
     state.optimiser = _fresh_optimiser(state)
-
-
-def _width_gene(space: SearchSpace) -> str:
-    return space.block_genes[-1].name
 
 
 def _fresh_optimiser(state: TrainingState) -> torch.optim.SGD:
@@ -140,13 +154,15 @@ def _fresh_optimiser(state: TrainingState) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=0.0, momentum=state.schedule.momentum, nesterov=True)
 
 
+def _order(seed: int, count: int, phase: int, epoch: int) -> Tensor:
+    """(count,) the order in which an epoch goes through the training images."""
+    return torch.from_numpy(np.random.default_rng([seed, 3, phase, epoch]).permutation(count))
+
+
 def _batch(
-    dataset: Dataset, schedule: Schedule, phase: int, step: int, steps_per_epoch: int, resolution: int
+    dataset: Dataset, schedule: Schedule, phase: int, step: int, chosen: Tensor, resolution: int
 ) -> tuple[Tensor, Tensor]:
-    """The augmented images (N, C, resolution, resolution) and labels (N,) of a step."""
-    epoch, position = divmod(step, steps_per_epoch)
-    order = np.random.default_rng([schedule.seed, 3, phase, epoch]).permutation(len(dataset.train))
-    chosen = torch.from_numpy(order[position * schedule.batch_size : (position + 1) * schedule.batch_size])
+    """The augmented images (N, C, resolution, resolution) and labels (N,) of a step. chosen: (N,) which images."""
     images = dataset.train[chosen]
     draw = int(np.random.default_rng([schedule.seed, 4, phase, step]).integers(2**62))
     pixels = schedule.augmentation(images.pixels, torch.Generator().manual_seed(draw))
@@ -173,14 +189,14 @@ def _optimise(
             loss = loss + phase.distillation * F.cross_entropy(logits, soft_labels)
         loss.backward()
         total += loss.item()
-    if not math.isfinite(total):
+    norm = float(nn.utils.clip_grad_norm_(supernet.parameters(), state.schedule.clip or math.inf))
+    if not (math.isfinite(total) and math.isfinite(norm)):
         names = "; ".join(json.dumps(arch.to_json()) for arch in archs)
         raise TrainingError(
-            f"the loss is {total} in phase {phase.name}, step {state.step}, learning rate {rate:.3g}; the weights are "
-            f"unchanged since the step before. Lower learning_rate or set clip. Subnets of the step: {names}"
+            f"the loss is {total} and its gradient's norm {norm} in phase {phase.name}, step {state.step}, learning "
+            f"rate {rate:.3g}; the weights are unchanged since the step before. Lower learning_rate or set clip. "
+            f"Subnets of the step: {names}"
         )
-    if state.schedule.clip is not None:
-        nn.utils.clip_grad_norm_(supernet.parameters(), state.schedule.clip)
     for group in optimiser.param_groups:
         group["lr"] = rate
     optimiser.step()
@@ -219,6 +235,8 @@ def save_checkpoint(state: TrainingState, folder: Path) -> Path:
         for name, parameter in state.supernet.named_parameters():
             if "momentum_buffer" in (kept := state.optimiser.state.get(parameter, {})):
                 tensors[f"momentum.{name}"] = kept["momentum_buffer"]
+    for leftover in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+        leftover.unlink()
     number = max((int(path.stem) for path in folder.glob("[0-9]*.safetensors")), default=0) + 1
     path = folder / f"{number:08}.safetensors"
     position = {
@@ -226,6 +244,7 @@ def save_checkpoint(state: TrainingState, folder: Path) -> Path:
         "space_hash": state.supernet.space.hash,
         "phase": state.phase,
         "step": state.step,
+        "dataset_hash": state.dataset_hash,
         "curves": state.curves,
     }
     try:
@@ -234,27 +253,31 @@ def save_checkpoint(state: TrainingState, folder: Path) -> Path:
     except OSError:
         path.unlink(missing_ok=True)
         raise
-    for old in sorted(folder.glob("[0-9]*.safetensors"))[:-KEPT_CHECKPOINTS]:
-        old.with_suffix(".json").unlink(missing_ok=True)
-        old.unlink()
+    oldest = sorted(folder.glob("[0-9]*.json"))[-KEPT_CHECKPOINTS:][0].stem
+    for old in (*folder.glob("[0-9]*.json"), *folder.glob("[0-9]*.safetensors")):
+        if old.stem < oldest:
+            old.unlink()
     return path
 
 
 def load_checkpoint(folder: Path, space: SearchSpace, schedule: Schedule) -> TrainingState | None:
-    """The state of the newest intact checkpoint in a folder, or None when there is none.
+    """The state of the newest intact checkpoint in a folder; None when none was ever finished there.
 
     Raises:
-        TrainingError: the checkpoint is of another schedule or space.
+        TrainingError: the checkpoint is of another schedule or space, or every finished one is damaged.
     """
     from safetensors.torch import load_file
 
-    for path in sorted(folder.glob("[0-9]*.safetensors"), reverse=True):
+    damaged = []
+    for path in sorted((path.with_suffix(".safetensors") for path in folder.glob("[0-9]*.json")), reverse=True):
         try:
             position = json.loads(path.with_suffix(".json").read_text())
             intact = position["sha256"] == sha256(path)
-        except (OSError, ValueError, KeyError):
-            continue
+        except (OSError, ValueError, KeyError, TypeError):
+            intact = False
         if not intact:
+            damaged.append(str(path))
+            log.warning("checkpoint %s is damaged: it is not what was written; looking for an older one", path)
             continue
         if (position["schedule_hash"], position["space_hash"]) != (schedule.hash, space.hash):
             raise TrainingError(
@@ -262,6 +285,10 @@ def load_checkpoint(folder: Path, space: SearchSpace, schedule: Schedule) -> Tra
                 "that started it, or train into another folder"
             )
         return _restore(load_file(path), position, space, schedule)
+    if damaged:
+        raise TrainingError(
+            f"every checkpoint is damaged: {', '.join(damaged)}. Restore one of them, or delete the folder"
+        )
     return None
 
 
@@ -274,6 +301,7 @@ def _restore(
     state = TrainingState.fresh(space, schedule)
     state.supernet.load_state_dict(under("supernet."))
     state.phase, state.step, state.curves = position["phase"], position["step"], position["curves"]
+    state.dataset_hash = position["dataset_hash"]
     if teacher := under("teacher."):
         state.teacher = state.supernet.extract(space.largest())
         state.teacher.load_state_dict(teacher)

@@ -88,6 +88,11 @@ def _edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def _add_file(bundle: Path, name: str) -> None:
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+    _edit(bundle / "manifest.json", files={**files, name: "0"})
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -99,9 +104,15 @@ def _edit(path: Path, **changes: Any) -> None:
         (lambda b: (b / "manifest.json").unlink(), "is not a bundle: it has no manifest.json"),
         (lambda b: (b / "manifest.json").write_text("{"), "manifest.json cannot be read"),
         (lambda b: (b / "manifest.json").write_text("[]"), "manifest.json cannot be read"),
-        (lambda b: _edit(b / "manifest.json", format=99), "has bundle format 99; this version reads format 1"),
+        (lambda b: _edit(b / "manifest.json", format=99), "has format 99; this version reads format 1"),
         (lambda b: _edit(b / "manifest.json", space_hash="0"), "space_hash is not the hash of the space"),
-        (lambda b: _edit(b / "manifest.json", files={"../x": "0"}), "names a file outside the bundle"),
+        (lambda b: _add_file(b, "../x"), "names a file outside the bundle"),
+        (lambda b: _edit(b / "manifest.json", files={}), "does not list calibration.npz, report.json, weights.safet"),
+        (lambda b: _edit(b / "manifest.json", files=[]), "does not list"),
+        (lambda b: _edit(b / "manifest.json", classes=["a"]), "classes or normalisation do not fit the space"),
+        (lambda b: _edit(b / "manifest.json", views={"number": 3}), "manifest.json cannot be read"),
+        (lambda b: _edit(b / "manifest.json", normalization=None), "manifest.json cannot be read"),
+        (lambda b: _edit(b / "manifest.json", space={**SPACE.to_json(), "depths": [[]]}), "not a search space"),
     ],
 )
 def test_a_damaged_bundle_is_refused_and_named(damage: Any, message: str, tmp_path: Path) -> None:
@@ -125,6 +136,21 @@ def test_a_full_disk_leaves_the_earlier_bundle_and_no_rubbish(tmp_path: Path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert write(tmp_path / "a", name="second").name == "second"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_killed_writer_left_is_gone_after_the_next(tmp_path: Path) -> None:
+    write(tmp_path / "a").path.rename(tmp_path / ".a.old")  # killed between the two renames
+    (tmp_path / ".a.tmp").mkdir()
+    (tmp_path / ".a.tmp" / "weights.safetensors").write_bytes(b"half")
+    assert write(tmp_path / "a", name="again").name == "again"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_one_image_more_than_a_batch_is_still_recalibrated_and_scored(tmp_path: Path) -> None:
+    evaluator = write(tmp_path / "a", calibration=images(513), holdout=images(513), views=Views()).evaluator()
+    scored = evaluator.evaluate(evaluator.subnet(SPACE.smallest()), 8)
+    assert scored is not None
+    assert scored.images == 513
 
 
 def test_no_file_of_a_bundle_is_a_pickle(tmp_path: Path) -> None:

@@ -65,6 +65,13 @@ def test_bad_sources_are_refused_with_what_to_do(tmp_path: Path) -> None:
         load(str(tmp_path), 16, seed=0, holdout=1, root=tmp_path)
     with pytest.raises(ValueError, match="holdout is 5000 images; digits has 1438"):
         load("digits", 16, seed=0, holdout=5000, root=tmp_path)
+    for source, channels in (("digits", 1), (str(tmp_path), 2)):
+        with pytest.raises(ValueError, match=f"channels is {channels}; it is 1 or 3, for folders"):
+            load(source, 16, seed=0, holdout=1, root=tmp_path, channels=channels)
+    with pytest.raises(ValueError, match=r"augmentation.shift is nan"):
+        Augmentation(shift=float("nan"))
+    with pytest.raises(ValueError, match=r"views.count is -1"):
+        Views(-1)
     folder = image_folder(tmp_path / "uneven", {"train": ["cat", "dog"], "test": ["cat", "cow"]})
     with pytest.raises(ValueError, match="must have the same classes; they differ in cow, dog"):
         load(str(folder), 16, seed=0, holdout=1, root=tmp_path)

@@ -134,6 +134,8 @@ def test_sampling_is_seeded_canonical_and_within_the_open_choices(seed: int) -> 
         ({"width": 2}, "has no gene 'width'"),
         ({"resolution": 8.5}, "a whole number is needed"),
         ({"resolution": True}, "a number is needed"),
+        ({"resolution": float("inf")}, "resolution holds inf; a number is needed"),
+        ({"stages": [[[float("nan"), 2]], [[3, 2]], [[3, 2]]]}, "stage 1 holds nan"),
         ({"stages": "no"}, "list of blocks"),
         ({"stages": None}, "an architecture is written"),
     ],

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from supernet.data import Augmentation, Dataset, load
 from supernet.families import preset
 from supernet.schedule import Phase, Schedule
-from supernet.train import TrainingError, TrainingState, load_checkpoint, save_checkpoint, train
+from supernet.train import TrainingError, TrainingState, _enter, load_checkpoint, save_checkpoint, train
 
 SPACE = preset("mbv3-digits")
 LARGEST = {"depth": (2,), "kernel_size": (7,), "expand_ratio": (4,)}
@@ -103,7 +104,8 @@ def test_the_newest_intact_checkpoint_is_used_and_two_are_kept(tmp_path: Path) -
     loaded = load_checkpoint(tmp_path, SPACE, SCHEDULE)
     assert loaded is not None
     assert loaded.step == 2
-    paths[1].with_suffix(".json").unlink()  # killed between the two files of a checkpoint
+    (paths[2].with_suffix(".json")).unlink()
+    paths[1].with_suffix(".json").unlink()  # killed between the two files of the first checkpoint: as if none
     assert load_checkpoint(tmp_path, SPACE, SCHEDULE) is None
 
 
@@ -144,7 +146,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(dataset: Data
     state.supernet.head[4].bias.data[0] = math.nan
     before = {name: parameter.clone() for name, parameter in state.supernet.named_parameters()}
     with pytest.raises(
-        TrainingError, match=r"the loss is nan in phase largest, step 1.*Lower learning_rate or set clip"
+        TrainingError, match=r"the loss is nan and .* in phase largest, step 1,.*Lower learning_rate or set clip"
     ):
         next(steps)
     after = dict(state.supernet.named_parameters())
@@ -171,12 +173,36 @@ def test_a_schedule_that_does_not_fit_is_refused_before_training(
     [
         ({"epochs": 0}, "epochs is 0"),
         ({"learning_rate": math.nan}, "learning_rate is nan"),
-        ({"warmup_epochs": 3}, "warmup_epochs is 3 of 2 epochs"),
+        ({"warmup_epochs": 3}, "warmup_epochs is 3; a number of at least 0 and below 2 is needed"),
+        ({"subnets_per_step": 0}, "subnets_per_step is 0"),
+        ({"distillation": math.nan}, "distillation is nan"),
     ],
 )
 def test_a_phase_refuses_values_out_of_range(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SCHEDULE.phases[0], **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"clip": 0.0}, "clip is 0.0"),
+        ({"momentum": 1.0}, "momentum is 1.0; a number of at least 0 and below 1"),
+        ({"label_smoothing": 2.0}, "label_smoothing is 2.0"),
+        ({"batch_size": 1}, "batch_size is 1"),
+        ({"resolutions": (0,)}, "resolutions has 0; multiples of 4"),
+        ({"resolutions": (8,), "phases": (Phase("x", 1, 0.1, {"resolution": (8,)}),)}, "contradict each other"),
+    ],
+)
+def test_a_schedule_refuses_values_out_of_range(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SCHEDULE, **fields)
+
+
+@pytest.mark.parametrize("warmup", [0.01, 0.3, 0.5, 1.7])
+def test_a_warm_up_of_a_part_of_an_epoch_stays_below_the_peak(warmup: float) -> None:
+    phase = Phase("x", 3, 0.4, warmup_epochs=warmup)
+    assert max(phase.rate(step, 17) for step in range(51)) <= 0.4
 
 
 def test_the_learning_rate_warms_up_and_ends_near_zero() -> None:
@@ -187,6 +213,62 @@ def test_the_learning_rate_warms_up_and_ends_near_zero() -> None:
     assert rates.index(max(rates)) in (9, 10)
     assert rates[30] == pytest.approx(0.2)  # half-way down the cosine
     assert rates[-1] < 0.001
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(dataset: Dataset) -> None:
+    state = TrainingState.fresh(SPACE, replace(SCHEDULE, clip=None))
+    steps = train(state, dataset)
+    next(steps)
+    before = {name: parameter.clone() for name, parameter in state.supernet.named_parameters()}
+    state.supernet.head[4].weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(TrainingError, match=r"gradient's norm (inf|nan) in phase largest"):
+        next(steps)
+    after = dict(state.supernet.named_parameters())
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_resuming_on_other_images_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    state = TrainingState.fresh(SPACE, SCHEDULE)
+    next(train(state, dataset))
+    save_checkpoint(state, tmp_path)
+    loaded = load_checkpoint(tmp_path, SPACE, SCHEDULE)
+    assert loaded is not None
+    other = replace(dataset, holdout=dataset.holdout[:200])
+    with pytest.raises(TrainingError, match=r"started on other images.*200 held out"):
+        next(train(loaded, other))
+
+
+def test_damaged_checkpoints_are_not_taken_for_none(tmp_path: Path) -> None:
+    path = save_checkpoint(TrainingState.fresh(SPACE, SCHEDULE), tmp_path)
+    path.with_suffix(".json").write_text("{}")
+    with pytest.raises(TrainingError, match=f"every checkpoint is damaged: {path}"):
+        load_checkpoint(tmp_path, SPACE, SCHEDULE)
+
+
+def test_what_a_killed_writer_left_is_gone_after_the_next(tmp_path: Path) -> None:
+    state = TrainingState.fresh(SPACE, SCHEDULE)
+    save_checkpoint(state, tmp_path)
+    (tmp_path / ".00000002.safetensors.1.tmp").write_bytes(b"half")
+    (tmp_path / "00000002.safetensors").write_bytes(b"whole, but its second file is missing")
+    for _ in range(3):
+        save_checkpoint(state, tmp_path)
+    kept = {"00000004.safetensors", "00000004.json", "00000005.safetensors", "00000005.json"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_channels_are_sorted_within_every_width_trained_before(dataset: Dataset) -> None:
+    """The second phase leaves the width out, so all are open; the third must keep the outputs of all."""
+    phases = (SCHEDULE.phases[0], Phase("all", 1, 0.02), Phase("sorted", 1, 0.02, sort_channels=True))
+    state = TrainingState.fresh(SPACE, replace(SCHEDULE, phases=phases))
+    steps = train(state, dataset)
+    while state.phase < 2:
+        next(steps)
+    arch = SPACE.decode(SPACE.sample(np.random.default_rng(0), 1, SPACE.open_choices(expand_ratio=(3,)))[0])
+    images = torch.randn(2, 1, arch.resolution, arch.resolution)
+    with torch.no_grad():
+        before = state.supernet.eval()(images, arch)
+        _enter(state, phases[2])
+        assert torch.allclose(state.supernet.eval()(images, arch), before, atol=1e-5)
 
 
 SCRIPT = """
