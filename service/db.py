@@ -109,8 +109,14 @@ def upgrade(database_url: str) -> None:
 
 
 def insert_missing(session: Session, model: type[DeclarativeBase], rows: Sequence[dict[str, Any]]) -> None:
-    """Insert rows, all with the same columns, leaving out those whose key is there already."""
+    """Insert rows, all with the same columns, leaving out those whose key is there already.
+
+    They go in by key: of two transactions that insert the same rows, one then waits for the other. In orders of their
+    own, each could wait for the other's.
+    """
     if rows:
         table = model.metadata.tables[model.__tablename__]
+        key = [column.name for column in table.primary_key]
         insert = sqlite.insert(table) if session.get_bind().dialect.name == "sqlite" else postgresql.insert(table)
-        session.execute(insert.on_conflict_do_nothing(), rows)
+        by_key = sorted(rows, key=lambda row: [row[name] for name in key])
+        session.execute(insert.on_conflict_do_nothing(), by_key)

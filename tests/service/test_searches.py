@@ -3,23 +3,26 @@ import json
 import math
 import os
 import threading
+import time
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from evolution.constraints import Limit, constrain
 from evolution.costs import CostTables
 from evolution.pareto import non_dominated
 from service.context import Context
-from service.models import Candidate, Search, SearchCandidate
+from service.db import Database, insert_missing
+from service.models import Candidate, Device, Search, SearchCandidate, now
 from service.searches.endpoints import preferences
 from service.searches.rules import FINALISTS
 from service.store import unpack
 from supernet.space import Architecture
+from tests.conftest import empty_postgres
 
 BUDGET = 600
 ROUNDING = 1e-6  # of predictions in single precision, made together with others or alone
@@ -329,6 +332,53 @@ def test_writers_at_the_same_time_all_succeed(client: TestClient, context: Conte
         thread.join()
     assert statuses == [201] * 8
     assert count(context, Search) == 8
+
+
+def test_other_objectives_at_the_same_time_all_succeed(client: TestClient, context: Context, device: str) -> None:
+    answers: list[tuple[int, str]] = []
+
+    def send(first: int) -> None:
+        for turn in range(4):
+            objective = ("accuracy", "latency_ms", "flops", "params")[(first + turn) % 4]
+            least = {} if objective == "accuracy" else {"min_accuracy": 0.93}
+            asked = ask(client, budget=200, device=device, max_latency_ms=0.09, objective=objective, **least)
+            answers.append((asked.status_code, asked.text))
+
+    threads = [threading.Thread(target=send, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [answer for answer in answers if answer[0] != 201] == []
+    assert count(context, Search) == 16
+
+
+def test_rows_inserted_in_other_orders_do_not_wait_for_each_other(postgres_template: str) -> None:
+    def rows(*names: str) -> list[dict[str, Any]]:
+        return [{"name": name, "runtime": "r", "threads": 1, "batch_size": 1, "created_at": now()} for name in names]
+
+    def insert() -> None:
+        with database.writing() as other:
+            insert_missing(other, Device, rows("z", "a"))
+            done.append(True)
+
+    done: list[bool] = []
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with empty_postgres(postgres_template) as url:
+        database = Database(url)
+        thread = threading.Thread(target=insert)
+        with database.writing() as session:
+            insert_missing(session, Device, rows("a"))
+            thread.start()
+            with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as watcher:
+                while not watcher.scalar(waiting):
+                    time.sleep(0.01)
+            insert_missing(session, Device, rows("z"))  # the other one waits for "a", and must not hold this
+        thread.join()
+        database.close()
+    assert done == [True]
 
 
 def test_a_long_search_or_one_that_may_take_its_time_becomes_a_job(client: TestClient, device: str) -> None:
