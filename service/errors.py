@@ -3,6 +3,7 @@
 The service raises `SuppleError`; the libraries underneath raise `ValueError`, which is translated here, at the edge.
 """
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -11,11 +12,12 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 log = logging.getLogger("supple")
+MOST_ERRORS = 20  # of one request that are listed
 
 
 class SuppleError(Exception):
@@ -87,9 +89,8 @@ class StoreFullError(SuppleError):
 
 def problem_response(problem: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
     """A problem document as a response."""
-    return JSONResponse(
-        dict(problem), problem["status"], headers=dict(headers or {}), media_type="application/problem+json"
-    )
+    content = json.dumps(problem, ensure_ascii=False).encode("utf-8", "backslashreplace")  # it may echo half a pair
+    return Response(content, problem["status"], headers=dict(headers or {}), media_type="application/problem+json")
 
 
 def _plain(status: int, detail: str, **more: Any) -> dict[str, Any]:
@@ -101,24 +102,32 @@ def problem_of(error: Exception) -> dict[str, Any]:
     if isinstance(error, SuppleError):
         return error.problem()
     if isinstance(error, ValueError) and not isinstance(error, ValidationError):  # those are of values we made
-        return _plain(422, str(error))
+        return _plain(422, shortened(str(error), 1_000))
     return _plain(500, "an unexpected error, which the service's log describes")
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """`text`, cut where it is longer, so that nobody gets back all they sent."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _field(location: Sequence[Any]) -> str:
     """`("body", "limits", 0, "max")` as `limits[0].max`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location[1:])
-    return text.lstrip(".") or str(location[0])
+    return shortened(text.lstrip(".") or str(location[0]))
 
 
 def _sentence(error: Mapping[str, Any]) -> str:
+    if error["type"] == "json_invalid":
+        what = str(error["ctx"]["error"])
+        return f"the body is not JSON: {what[:1].lower()}{what[1:]} at position {error['loc'][-1]}"
     field, value = _field(error["loc"]), error.get("input")
     if error["type"] == "extra_forbidden":
         return f"{field} is not a field of this request"
     if error["type"] == "missing":
         return f"{field} is missing"
     message = str(error["msg"]).removeprefix("Value error, ")
-    shown = f" is {value!r:.80}" if isinstance(value, str | int | float | bool | None) else ""
+    shown = f" is {shortened(repr(value))}" if isinstance(value, str | int | float | bool | None) else ""
     return f"{field}{shown}: {message[:1].lower()}{message[1:]}"
 
 
@@ -130,7 +139,10 @@ async def _on_supple_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    errors = [{"field": _field(e["loc"]), "message": _sentence(e)} for e in error.errors()]
+    errors = [
+        {"field": "body" if e["type"] == "json_invalid" else _field(e["loc"]), "message": _sentence(e)}
+        for e in error.errors()[:MOST_ERRORS]
+    ]
     return problem_response(_plain(422, "; ".join(e["message"] for e in errors), errors=errors))
 
 
@@ -142,6 +154,11 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 async def _on_database_error(request: Request, error: Exception) -> Response:
     log.error("%s %s", request.method, request.url.path, exc_info=error)
     return problem_response(_plain(503, "the database does not answer or is locked; try again"), {"Retry-After": "1"})
+
+
+async def _on_unfit_data(request: Request, error: Exception) -> Response:
+    log.info("%s %s", request.method, request.url.path, exc_info=error)
+    return problem_response(_plain(422, "the database cannot hold a value of this request; send printable text"))
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
@@ -157,5 +174,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(ValueError, _on_error)
+    app.add_exception_handler(DataError, _on_unfit_data)
     app.add_exception_handler(OperationalError, _on_database_error)
     app.add_exception_handler(Exception, _on_error)

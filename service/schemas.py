@@ -1,19 +1,51 @@
 """What the slices' request and answer bodies share."""
 
-from typing import Annotated, Generic, TypeVar
+import math
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 T = TypeVar("T")
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Name = Annotated[
-    str,
-    Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-        description="Up to 64 letters, digits, dots, dashes and underscores.",
-    ),
-]
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Name = Annotated[Id, Field(description="Up to 64 letters, digits, dots, dashes and underscores.")]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+DEEPEST = 32  # nesting of free JSON
+
+
+def _printable(text: str) -> str:
+    """`text`, unless it holds control characters or half a surrogate pair, which not every database can keep."""
+    if found := UNPRINTABLE.search(text):
+        raise ValueError(f"holds the character U+{ord(found[0]):04X}; send printable text")
+    return text
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """`value`, unless something in it cannot be kept as JSON."""
+    layer: Iterable[Any] = (value,)
+    for _ in range(DEEPEST):
+        inner: list[Any] = []
+        for one in layer:
+            if isinstance(one, str):
+                _printable(one)
+            elif isinstance(one, float) and not math.isfinite(one):
+                raise ValueError(f"holds {one}; send finite numbers")
+            elif isinstance(one, dict):
+                inner += (*one, *one.values())
+            elif isinstance(one, list):
+                inner += one
+        if not inner:
+            return value
+        layer = inner
+    raise ValueError(f"is nested more than {DEEPEST} deep")
+
+
+Text = Annotated[str, AfterValidator(_printable)]
+PlainJson = Annotated[dict[str, Any], AfterValidator(_plain)]
 
 
 class Request(BaseModel):

@@ -7,12 +7,13 @@ from fastapi import APIRouter, Query
 from service.candidates import rules
 from service.candidates.schemas import CandidateOut, Cost, FrontOut
 from service.context import ContextOf
+from service.schemas import Id
 
 router = APIRouter(tags=["candidates"])
 
 
 @router.get("/candidates/{candidate_id}")
-def one(candidate_id: str, context: ContextOf) -> CandidateOut:
+def one(candidate_id: Id, context: ContextOf) -> CandidateOut:
     """One candidate, as the newest predictor and latency models see it."""
     with context.database.reading() as session:
         return rules.one(session, context, candidate_id)
@@ -21,9 +22,9 @@ def one(candidate_id: str, context: ContextOf) -> CandidateOut:
 @router.get("/fronts")
 def front(
     context: ContextOf,
-    supernet: str,
+    supernet: Id,
     x: Annotated[Cost, Query(description="What to trade accuracy for.")] = "latency_ms",
-    device: Annotated[str | None, Query(description="Needed for latency_ms.")] = None,
+    device: Annotated[Id | None, Query(description="Needed for latency_ms.")] = None,
 ) -> FrontOut:
     """The Pareto front over everything stored for a supernet."""
     with context.database.reading() as session:

@@ -8,6 +8,7 @@ from fastapi.responses import FileResponse
 from service.context import ContextOf
 from service.devices import queries, rules
 from service.devices.schemas import DeviceIn, DeviceOut, LatencyModelOut, MeasurementsIn
+from service.schemas import Id
 from service.supernets import queries as supernets
 
 router = APIRouter(tags=["devices"])
@@ -31,14 +32,14 @@ def every(context: ContextOf) -> list[DeviceOut]:
 
 
 @router.get("/devices/{name}")
-def one(name: str, context: ContextOf) -> DeviceOut:
+def one(name: Id, context: ContextOf) -> DeviceOut:
     """One device, with the error of its latency models."""
     with context.database.reading() as session:
         return rules.one(session, name)
 
 
 @router.post("/devices/{name}/measurements", status_code=201)
-def measured(name: str, body: MeasurementsIn, context: ContextOf) -> LatencyModelOut:
+def measured(name: Id, body: MeasurementsIn, context: ContextOf) -> LatencyModelOut:
     """Store what a probe measured and fit a latency model, the device's newest for this search space."""
     with context.database.reading() as session:
         rules.check(queries.get(session, name), body)

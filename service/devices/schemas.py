@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, FiniteFloat
 
-from service.schemas import Answer, Name, Positive, Request
+from service.schemas import Answer, Hash, Name, PlainJson, Positive, Request, Text
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 BlockKey = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
@@ -15,7 +15,7 @@ class DeviceIn(Request):
     """Something that networks run on."""
 
     name: Name
-    runtime: str = Field("onnxruntime on CPU", min_length=1, max_length=200)
+    runtime: Text = Field("onnxruntime on CPU", min_length=1, max_length=200)
     threads: int = Field(1, ge=1, le=1024, description="Threads that one run uses.")
     batch_size: int = Field(1, ge=1, le=65536, description="Images per run; a latency is that of the whole batch.")
 
@@ -46,7 +46,7 @@ class DeviceOut(Answer):
 class NetworkMeasured(Request):
     """A whole network's measured latency."""
 
-    architecture: dict[str, Any]
+    architecture: PlainJson
     ms: Positive
 
 
@@ -54,11 +54,11 @@ class MeasurementsIn(Request):
     """What `supple probe` measured, as it writes it."""
 
     format: int = Field(1, ge=1, le=1)
-    space: str = Field("", max_length=200, description="The search space's name, for people.")
-    space_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
+    space: Text = Field("", max_length=200, description="The search space's name, for people.")
+    space_hash: Hash
     threads: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    host: dict[str, Any] = Field(description="Fingerprint of the machine that measured.")
+    host: PlainJson = Field(description="Fingerprint of the machine that measured.")
     seconds: float | None = Field(None, description="How long measuring took.")
     reference_ms: Positive | None = Field(
         None,
@@ -70,4 +70,4 @@ class MeasurementsIn(Request):
         min_length=1, max_length=200_000, description="Latency by block key, ms."
     )
     networks: list[NetworkMeasured] = Field(max_length=20_000)
-    measurements: dict[str, dict[str, Any]] | None = Field(None, description="Raw: before any correction.")
+    measurements: PlainJson | None = Field(None, description="Raw: before any correction.")

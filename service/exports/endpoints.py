@@ -8,6 +8,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from service.context import ContextOf
 from service.exports import queries, rules
 from service.exports.rules import Precision
+from service.schemas import Id
 
 router = APIRouter(tags=["candidates"])
 ONNX = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
@@ -23,7 +24,7 @@ ONNX = {"application/octet-stream": {"schema": {"type": "string", "format": "bin
     },
 )
 def onnx(
-    candidate_id: str,
+    candidate_id: Id,
     context: ContextOf,
     precision: Annotated[Precision, Query()] = "fp32",
     if_none_match: Annotated[str, Header()] = "",

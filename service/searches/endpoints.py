@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from service.candidates.schemas import CandidateOut
 from service.context import Context, ContextOf
 from service.errors import InvalidError
-from service.schemas import Page
+from service.schemas import Id, Page
 from service.searches import answers, queries, rules
 from service.searches.schemas import SearchIn, SearchOut, SearchSummary
 
@@ -48,7 +48,7 @@ async def ask(
 
 @router.get("")
 def every(
-    context: ContextOf, limit: Annotated[int, Query(ge=1, le=100)] = 20, cursor: str | None = None
+    context: ContextOf, limit: Annotated[int, Query(ge=1, le=100)] = 20, cursor: Id | None = None
 ) -> Page[SearchSummary]:
     """All searches, newest first."""
     with context.database.reading() as session:
@@ -57,20 +57,20 @@ def every(
 
 
 @router.get("/{search_id}")
-def one(search_id: str, context: ContextOf) -> SearchOut:
+def one(search_id: Id, context: ContextOf) -> SearchOut:
     """One search, with its answer once it has ended."""
     return _show(context, search_id)
 
 
 @router.get("/{search_id}/front")
-def front(search_id: str, context: ContextOf) -> list[CandidateOut]:
+def front(search_id: Id, context: ContextOf) -> list[CandidateOut]:
     """A search's Pareto front, from the least of the first limited cost."""
     with context.database.reading() as session:
         return answers.front(session, context, queries.get(session, search_id))
 
 
 @router.post("/{search_id}/cancel")
-def cancel(search_id: str, context: ContextOf) -> SearchOut:
+def cancel(search_id: Id, context: ContextOf) -> SearchOut:
     """Stop a search that has not ended. What it found so far stays."""
     with context.database.writing() as session:
         rules.cancel(session, search_id)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from service.candidates.schemas import CandidateOut, Cost
-from service.schemas import Answer, Name, Positive, Request
+from service.schemas import Answer, Id, Name, Positive, Request, Text
 
 Status = Literal["queued", "running", "done", "not_verified", "failed", "cancelled"]
 Holds = Literal["counted", "predicted", "bound", "measured"]
@@ -29,7 +29,7 @@ class LimitIn(Request):
 class SearchIn(Request):
     """A question: the best architecture within limits that are never exceeded."""
 
-    supernet: str | None = Field(None, description="May be left out where there is only one.")
+    supernet: Id | None = Field(None, description="May be left out where there is only one.")
     limits: list[LimitIn] = Field([], max_length=16)
     device: Name | None = Field(None, description="The device of max_latency_ms, or of the objective latency_ms.")
     max_latency_ms: Positive | None = Field(None, description="Short for a limit.")
@@ -42,7 +42,7 @@ class SearchIn(Request):
         None, description="With a cost as objective: the least accuracy, a fraction."
     )
     resolution: int | None = Field(None, gt=0, description="The only input side allowed, pixels.")
-    strategy: str = Field("evolution", max_length=32)
+    strategy: Text = Field("evolution", max_length=32)
     seed: int = Field(0, ge=0, lt=2**63, description="Equal inputs and seed, equal answer.")
     budget: int = Field(3_000, ge=1, le=1_000_000, description="The most architectures to evaluate by prediction.")
     warm_start: bool = Field(False, description="Start from the fronts of earlier searches; they become inputs.")

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Response
 
 from service.context import ContextOf
+from service.schemas import Id
 from service.supernets import queries, rules
 from service.supernets.schemas import SupernetDetail, SupernetIn, SupernetOut
 
@@ -26,7 +27,7 @@ def every(context: ContextOf) -> list[SupernetOut]:
 
 
 @router.get("/{supernet_id}")
-def one(supernet_id: str, context: ContextOf) -> SupernetDetail:
+def one(supernet_id: Id, context: ContextOf) -> SupernetDetail:
     """One supernet: its search space, where it comes from and how good its subnets are."""
     with context.database.reading() as session:
         return rules.detail(queries.get(session, supernet_id))

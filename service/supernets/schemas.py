@@ -5,13 +5,13 @@ from typing import Any
 
 from pydantic import Field
 
-from service.schemas import Answer, Request
+from service.schemas import Answer, Hash, Request
 
 
 class SupernetIn(Request):
     """A bundle that lies in the store."""
 
-    bundle_hash: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the bundle's manifest.")
+    bundle_hash: Hash = Field(description="SHA-256 of the bundle's manifest.")
 
 
 class SupernetOut(Answer):

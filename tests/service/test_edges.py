@@ -1,0 +1,96 @@
+"""What strangers and broken clients send."""
+
+import json
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy.exc import DataError
+
+JSON = {"Content-Type": "application/json"}
+
+
+def refused(client: TestClient, method: str, path: str, content: str | None = None) -> str:
+    """What a refused request is told."""
+    answer = client.request(method, path, content=content, headers=JSON if content else None)
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    detail: str = answer.json()["detail"]
+    return detail
+
+
+@pytest.mark.parametrize("bad", ["%00", "a%00b", "a%20b", "%FF", "x" * 65, "a%0A"])
+def test_an_id_of_another_shape_reaches_no_database(client: TestClient, bad: str) -> None:
+    for method, path in (
+        ("GET", "/v1/supernets/{}"),
+        ("GET", "/v1/devices/{}"),
+        ("GET", "/v1/searches/{}"),
+        ("GET", "/v1/searches/{}/front"),
+        ("POST", "/v1/searches/{}/cancel"),
+        ("GET", "/v1/searches?cursor={}"),
+        ("GET", "/v1/candidates/{}"),
+        ("GET", "/v1/candidates/{}/onnx"),
+        ("GET", "/v1/fronts?supernet={}"),
+        ("GET", "/v1/fronts?supernet=a&device={}"),
+    ):
+        assert "should match pattern" in refused(client, method, path.format(bad))
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/v1/devices", '{"name": "board", "runtime": "a\\u0000"}', "U+0000"),
+        ("/v1/devices", '{"name": "board", "runtime": "a\\u001b[31m"}', "U+001B"),
+        ("/v1/devices", '{"name": "board", "\\ud800": 1}', "unable to parse"),
+        ("/v1/searches", '{"supernet": "\\ud800"}', "supernet"),
+        ("/v1/searches", '{"supernet": "a\\u0000"}', "supernet"),
+        ("/v1/searches", '{"strategy": "a\\u0000"}', "U+0000"),
+    ],
+)
+def test_text_that_cannot_be_kept_is_refused(client: TestClient, path: str, body: str, message: str) -> None:
+    assert message in refused(client, "POST", path, body)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("NaN", "holds nan; send finite numbers"),
+        ('[{"x": -Infinity}]', "holds -inf"),
+        ("1e999", "holds inf"),
+        ('"a\\u0000"', "U+0000"),
+        ('{"\\ud800": 1}', "U+D800"),
+        ("[" * 40 + "]" * 40, "nested more than 32 deep"),
+    ],
+)
+@pytest.mark.parametrize("field", ["host", "measurements", "architecture"])
+def test_free_json_is_checked_to_the_bottom(
+    client: TestClient, device: str, measurements: dict[str, Any], field: str, value: str, message: str
+) -> None:
+    free: dict[str, Any] = {"x": "HERE"}
+    change = {"networks": [{"architecture": free, "ms": 1.0}]} if field == "architecture" else {field: free}
+    body = json.dumps({**measurements, **change}).replace('"HERE"', value)
+    assert message in refused(client, "POST", f"/v1/devices/{device}/measurements", body)
+
+
+def test_what_the_database_cannot_hold_is_the_callers_error(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise DataError("SELECT 1", {}, Exception("secret"))
+
+    monkeypatch.setattr("service.devices.rules.one", fail)
+    assert "cannot hold" in refused(client, "GET", "/v1/devices/board")
+
+
+def test_broken_json_is_explained(client: TestClient) -> None:
+    answer = client.post("/v1/devices", content='{"name": }', headers=JSON)
+    assert answer.json()["detail"] == "the body is not JSON: expecting value at position 9"
+    assert answer.json()["errors"] == [{"field": "body", "message": answer.json()["detail"]}]
+
+
+def test_little_of_a_request_is_echoed(client: TestClient) -> None:
+    long = "x" * 10_000
+    for body in ({"name": long}, {"name": "board", long: 1}, {long + str(number): 1 for number in range(5)}):
+        assert len(client.post("/v1/devices", json=body).content) < 2_000
+    many = client.post("/v1/devices", json={str(number): 1 for number in range(1_000)})
+    assert len(many.json()["errors"]) == 20
