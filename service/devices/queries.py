@@ -1,10 +1,12 @@
 """Reading and writing devices and latency models."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from service.db import insert_missing
 from service.errors import InvalidError, NotFoundError
 from service.models import BlockMeasurement, Device, LatencyModel, NetworkMeasurement
 
@@ -38,11 +40,10 @@ def every(session: Session) -> list[Device]:
     return list(session.scalars(select(Device).order_by(Device.name)))
 
 
-def add(session: Session, device: Device) -> Device:
-    """Write a new device."""
-    session.add(device)
-    session.flush()
-    return device
+def add(session: Session, values: dict[str, Any]) -> Device:
+    """The device of this name: a new one with these values, unless it is there already."""
+    insert_missing(session, Device, [values])
+    return get(session, values["name"])
 
 
 def latest_models(

@@ -24,9 +24,7 @@ def register(session: Session, body: DeviceIn) -> DeviceOut:
     Raises:
         ConflictError: a device of this name has other settings, which its measurements depend on.
     """
-    device = queries.find(session, body.name)
-    if device is None:
-        device = queries.add(session, models.Device(**body.model_dump()))
+    device = queries.add(session, body.model_dump())
     for field, asked in body.model_dump().items():
         if (stored := getattr(device, field)) != asked:
             raise ConflictError(
@@ -87,10 +85,16 @@ def fit(tables: CostTables, body: MeasurementsIn) -> LatencyModel:
 
 
 def add_model(session: Session, store: Store, name: str, body: MeasurementsIn, model: LatencyModel) -> LatencyModelOut:
-    """Store a fitted latency model as the device's newest version, and all that was measured."""
+    """Store a fitted latency model as the device's newest version, and all that was measured.
+
+    The very measurements that the newest version was fitted on make no other version: that one is returned.
+    """
     artifact = store.put(body.model_dump_json().encode())
     device = queries.lock(session, name)
     check(device, body)
+    for newest in queries.latest_models(session, devices=[name], space_hash=body.space_hash):
+        if newest.measurements == artifact:
+            return LatencyModelOut.model_validate(newest)
     row = models.LatencyModel(
         id=new_id(),
         device=name,

@@ -1,11 +1,17 @@
 """What strangers and broken clients send."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import DataError
+
+from service.context import Context
+from service.devices import rules as devices
+from service.devices.schemas import DeviceIn
 
 JSON = {"Content-Type": "application/json"}
 
@@ -94,3 +100,16 @@ def test_little_of_a_request_is_echoed(client: TestClient) -> None:
         assert len(client.post("/v1/devices", json=body).content) < 2_000
     many = client.post("/v1/devices", json={str(number): 1 for number in range(1_000)})
     assert len(many.json()["errors"]) == 20
+
+
+def test_a_device_registered_many_times_at_once_is_one(context: Context) -> None:
+    together = Barrier(8)
+    body = DeviceIn(name="board")
+
+    def register(_: int) -> str:
+        together.wait()
+        with context.database.writing() as session:
+            return devices.register(session, body).model_dump_json()
+
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(register, range(8)))) == 1
