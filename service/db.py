@@ -19,6 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session
 
 BUSY_TIMEOUT_MS = 30_000  # how long a SQLite writer waits for another one
+SILENCE_MS = 15_000  # after which a PostgreSQL server that acknowledges nothing counts as gone
 
 
 def make_engine(database_url: str) -> Engine:
@@ -30,7 +31,12 @@ def make_engine(database_url: str) -> Engine:
     url = make_url(database_url)
     backend = url.get_backend_name()
     if backend == "postgresql":
-        return create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=10)
+        return create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            pool_size=10,
+            connect_args={"tcp_user_timeout": SILENCE_MS},
+        )
     if backend != "sqlite" or not url.database or url.database == ":memory:":
         raise ValueError(f"database_url is {url.render_as_string()!r}; use sqlite:///FILE or postgresql://HOST/NAME")
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)

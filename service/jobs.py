@@ -2,12 +2,13 @@
 
 The API enqueues a job in the transaction that writes the job's row, so that both are there or neither. Workers are
 processes of their own. A job's steps are recorded as they finish; a job that lost its worker goes on in another one, at
-the step that was running. Three things are ours, because the engine leaves them open:
+the step that was running. Four things are ours, because the engine leaves them open:
 
 - Each worker holds a lock on its id for as long as it lives: an advisory lock in PostgreSQL, a locked file beside a
   SQLite file. Two workers with one id would take each other's jobs; the second one to start is refused.
 - A worker that can lock another one's id knows that it is dead, and puts its jobs back into the queue.
 - Stopping is dying after a grace period: what was running is taken over like any other lost job.
+- So is losing the database: after some minutes of trying, the process ends without another word about its job.
 """
 
 import fcntl
@@ -17,6 +18,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, StepOptions
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from service.db import Database
@@ -44,6 +46,7 @@ QUEUE = "supple"
 POLL_SECONDS = 0.2  # how often a worker looks for a job
 TICK_SECONDS = 1.0  # how often it looks for dead peers and proves its own lock
 GRACE_SECONDS = 10.0  # how long a stopping worker lets its job go on
+PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # before a step tries a locked or absent database again
 MOST_ATTEMPTS = 5  # a job that as many workers died of is given up by its handler
 
 
@@ -180,6 +183,14 @@ def try_lock(database: Database, worker_id: str) -> WorkerLock | None:
     return None
 
 
+def remove_stale_locks(database: Database) -> None:
+    """Remove the lock files that killed workers left beside a SQLite file; PostgreSQL keeps none."""
+    if database.is_sqlite:
+        for path in Path(f"{database.engine.url.database}-workers").glob("*.lock"):
+            if lock := try_lock(database, path.stem):
+                lock.release()
+
+
 # The worker.
 
 
@@ -202,10 +213,13 @@ def run_worker(settings: Settings, handlers: Mapping[str, Handler] | None = None
     if lock is None:
         raise ConflictError(f"a worker with the id {worker_id!r} is running; set another SUPPLE_WORKER_ID")
 
+    remove_stale_locks(context.database)
+
     stop, idle = threading.Event(), threading.Event()
     idle.set()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    logging.getLogger("dbos").addFilter(_is_no_cancellation)
     DBOS(
         config={
             "name": APPLICATION,
@@ -222,11 +236,10 @@ def run_worker(settings: Settings, handlers: Mapping[str, Handler] | None = None
     DBOS.launch()
     DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLL_SECONDS)
     log.info("worker %s is ready", worker_id)
+    # In a thread of its own: the engine waits without end for a database that is away, and the lock is lost meanwhile.
+    threading.Thread(target=_watch_peers, args=(context.database, worker_id), name="peers", daemon=True).start()
     while lock.is_held() and not stop.wait(TICK_SECONDS):
-        try:
-            take_over(context.database, worker_id)
-        except DBAPIError:
-            log.exception("looking for dead workers failed; trying again")
+        pass
     if stop.is_set():
         idle.wait(GRACE_SECONDS)
     else:
@@ -248,6 +261,8 @@ def _as_workflow(handler: Handler, context: "Context", idle: threading.Event) ->
         idle.clear()
         try:
             handler(context, _run_step, subject)
+        except (OperationalError, InterfaceError) as error:
+            _die(error)
         finally:
             idle.set()
 
@@ -255,13 +270,46 @@ def _as_workflow(handler: Handler, context: "Context", idle: threading.Event) ->
     return workflow
 
 
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """The engine logs a cancelled job, which is nobody's mistake, as an error with its traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    return type(error).__name__ != "DBOSAwaitedWorkflowCancelledError"
+
+
 def _run_step(name: str, function: Callable[[], T]) -> T:
-    options: StepOptions = {
-        "name": name,
-        "retries_allowed": True,
-        "should_retry": lambda error: isinstance(error, OperationalError),  # a locked or restarting database
-    }
-    return DBOS.run_step(options, function)
+    return DBOS.run_step(StepOptions(name=name), lambda: _patiently(name, function))
+
+
+def _patiently(name: str, function: Callable[[], T]) -> T:
+    """What a step's function returns; it is called again while the database is locked or away.
+
+    Where that lasts, this process ends: an error would be recorded as the step's outcome, and the job be lost with it.
+    """
+    for pause in PAUSES_SECONDS:
+        try:
+            return function()
+        except (OperationalError, InterfaceError) as error:
+            log.warning("step %s lost the database and tries again in %g s: %s", name, pause, error)
+            time.sleep(pause)
+    try:
+        return function()
+    except (OperationalError, InterfaceError) as error:
+        _die(error)
+
+
+def _die(error: Exception) -> NoReturn:
+    log.critical("the database does not answer; this worker ends, and its job goes on in another", exc_info=error)
+    logging.shutdown()
+    os._exit(1)
+
+
+def _watch_peers(database: Database, worker_id: str) -> None:
+    while True:
+        try:
+            take_over(database, worker_id)
+        except Exception:  # whatever it was: without this thread no dead worker is ever noticed
+            log.exception("looking for dead workers failed; trying again")
+        time.sleep(TICK_SECONDS)
 
 
 def take_over(database: Database, worker_id: str) -> None:

@@ -18,22 +18,41 @@ WORKER = textwrap.dedent(
     """
     import sys, time
     from pathlib import Path
+    from sqlalchemy.exc import OperationalError
+    from service import jobs
     from service.jobs import run_worker
     from service.settings import Settings
 
     trace = Path(sys.argv[1])
+    jobs.PAUSES_SECONDS = (0.01, 0.01)
+    if (trace.parent / "stuck").exists():
+        jobs.take_over = lambda *_: time.sleep(600)
 
     def note(line):
         with open(trace, "a") as file:
             file.write(line + chr(10))
         return line
 
+    def wait_until_told():
+        until = time.monotonic() + 60
+        while not (trace.parent / "go").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+
+    def lose_database(who):
+        note(f"try {who}")
+        if who == "one":
+            raise OperationalError("SELECT 1", {}, Exception("the database is locked"))
+
     def job(context, step, subject):
         who = context.settings.worker_id
         if subject == "bad":
             step("first", lambda: [][note(f"failing {who}")])
+        if subject == "away" and who == "one":
+            raise OperationalError("SELECT 1", {}, Exception("the server is away"))
         first = step("first", lambda: note(f"first {who}"))
-        step("second", lambda: (note(f"begin {who}"), (trace.parent / "go").exists() or time.sleep(60))[0])
+        if subject == "locked":
+            step("locked", lambda: lose_database(who))
+        step("second", lambda: (note(f"begin {who}"), wait_until_told())[0])
         note(f"done {who} after {first}")
 
     run_worker(Settings(), {"job": job})
@@ -162,12 +181,46 @@ def test_a_second_worker_with_a_taken_id_is_refused_and_the_first_goes_on(
     first.kill()
 
 
-def test_an_idle_worker_stops_when_told(workers: Workers, database: Database) -> None:
+def test_an_idle_worker_stops_when_told(workers: Workers, database: Database, jobs: Jobs) -> None:
+    workers.let_finish()
+    with database.writing() as session:
+        jobs.enqueue(session, "job", "row", job_id="job-row", priority=1)
     process = workers.start("calm")
-    wait(lambda: try_lock_briefly(database, "calm") is False, "the worker's lock")
+    workers.wait_for("done calm after first calm")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(40) in (0, -signal.SIGTERM)
+    assert process.wait(40) == 0
     wait(lambda: try_lock_briefly(database, "calm"), "the lock to be free")
+
+
+@pytest.mark.parametrize("subject", ["away", "locked"])
+def test_a_worker_that_loses_the_database_ends_and_its_job_goes_on_in_another(
+    database: Database, jobs: Jobs, workers: Workers, subject: str
+) -> None:
+    workers.let_finish()
+    with database.writing() as session:
+        jobs.enqueue(session, "job", subject, job_id="job-row", priority=1)
+    assert workers.start("one").wait(40) == 1
+    workers.start("two")
+    if subject == "away":
+        workers.wait_for("done two after first two")
+        assert workers.lines() == ["first two", "begin two", "done two after first two"]
+    else:
+        workers.wait_for("done two after first one")
+        assert workers.lines()[:5] == ["first one", *["try one"] * 3, "try two"]
+
+
+def test_a_worker_cleans_up_after_killed_ones(database: Database, workers: Workers) -> None:
+    if not database.is_sqlite:
+        pytest.skip("PostgreSQL drops a dead worker's lock by itself")
+    directory = Path(f"{database.engine.url.database}-workers")
+    directory.mkdir()
+    (directory / "dead.lock").touch()
+    living = try_lock(database, "living")
+    assert living is not None
+    workers.start("new")
+    wait(lambda: {path.stem for path in directory.iterdir()} == {"living", "new"}, "the dead worker's lock to go")
+    assert living.is_held()
+    living.release()
 
 
 def try_lock_briefly(database: Database, worker_id: str) -> bool:
@@ -204,7 +257,13 @@ def test_a_job_that_fails_does_not_keep_its_worker_from_the_next(
     assert workers.lines()[0] == "failing one"
 
 
-def test_a_worker_that_lost_its_lock_ends_at_once(database: Database, workers: Workers) -> None:
+@pytest.mark.parametrize("stuck", [False, True])
+def test_a_worker_that_lost_its_lock_ends_at_once(
+    database: Database, workers: Workers, tmp_path: Path, stuck: bool
+) -> None:
+    """Even while the engine waits for a database that is away."""
+    if stuck:
+        (tmp_path / "stuck").touch()
     process = workers.start("careless")
     wait(lambda: not try_lock_briefly(database, "careless"), "the worker's lock")
     if database.is_sqlite:
@@ -229,3 +288,17 @@ def test_a_cancelled_job_is_not_run(database: Database, jobs: Jobs, workers: Wor
     workers.start("one")
     workers.wait_for("done one after first one")
     assert workers.lines().count("begin one") == 1
+
+
+def test_cancelling_a_running_job_is_no_error_in_the_log(database: Database, jobs: Jobs, workers: Workers) -> None:
+    with database.writing() as session:
+        jobs.enqueue(session, "job", "cancelled", job_id="cancelled", priority=1)
+        jobs.enqueue(session, "job", "row", job_id="wanted", priority=2)
+    process = workers.start("one")
+    workers.wait_for("begin one")
+    jobs.cancel("cancelled")
+    workers.let_finish()
+    wait(lambda: workers.lines().count("begin one") == 2, "the next job")
+    process.terminate()
+    _, errors = process.communicate(timeout=40)
+    assert "Traceback" not in errors
