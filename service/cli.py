@@ -9,10 +9,19 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from service.errors import SuppleError
-from service.quantities import quantity
-from service.settings import Settings
+from service.failures import explained
+from service.inputs import (
+    check_folder,
+    check_input,
+    check_output,
+    current_database,
+    reaching,
+    read_arch,
+    read_settings,
+)
+from service.quantities import UNITS, quantity
 
 app = typer.Typer(
     help="Train one weight-sharing supernet once; then ask which network fits a budget on a device.",
@@ -30,9 +39,10 @@ err = Console(stderr=True, soft_wrap=True)
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")]
 ArchOption = Annotated[
-    str, typer.Option("--arch", help="An architecture: JSON, a file of JSON, or `largest`, `smallest`.")
+    str, typer.Option("--arch", help="An architecture: JSON, a file of JSON, an id, or `largest`, `smallest`.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+ChildOption = Annotated[bool, typer.Option("--child", hidden=True, help="End when standard input is closed.")]
 
 
 def main() -> None:
@@ -40,18 +50,12 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()
-    except (ValueError, SuppleError) as error:
-        err.print(f"[bold red]error:[/] {_plain(error)}", highlight=False)
-        sys.exit(2)
-    except OSError as error:
-        err.print(f"[bold red]error:[/] {_plain(error)}", highlight=False)
-        sys.exit(1)
-
-
-def _plain(error: Exception) -> str:
-    from rich.markup import escape
-
-    return escape(str(error))
+    except Exception as error:
+        told = explained(error)
+        if told is None:
+            raise
+        err.print(f"[bold red]error:[/] {escape(told[0])}", highlight=False)
+        sys.exit(told[1])
 
 
 @app.command()
@@ -79,6 +83,7 @@ def train(
     from supernet.bundle import Bundle
 
     settings = read_config(config)
+    check_folder("--output", output)
     bundle = finished_bundle(settings, output)
     if bundle is not None:
         out.print(f"{bundle.path} is already the finished bundle of {config}")
@@ -100,9 +105,9 @@ def describe(
     from supernet.families import preset
 
     space = _open(Path(what)).space if Path(what).is_dir() else preset(what)
-    wanted = _arch(arch, space)
+    wanted = read_arch(arch, space)
     records = space.operators(wanted)
-    described = {
+    described: dict[str, Any] = {
         "id": space.id(wanted) if wanted.resolution in space.resolutions else None,
         "arch": wanted.to_json(),
         "flops": sum(record.flops for record in records),
@@ -132,10 +137,13 @@ def probe(
 
     if (server is None) != (device is None):
         raise ValueError("--server and --device belong together: the name is the one the service knows the machine by")
+    check_output("--output", output)
+    space = _open(bundle).space
+    if server and device:
+        with Client(server, os.environ.get("SUPPLE_KEY")) as client:
+            client.check_measurable(device, space.to_json(), threads=threads, batch_size=batch_size)
     with Bar(err) as bar:
-        measured = measure_machine(
-            _open(bundle).space, output, threads=threads, batch_size=batch_size, seconds=seconds, progress=bar
-        )
+        measured = measure_machine(space, output, threads=threads, batch_size=batch_size, seconds=seconds, progress=bar)
     out.print(f"{len(measured['blocks'])} blocks and {len(measured['networks'])} networks measured; {output} written")
     if server and device:
         with Client(server, os.environ.get("SUPPLE_KEY")) as client:
@@ -158,18 +166,26 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Search a bundle under hard limits, without a server."""
-    from service.display import show_found
+    from evolution.constraints import Refused
+    from service.display import show_found, show_refused
     from service.offline import search_bundle
 
-    limits = {"latency_ms": max_latency_ms, "flops": max_flops, "params": max_params}
-    found = search_bundle(
-        _open(bundle),
-        {cost: quantity(text) for cost, text in limits.items() if text is not None},
-        device=device,
-        resolution=resolution,
-        budget=budget,
-        seed=seed,
-    )
+    typed = {"latency_ms": max_latency_ms, "flops": max_flops, "params": max_params}
+    limits = {cost: quantity(text, UNITS[cost]) for cost, text in typed.items() if text is not None}
+    if device is not None:
+        check_input("--device", device)
+    opened = _open(bundle)
+    try:
+        found = search_bundle(opened, limits, device=device, resolution=resolution, budget=budget, seed=seed)
+    except Refused as error:
+        from service.searches.rules import refusal  # loads the job engine, which an answer does without
+
+        refused = refusal(error)
+        if as_json:
+            _print_json(refused.problem())
+        else:
+            show_refused(refused.problem(), [gene.name for gene in opened.space.block_genes], err)
+        raise refused from error
     _print_json(found) if as_json else show_found(found, out)
 
 
@@ -182,8 +198,9 @@ def export(
     """Extract a subnet, recalibrate it, and write it as ONNX once onnxruntime agrees with torch."""
     from service.offline import export_subnet_of
 
+    check_output("--output", output)
     opened = _open(bundle)
-    exported = export_subnet_of(opened, _arch(arch, opened.space), output)
+    exported = export_subnet_of(opened, read_arch(arch, opened.space), output)
     out.print(f"{output} written: {exported['bytes']:,} bytes, SHA-256 {exported['sha256']}")
     out.print(f"largest difference between onnxruntime and torch: {exported['difference']:.2g}")
 
@@ -191,14 +208,13 @@ def export(
 @app.command()
 def register(bundle: BundleArgument) -> None:
     """Copy a bundle into the store and make it a supernet of the service."""
-    from service.context import Context
+    from service.store import Store
     from service.supernets import rules
 
-    context = Context(Settings())
-    with context.database.writing() as session:
-        supernet = rules.register(session, context.store, bundle)
+    settings = read_settings()
+    with current_database(settings) as database, database.writing() as session:
+        supernet = rules.register(session, Store(settings.store_directory), bundle)
         out.print(f"supernet {supernet.id} ({supernet.name}) registered")
-    context.close()
 
 
 @app.command()
@@ -207,12 +223,18 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port (SUPPLE_PORT, 8000).")] = None,
     worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Run one worker beside the API.")] = True,
     insecure: Annotated[bool, typer.Option("--insecure", help="Serve any address without keys.")] = False,
+    child: ChildOption = False,
 ) -> None:
     """The HTTP API and the pages, with one worker beside them."""
+    from service.processes import end_with_parent
     from service.serving import serve as run_server
 
-    given: dict[str, Any] = {"host": host, "port": port, "insecure": insecure or None}
-    run_server(Settings(**{name: value for name, value in given.items() if value is not None}), with_worker=worker)
+    if child:
+        end_with_parent()
+    settings = read_settings(host=host, port=port, insecure=insecure or None)
+    with current_database(settings):
+        pass  # so that an error names the database
+    run_server(settings, with_worker=worker)
 
 
 @app.command()
@@ -220,11 +242,18 @@ def worker(
     worker_id: Annotated[
         str | None, typer.Option("--id", help="Unique among living workers (SUPPLE_WORKER_ID).")
     ] = None,
+    child: ChildOption = False,
 ) -> None:
     """One more worker: verifies, exports and runs long searches."""
     from service.jobs import run_worker
+    from service.processes import end_with_parent
 
-    run_worker(Settings(worker_id=worker_id) if worker_id else Settings())
+    if child:
+        end_with_parent()
+    settings = read_settings(worker_id=worker_id)
+    with current_database(settings):
+        pass  # so that an error names the database
+    run_worker(settings)
 
 
 @db.command("upgrade")
@@ -232,9 +261,10 @@ def upgrade() -> None:
     """Bring the database to this release's version."""
     from service.db import upgrade as run_upgrade
 
-    settings = Settings()
+    settings = read_settings()
     settings.data_directory.mkdir(parents=True, exist_ok=True)
-    run_upgrade(settings.database)
+    with reaching(settings):
+        run_upgrade(settings.database)
     out.print("the database is at this release's version")
 
 
@@ -242,12 +272,9 @@ def upgrade() -> None:
 def create_key(name: Annotated[str, typer.Argument(help="Who or what will use it.")]) -> None:
     """Make a key for the HTTP API. It is shown once; the database keeps a hash."""
     from service import auth
-    from service.db import Database
 
-    database = Database(Settings().database)
-    with database.writing() as session:
+    with current_database(read_settings()) as database, database.writing() as session:
         key = auth.create_key(session, name)
-    database.close()
     out.print(key, highlight=False)
     err.print("Send it as `Authorization: Bearer KEY`. It cannot be shown again.")
 
@@ -256,18 +283,6 @@ def _open(path: Path) -> Any:
     from supernet.bundle import Bundle
 
     return Bundle.open(path)
-
-
-def _arch(text: str, space: Any) -> Any:
-    from supernet.space import Architecture
-
-    if text in ("largest", "smallest"):
-        return getattr(space, text)()
-    source = Path(text).read_text() if not text.lstrip().startswith("{") else text
-    try:
-        return Architecture.from_json(json.loads(source))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--arch is not JSON: {error}") from error
 
 
 def _print_json(data: Any) -> None:

@@ -1,11 +1,9 @@
 """`supple demo`: the whole story on one machine, from nothing to a served ONNX file."""
 
 import json
-import os
 import platform
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,13 +14,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from service import probe
+from service import probe, processes
 from service.client import Client
-from service.context import Context
-from service.db import upgrade
-from service.display import Bar, architecture_lines, show_corners, watch
+from service.db import Database, upgrade
+from service.display import Bar, architecture_lines, show_corners, tau, watch
 from service.probing import measure_machine
+from service.searches.job import ROUND, ROUNDS
 from service.settings import Settings
+from service.store import Store
 from service.supernets import rules as supernets
 from service.training import finished_bundle, read_config, run
 from supernet.bundle import Bundle
@@ -33,6 +32,7 @@ from supernet.space import SearchSpace
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "digits.yaml"
 PROBE_SECONDS = 25.0
 START_SECONDS = 60.0  # that the service may take to answer
+STOP_SECONDS = 30.0  # and to stop
 FLOPS_SHARE = 0.4  # of the largest subnet's: the FLOPs budget that the demo asks for
 SHOWN_DIGITS = 10
 
@@ -51,7 +51,8 @@ def run_demo(
     What an earlier run left in `directory` is used again, and the output says so.
 
     Raises:
-        ValueError: the port is taken, or a step refused its input. OSError: the disk is full.
+        ValueError: the port is taken, or a step refused its input. SuppleError: the service refused a request or did
+            not answer in time. OSError: the disk is full.
     """
     port = port or _free_port()
     _check_port(port)
@@ -62,12 +63,12 @@ def run_demo(
     out.rule("2. measure this machine")
     device, measured = _measurements(directory, bundle.space, probe_seconds, out)
     out.rule("3. database, registration, service")
-    settings = Settings(data_directory=directory, host="127.0.0.1", port=port)
+    settings = demo_settings(directory, port)
     upgrade(settings.database)
-    context = Context(settings)
-    with context.database.writing() as session:
-        supernet = supernets.register(session, context.store, bundle.path).id
-    context.close()
+    database = Database(settings.database)
+    with database.writing() as session:
+        supernet = supernets.register(session, Store(settings.store_directory), bundle.path).id
+    database.close()
     out.print(f"database {settings.database} at this release's version, supernet {supernet} registered")
     with _service(settings) as process, Client(f"http://127.0.0.1:{port}") as client:
         _wait_until_ready(client, process)
@@ -84,6 +85,19 @@ def run_demo(
                 f"the pages: [link]http://127.0.0.1:{port}[/]   the API: http://127.0.0.1:{port}/docs   stop: Ctrl-C"
             )
             _serve_on(process)
+
+
+def demo_settings(directory: Path, port: int) -> Settings:
+    """Settings that keep everything in the demo's own directory, whatever the environment says."""
+    return Settings(
+        data_directory=directory,
+        database_url=f"sqlite:///{directory / 'supple.db'}",
+        store=directory / "store",
+        host="127.0.0.1",
+        port=port,
+        insecure=False,
+        worker_id="",
+    )
 
 
 def _bundle(directory: Path, config_path: Path, out: Console) -> Bundle:
@@ -123,17 +137,11 @@ def _device_name() -> str:
 
 @contextmanager
 def _service(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SUPPLE_")}
-    environment |= {"SUPPLE_DATA_DIRECTORY": str(settings.data_directory), "SUPPLE_PORT": str(settings.port)}
-    process = subprocess.Popen([sys.executable, "-m", "service.cli", "serve"], env=environment)
+    process = processes.start("serve", settings)
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        processes.stop(process, STOP_SECONDS)
 
 
 def _wait_until_ready(client: Client, process: subprocess.Popen[bytes]) -> None:
@@ -161,8 +169,8 @@ def _search(
         "seed": 0,
     }
     out.print(f"POST /v1/searches {json.dumps(body)}")
-    with out.status("searching, then verifying the finalists on images and on this machine"):
-        found = client.search(body)
+    with Bar(out) as bar:
+        found = client.search(body, lambda search: show_progress(search, bar))
     best = found["best"]
     if best is None:
         raise ValueError(f"the search ended as {found['status']}: {json.dumps(found['problem'])}")
@@ -185,6 +193,19 @@ def _search(
         out.print(f"{name:<22} {value}", highlight=False)
     out.print(f"{found['evaluations']:,} architectures evaluated by prediction in {found['elapsed_ms']:.0f} ms")
     return found
+
+
+def show_progress(search: Mapping[str, Any], bar: Bar) -> None:
+    """Where a search stands that has not ended."""
+    progress, budget = search["progress"], search["request"]["budget"]
+    if progress is None:
+        bar("search", 0, budget, search["status"])
+    elif progress["phase"] == "verify":
+        bar("search", budget, budget)
+        bar("verify", progress["verified"], ROUND * ROUNDS, "finalists, until one holds every limit")
+    else:
+        accuracy = progress["best_predicted_accuracy"]
+        bar("search", progress["evaluations"], budget, f"best predicted accuracy {accuracy:.3f}")
 
 
 def _measured(best: Mapping[str, Any], device: str) -> str:
@@ -217,8 +238,8 @@ def _classify(client: Client, best: Mapping[str, Any], bundle: Bundle, directory
 
 
 def _card(card: Mapping[str, Any]) -> str:
-    error, tau = card["mean_absolute_percentage_error"], card["kendall_tau"]
-    return f"error {error:.1f} %, Kendall tau {tau:.2f} on {card['networks']} whole networks ({card['validation']})"
+    error = card["mean_absolute_percentage_error"]
+    return f"error {error:.1f} %, Kendall tau {tau(card)} on {card['networks']} whole networks ({card['validation']})"
 
 
 def _free_port() -> int:

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from service.training import Step
+if TYPE_CHECKING:
+    from service.training import Step
 
 
 class Bar:
@@ -44,7 +45,7 @@ class Bar:
         self._progress.update(self._tasks[stage], completed=done, remark=remark)
 
 
-def watch(steps: Iterable[Step], console: Console) -> None:
+def watch(steps: "Iterable[Step]", console: Console) -> None:
     """Run something to its end under progress bars, one for each of its stages."""
     with Bar(console) as bar:
         for step in steps:
@@ -76,9 +77,31 @@ def show_corners(report: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     card = report["predictor"]
     console.print(
-        f"accuracy predictor: {card['pairs']} pairs, RMSE {card['rmse']:.2%}, Kendall tau {card['kendall_tau']:.2f} "
+        f"accuracy predictor: {card['pairs']} pairs, RMSE {card['rmse']:.2%}, Kendall tau {tau(card)} "
         f"({card['validation']})"
     )
+
+
+def tau(card: Mapping[str, Any]) -> str:
+    """Kendall's tau of a predictor's or latency model's card; "none" where it predicts the same for all."""
+    return "none" if card["kendall_tau"] is None else f"{card['kendall_tau']:.2f}"
+
+
+def show_refused(problem: Mapping[str, Any], genes: Sequence[str], console: Console) -> None:
+    """The refusal of `supple search`: every limit as asked, its floor, and the architecture that comes closest."""
+    costs = problem["smallest"]["costs"]
+    table = Table("limit", "asked", "floor", "of the closest architecture")
+    for name, asked in problem["limits"].items():
+        table.add_row(name, _exact(asked), _exact(problem["floors"][name]), _exact(costs[name]))
+    console.print(table)
+    console.print("the closest architecture:")
+    console.print("\n".join(architecture_lines(problem["smallest"]["arch"], genes)))
+
+
+def _exact(value: float | None) -> str:
+    if value is None:
+        return "cannot be predicted"
+    return f"{int(value):,}" if value == int(value) else f"{value:,}"
 
 
 def show_found(found: Mapping[str, Any], console: Console) -> None:

@@ -1,19 +1,20 @@
 """Searching and exporting a bundle without a server."""
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from pydantic import ValidationError
 
 from evolution.accuracy import AccuracyPredictor
 from evolution.constraints import Limit, constrain
 from evolution.costs import CostTables
 from evolution.latency import LatencyModel
 from evolution.search import Problem, Search
+from service.devices.rules import fit
+from service.devices.schemas import MeasurementsIn
 from supernet.bundle import Bundle
 from supernet.export import export_metadata, export_subnet
 from supernet.files import write_atomically
@@ -76,24 +77,24 @@ def latency_model(tables: CostTables, measurements: Path) -> LatencyModel:
     """Fit the latency model of a device from the file that the probe wrote.
 
     Raises:
-        ValueError: not such a file, or of another space.
+        ValueError: not such a file, of another space, or what no latency model can be fitted on. OSError: it cannot be
+            read.
     """
     try:
-        measured = json.loads(measurements.read_text())
-        space_hash, blocks = measured["space_hash"], measured["blocks"]
-        networks = [
-            (Architecture.from_json(network["architecture"]), network["ms"]) for network in measured["networks"]
-        ]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{measurements} is not what `supple probe` writes: {error!r}") from error
-    if space_hash != tables.space.hash:
+        measured = MeasurementsIn.model_validate_json(measurements.read_bytes())
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"])) or "the file"
+        raise ValueError(f"{measurements} is not what `supple probe` writes: {where}: {fault['msg']}") from error
+    if measured.space_hash != tables.space.hash:
         raise ValueError(
-            f"{measurements} measures space {space_hash[:16]}, the bundle's is {tables.space.hash[:16]}; run `supple "
-            "probe` on this bundle"
+            f"{measurements} measures space {measured.space_hash[:16]}, the bundle's is {tables.space.hash[:16]}; run "
+            "`supple probe` on this bundle"
         )
-    genomes = np.stack([tables.space.encode(arch) for arch, _ in networks])
-    latency = np.array([ms for _, ms in networks])
-    return LatencyModel.fit(tables, blocks, genomes, latency, np.random.default_rng(0))
+    try:
+        return fit(tables, measured)
+    except ValueError as error:
+        raise ValueError(f"{measurements} makes no latency model: {error}") from error
 
 
 def export_subnet_of(bundle: Bundle, arch: Architecture, output: Path) -> dict[str, Any]:

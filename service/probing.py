@@ -30,9 +30,8 @@ def measure_machine(
     seed: which whole networks. progress: called with the stage, how much of it is done, and of how much.
 
     Raises:
-        OSError: `output` cannot be written, which is found out before measuring.
+        OSError: the folder of `output` is missing or cannot be written, which is found out before measuring.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".plan-") as folder:
         plan = Path(folder) / "plan.zip"
         models = probe_plan(space, np.random.default_rng(seed), networks_per_resolution)

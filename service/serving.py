@@ -1,62 +1,72 @@
 """`supple serve`: the API in this process, one worker in a process beside it."""
 
 import logging
-import os
-import subprocess
-import sys
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
 
+from service import processes
 from service.app import create_app
+from service.jobs import GRACE_SECONDS
 from service.settings import Settings
 
 log = logging.getLogger("supple.serve")
 RESTART_SECONDS = 2.0
+POLL_SECONDS = 0.2  # how often the worker is looked at
+REQUEST_SECONDS = 5  # that requests underway may take once we are told to stop
+WORKER_SECONDS = GRACE_SECONDS + 5  # that the worker may take to stop before it is killed
 
 
 def serve(settings: Settings, *, with_worker: bool) -> None:
-    """Serve until interrupted.
+    """Serve until SIGTERM or SIGINT. Call it from the main thread.
 
     Raises:
         UnavailableError: the database is not at this release's version, or does not answer.
     """
-    app = create_app(settings)
-    config = uvicorn.Config(app, host=settings.host, port=settings.port, log_level="warning")
-    if not with_worker:
-        uvicorn.Server(config).run()
-        return
-    with _worker_beside(settings):
-        uvicorn.Server(config).run()
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        timeout_graceful_shutdown=REQUEST_SECONDS,
+    )
+    server = uvicorn.Server(config)
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)  # uvicorn raises it again at its end: the default would take us before our own
+    if with_worker:
+        with _worker_beside(settings):
+            server.run()
+    else:
+        server.run()
 
 
 @contextmanager
 def _worker_beside(settings: Settings) -> Iterator[None]:
     """A worker that is started again should it die, and stopped at the end."""
-    environment = os.environ | {
-        "SUPPLE_DATABASE_URL": settings.database,
-        "SUPPLE_STORE": str(settings.store_directory),
-        "SUPPLE_DATA_DIRECTORY": str(settings.data_directory),
-    }
     stopping = threading.Event()
-    running: list[subprocess.Popen[bytes]] = []
-
-    def supervise() -> None:
-        while not stopping.is_set():
-            running[:] = [subprocess.Popen([sys.executable, "-m", "service.cli", "worker"], env=environment)]
-            code = running[0].wait()
-            if not stopping.is_set():
-                log.error("the worker ended with exit code %s; starting another", code)
-                stopping.wait(RESTART_SECONDS)
-
-    thread = threading.Thread(target=supervise, name="worker-supervisor", daemon=True)
+    thread = threading.Thread(target=_supervise, args=(settings, stopping), name="worker-supervisor", daemon=True)
     thread.start()
     try:
         yield
     finally:
         stopping.set()
-        for process in running:
-            process.terminate()
-        thread.join(timeout=15)
+        thread.join()
+
+
+def _supervise(settings: Settings, stopping: threading.Event) -> None:
+    while not stopping.is_set():
+        worker = processes.start("worker", settings)
+        while worker.poll() is None and not stopping.wait(POLL_SECONDS):
+            pass
+        if stopping.is_set():
+            processes.stop(worker, WORKER_SECONDS)
+        else:
+            log.error("the worker ended with exit code %s; starting another", worker.returncode)
+            stopping.wait(RESTART_SECONDS)

@@ -6,10 +6,11 @@ SUPPLE_TEST_REQUIRE_POSTGRES is 1.
 
 import os
 import shutil
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psycopg
@@ -135,9 +136,36 @@ def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bundle.path
 
 
+# The command line.
+
+
+class Ran(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """The `supple` command in this process."""
+    from service.cli import main
+
+    def command(*arguments: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["supple", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), printed.out, printed.err)
+
+    return command
+
+
 # A service.
 
 HOST = {"machine": "a test"}
+LOCAL = "http://localhost:8000"
 
 
 @pytest.fixture
@@ -147,7 +175,8 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+    app = create_app(settings)
+    with TestClient(app, base_url=LOCAL, raise_server_exceptions=False) as client:
         yield client
 
 

@@ -10,20 +10,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import yaml
 from rich.console import Console
 
-from service.cli import main
 from service.demo import CONFIG, run_demo
 from service.offline import search_bundle
-from service.quantities import quantity
 from service.training import finished_bundle, read_config
 from supernet.bundle import Bundle
 from supernet.export import run_onnx
+from tests.conftest import Ran
 
 COMMAND = [sys.executable, "-m", "service.cli"]
 
@@ -126,26 +124,6 @@ def test_searching_offline_holds_every_limit_and_repeats_itself(bundle: Bundle, 
     assert all(one["best"][cost] <= most for cost, most in limits.items())
 
 
-class Ran(NamedTuple):
-    code: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """The `supple` command in this process."""
-
-    def command(*arguments: str) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["supple", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return Ran(int(ended.value.code or 0), printed.out, printed.err)
-
-    return command
-
-
 def test_search_describe_and_export_on_the_command_line(
     bundle: Bundle, measurements: Path, tmp_path: Path, run: Callable[..., Ran]
 ) -> None:
@@ -163,40 +141,6 @@ def test_search_describe_and_export_on_the_command_line(
     assert exported.code == 0, exported.stderr
     side = best["arch"]["resolution"]
     assert run_onnx((tmp_path / "net.onnx").read_bytes(), np.zeros((1, 1, side, side), np.float32)).shape == (1, 10)
-
-
-def test_bad_input_ends_with_code_2_and_one_line_that_says_what_to_do(
-    bundle: Bundle, tmp_path: Path, run: Callable[..., Ran]
-) -> None:
-    path = str(bundle.path)
-    cases = [
-        (["search", path, "--max-flops", "1000"], "1,?000"),
-        (["search", path, "--max-flops", "lots"], "'lots' is not a quantity"),
-        (["search", path, "--max-flops", "-3M"], "a positive number is needed"),
-        (["search", path, "--max-latency-ms", "3"], "needs --device"),
-        (["search", str(tmp_path), "--max-flops", "1M"], "is not a bundle"),
-        (["describe", "mbv3-digits", "--arch", '{"resolution": 9}'], "an architecture is written"),
-        (["describe", "nope", "--arch", "largest"], "unknown space 'nope'"),
-        (["train", str(tmp_path / "none.yaml"), "-o", str(tmp_path)], "cannot read the configuration"),
-    ]
-    for arguments, message in cases:
-        result = run(*arguments)
-        assert result.code == 2, (arguments, result.stderr)
-        assert re.search(message, result.stderr), (arguments, result.stderr)
-        assert result.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "value"), [("300M", 3e8), ("8ms", 8.0), ("4.5k", 4500.0), ("1.2G", 1.2e9), ("7", 7.0)]
-)
-def test_quantities_are_read_as_people_write_them(text: str, value: float) -> None:
-    assert quantity(text) == value
-
-
-@pytest.mark.parametrize("text", ["", "ms", "nan", "inf", "0", "-1", "3 apples"])
-def test_what_is_no_limit_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a"):
-        quantity(text)
 
 
 def test_a_training_run_killed_at_any_moment_resumes_to_a_usable_bundle(tmp_path: Path) -> None:

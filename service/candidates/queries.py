@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from service.db import insert_missing
@@ -30,6 +30,12 @@ def get(session: Session, candidate_id: str) -> Candidate:
     if candidate is None:
         raise NotFoundError(f"there is no candidate {candidate_id!r}")
     return candidate
+
+
+def architecture(session: Session, some_id: str) -> dict[str, Any] | None:
+    """The architecture, as JSON, whose own id or whose candidate's id this is."""
+    named = or_(Candidate.architecture_id == some_id, Candidate.id == some_id)
+    return session.scalar(select(Candidate.architecture).where(named).limit(1))
 
 
 def of_supernet(session: Session, supernet_id: str) -> tuple[list[str], Genomes]:

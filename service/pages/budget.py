@@ -2,11 +2,12 @@
 
 import decimal
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Self
 
 from pydantic import BaseModel, ValidationError
 
-from service.quantities import quantity
+from service.quantities import COUNTS, PLAIN, UNITS, Units, quantity
 from service.searches.rules import SHORTHANDS
 from service.searches.schemas import SearchIn
 
@@ -42,7 +43,7 @@ class Budget(BaseModel):
         """The form that asks a stored search's question, as far as it has fields for it."""
         texts = {"supernet": request["supernet"], "device": request["device"] or ""}
         for limit in request["limits"]:
-            texts[COST_FIELDS[limit["cost"]]] = written(limit["max"])
+            texts[COST_FIELDS[limit["cost"]]] = written(limit["max"], UNITS[limit["cost"]])
             texts["device"] = limit["device"] or texts["device"]
         if request["min_accuracy"] is not None:
             texts |= {"min_accuracy": f"{100 * request['min_accuracy']:.10g}%", "objective": request["objective"]}
@@ -78,14 +79,15 @@ class Budget(BaseModel):
     def raised(self, problem: Mapping[str, Any]) -> Self:
         """This budget with every limit raised, where it must be, to what the architecture in a refusal needs."""
         needed: dict[str, float] = problem["smallest"]["costs"]
-        fields = {name: COST_FIELDS[name.partition("@")[0]] for name in problem["limits"]}
-        short = {name: need for name, need in needed.items() if name in fields and need > problem["limits"][name]}
-        return self.model_copy(update={fields[name]: written(rounded_up(need)) for name, need in short.items()})
+        costs = {name: name.partition("@")[0] for name in problem["limits"]}
+        short = {costs[name]: need for name, need in needed.items() if name in costs and need > problem["limits"][name]}
+        raised = {COST_FIELDS[cost]: written(rounded_up(need), UNITS[cost]) for cost, need in short.items()}
+        return self.model_copy(update=raised)
 
 
 def _fraction(text: str) -> float:
     """`98.5%` or `0.985`."""
-    value = quantity(text.removesuffix("%"))
+    value = quantity(text.removesuffix("%"), PLAIN)
     if text.endswith("%"):
         return value / 100
     if value >= 1:
@@ -94,9 +96,7 @@ def _fraction(text: str) -> float:
 
 
 READERS: Mapping[str, Callable[[str], Any]] = {
-    "max_latency_ms": quantity,
-    "max_flops": quantity,
-    "max_params": quantity,
+    **{COST_FIELDS[cost]: partial(quantity, units=units) for cost, units in UNITS.items()},
     "min_accuracy": _fraction,
     "resolution": int,
 }
@@ -109,10 +109,11 @@ def rounded_up(value: float, digits: int = 4) -> float:
     return float(decimal.Context(prec=digits, rounding=decimal.ROUND_CEILING).create_decimal(repr(value)))
 
 
-def written(value: float) -> str:
+def written(value: float, units: Units = COUNTS) -> str:
     """A limit as one types it: the shortest text that is read as the same number."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1)):
         text = f"{value / size:.4g}{unit}"
-        if value >= size and "e" not in text and quantity(text) == value:
+        readable = not unit or unit.lower() in units
+        if readable and value >= size and "e" not in text and quantity(text, units) == value:
             return text
     return repr(value) if value != round(value) else str(round(value))

@@ -50,6 +50,18 @@ def test_a_bundle_in_the_store_is_registered_by_its_hash(
     assert client.get(answer.headers["location"]).json() == answer.json()
 
 
+def test_a_bundle_in_the_store_under_another_hash_is_refused(
+    client: TestClient, context: Context, bundle_path: Path
+) -> None:
+    bundle, other = Bundle.open(bundle_path), "0" * 64
+    shutil.copytree(bundle_path, context.store.root / "bundles" / other)
+    answer = client.post("/v1/supernets", json={"bundle_hash": other})
+    assert answer.status_code == 422
+    assert f"under {other} has the hash {bundle.hash}" in answer.json()["detail"]
+    assert client.get("/v1/supernets").json() == []
+    assert [path.name for path in (context.store.root / "bundles").iterdir()] == [other]
+
+
 def test_an_altered_bundle_is_refused_and_nothing_is_written(
     context: Context, bundle_path: Path, tmp_path: Path
 ) -> None:
@@ -168,3 +180,15 @@ def test_the_probe_is_served_as_one_file(client: TestClient, settings: Settings)
     assert answer.status_code == 200
     compile(answer.text, "probe.py", "exec")
     assert "import service" not in answer.text
+
+
+def test_the_same_measurements_posted_again_make_no_other_version(
+    client: TestClient, supernet: str, measurements: dict[str, Any], tables: CostTables
+) -> None:
+    client.post("/v1/devices", json={"name": "board"})
+    path = "/v1/devices/board/measurements"
+    first, again = (client.post(path, json=measurements).json() for _ in range(2))
+    assert again == first
+    other = client.post(path, json=make_measurements(tables, np.random.default_rng(7))).json()
+    assert other["version"] == 2
+    assert client.post(path, json=measurements).json()["version"] == 3  # not the newest: measured, and so newer

@@ -1,0 +1,44 @@
+"""Processes that we start: each is a `supple` command with `--child`, and none outlives the process that started it.
+
+The child's standard input is a pipe whose other end we hold and never write to. However we end, the system closes our
+end, and the child, which waits for that, stops as it would on SIGTERM.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+from service.settings import Settings
+
+
+def start(command: str, settings: Settings) -> "subprocess.Popen[bytes]":
+    """Run `supple COMMAND --child` with exactly these settings, whatever the environment says."""
+    environment = {name: value for name, value in os.environ.items() if not name.upper().startswith("SUPPLE_")}
+    environment |= {f"SUPPLE_{name.upper()}": str(value) for name, value in settings if value is not None}
+    arguments = [sys.executable, "-m", "service.cli", command, "--child"]
+    return subprocess.Popen(arguments, env=environment, stdin=subprocess.PIPE)
+
+
+def stop(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    """SIGTERM; SIGKILL after so many seconds. Returns once the process is gone."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+def end_with_parent() -> None:
+    """In a child: send ourselves SIGTERM once the process that started us is gone."""
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

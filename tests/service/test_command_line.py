@@ -1,0 +1,284 @@
+"""What the commands refuse: in one line that names the value, with exit code 2 for bad input and 1 for the rest."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from sqlalchemy import select
+
+from evolution.constraints import Limit
+from evolution.costs import CostTables
+from service import display, models
+from service.candidates.queries import architecture
+from service.context import Context
+from service.db import Database
+from service.failures import without_password
+from service.offline import latency_model
+from service.quantities import COUNTS, MILLISECONDS, PLAIN, Units, quantity
+from supernet.families import preset
+from tests.conftest import Ran
+
+Run = Callable[..., Ran]
+SECRET = "hunter2"
+NOBODY = f"postgresql://user:{SECRET}@127.0.0.1:1/supple"  # a port at which nothing listens
+
+
+@pytest.fixture(autouse=True)
+def _own_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SUPPLE_DATA_DIRECTORY", str(tmp_path / "data"))
+    monkeypatch.delenv("SUPPLE_DATABASE_URL", raising=False)
+
+
+def refused(ran: Ran, code: int, message: str) -> None:
+    assert ran.code == code, ran.stderr
+    assert re.search(message, ran.stderr), ran.stderr
+    assert ran.stderr.count("\n") == 1, ran.stderr
+    assert ran.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("search BUNDLE --max-flops lots", "'lots' is not a quantity"),
+        ("search BUNDLE --max-flops 8ms", "'8ms' is not a quantity here; write it as 8.5 or 4.5k or 300M or 1.2G"),
+        ("search BUNDLE --max-latency-ms 8k", "'8k' is not a quantity here; write it as 8.5 or 8.5ms"),
+        ("search BUNDLE --max-flops=-3M", "a positive number is needed"),
+        ("search BUNDLE --max-latency-ms 3", "needs --device"),
+        ("search BUNDLE --max-latency-ms 3 --device FOLDER/none.json", "--device is .*none.json: No such file"),
+        ("search BUNDLE --max-latency-ms 3 --device FOLDER", "--device is .*: Is a directory"),
+        ("search FOLDER --max-flops 1M", "is not a bundle"),
+        ("describe mbv3-digits --arch {}", "an architecture is written"),
+        ("describe mbv3-digits --arch {", "--arch is not JSON"),
+        ("describe mbv3-digits --arch FOLDER/a.json", "--arch is '.*a.json': No such file or directory"),
+        (
+            "describe mbv3-digits --arch 0123456789abcdef",
+            "is the id 0123456789abcdef, and there is no database at sqli",
+        ),
+        ("describe nope --arch largest", "unknown space 'nope'"),
+        ("train FOLDER/none.yaml -o FOLDER", "cannot read the configuration"),
+        ("probe BUNDLE -o FOLDER", "--output is .*, a folder; name a file in it"),
+        ("probe BUNDLE -o FOLDER/none/x.json", "--output is .*x.json, where no file can be written: .*: No such file"),
+        ("export BUNDLE --arch largest -o FOLDER", "--output is .*, a folder"),
+        ("export BUNDLE --arch largest -o FOLDER/none/x.onnx", "--output is .*x.onnx, where no file can be written"),
+        ("probe BUNDLE -o FOLDER/x.json --server http://127.0.0.1:1", "--server and --device belong together"),
+        ("probe BUNDLE -o FOLDER/x.json --server here --device d", "address is 'here'; it starts with http://"),
+    ],
+)
+def test_bad_input(arguments: str, message: str, bundle_path: Path, tmp_path: Path, run: Run) -> None:
+    places = {"BUNDLE": bundle_path, "FOLDER": tmp_path}
+    ran = run(*(re.sub("BUNDLE|FOLDER", lambda found: str(places[found[0]]), one) for one in arguments.split()))
+    refused(ran, 2, message)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_service_that_does_not_answer_is_found_out_before_measuring(
+    bundle_path: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.probing.measure_machine", lambda *_, **__: pytest.fail("measured"))
+    output = tmp_path / "x.json"
+    ran = run("probe", str(bundle_path), "-o", str(output), "--server", "http://127.0.0.1:1", "--device", "d")
+    refused(ran, 1, "the service at http://127.0.0.1:1 does not answer: .*Connection refused; see that it runs")
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("command", ["keys create me", "register BUNDLE", "serve", "worker"])
+def test_a_database_without_its_tables(command: str, bundle_path: Path, run: Run) -> None:
+    ran = run(*command.replace("BUNDLE", str(bundle_path)).split())
+    refused(ran, 1, "the database at sqlite:///.*supple.db is not at this release's version; run `supple db upgrade`")
+
+
+@pytest.mark.parametrize("command", ["keys create me", "register BUNDLE", "serve", "worker", "db upgrade"])
+@pytest.mark.parametrize(
+    ("address", "code", "message"),
+    [
+        (NOBODY, 1, r"database at postgresql://\*\*\*@127.0.0.1:1/supple cannot be used: .*Connection refused"),
+        ("foo", 2, "SUPPLE_DATABASE_URL is 'foo', which is no database's address; write sqlite:///FILE or"),
+        (f"postgresql:/user:{SECRET}@host/supple", 2, r"SUPPLE_DATABASE_URL is '\*\*\*@host/supple', which is no"),
+        (f"postgresql://user:{SECRET}@host:port/supple", 2, r"is 'postgresql://\*\*\*@host:port/supple', which is no"),
+        ("sqlite:///BUNDLE/manifest.json", 1, "cannot be used: file is not a database"),
+        ("mysql://host/supple", 2, "use sqlite:///FILE or postgresql"),
+    ],
+)
+def test_a_database_that_cannot_be_used(
+    command: str, address: str, code: int, message: str, bundle_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUPPLE_DATABASE_URL", address.replace("BUNDLE", str(bundle_path)))
+    ran = run(*command.replace("BUNDLE", str(bundle_path)).split())
+    refused(ran, code, message)
+    assert SECRET not in ran.stderr + ran.stdout
+
+
+@given(st.text(max_size=20), st.sampled_from(["postgresql://", "", "x:/"]))
+def test_no_password_is_printed(noise: str, scheme: str) -> None:
+    assert SECRET not in without_password(f"{scheme}user:{noise}{SECRET}@host?password={SECRET}")
+    assert without_password("postgresql://host/name") == "postgresql://host/name"
+
+
+def test_a_bad_setting_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPPLE_PORT", "70000")
+    refused(run("db", "upgrade"), 2, "SUPPLE_PORT is '70000': Input should be less than or equal to 65535")
+
+
+def test_a_refused_search_says_all_that_it_knows(
+    bundle_path: Path, measurements: dict[str, Any], tmp_path: Path, run: Run
+) -> None:
+    device = tmp_path / "board.json"
+    device.write_text(json.dumps(measurements))
+    limits = ["--max-latency-ms", "0.001ms", "--max-flops", "1000", "--max-params", "12345678"]
+    ran = run("search", str(bundle_path), "--device", str(device), *limits)
+    assert ran.code == 2
+    for said in ("latency_ms@board", "0.001", "1,000", "12,345,678", "resolution  8 x 8", "stage 3", "raise the limit"):
+        assert said in ran.stderr
+    ran = run("search", str(bundle_path), "--device", str(device), *limits, "--json")
+    assert ran.code == 2
+    problem = json.loads(ran.stdout)
+    assert problem["limits"] == {"latency_ms@board": 0.001, "flops": 1000, "params": 12_345_678}
+    assert problem["proven"]
+    assert all(problem["floors"][name] > problem["limits"][name] for name in ("latency_ms@board", "flops"))
+    space = preset("mbv3-digits")
+    assert problem["smallest"]["arch"]["stages"]
+    assert problem["floors"]["flops"] == sum(record.flops for record in space.operators(space.smallest()))
+
+
+def test_a_refused_limit_is_written_with_every_digit(bundle_path: Path, run: Run) -> None:
+    ran = run("search", str(bundle_path), "--max-flops", "123456.75", "--resolution", "16")
+    assert "flops is limited to 123,456.75, and no" in ran.stderr
+
+
+def test_an_architecture_is_found_by_its_id(
+    context: Context, supernet: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = preset("mbv3-digits")
+    monkeypatch.setenv("SUPPLE_DATABASE_URL", context.settings.database)
+    genome = space.sample(np.random.default_rng(0), 1)[0]
+    arch = space.decode(genome)
+    row = models.Candidate(
+        id="f" * 32,
+        supernet_id=supernet,
+        architecture_id=space.id(genome),
+        architecture=arch.to_json(),
+        genome=genome.tobytes(),
+        resolution=arch.resolution,
+        flops=1,
+        params=1,
+    )
+    with context.database.writing() as session:
+        session.add(row)
+    for name in (space.id(genome), "f" * 32):
+        ran = run("describe", "mbv3-digits", "--arch", name, "--json")
+        assert json.loads(ran.stdout)["arch"] == arch.to_json(), ran.stderr
+    ran = run("describe", "mbv3-digits", "--arch", space.id(space.largest()), "--json")
+    assert json.loads(ran.stdout)["arch"] == space.largest().to_json()
+    refused(run("describe", "mbv3-digits", "--arch", "0" * 16), 2, "id 0{16}, which the database at .* does not know")
+    with context.database.reading() as session:
+        assert architecture(session, "nothing") is None
+
+
+def test_keys_are_made_once_the_tables_are_there(run: Run, tmp_path: Path) -> None:
+    assert run("db", "upgrade").code == 0
+    ran = run("keys", "create", "me")
+    assert ran.stdout.startswith("supple_")
+    refused(run("keys", "create", "me"), 2, "there is a key named 'me'")
+    database = Database(f"sqlite:///{tmp_path}/data/supple.db")
+    with database.reading() as session:
+        assert session.scalars(select(models.ApiKey.name)).all() == ["me"]
+    database.close()
+
+
+@pytest.mark.parametrize("command", [["--help"], ["describe", "mbv3-digits", "--arch", "largest"], ["db", "upgrade"]])
+def test_what_needs_no_weights_loads_no_torch(command: list[str]) -> None:
+    script = "import sys; from service.cli import app; app(standalone_mode=False); assert 'torch' not in sys.modules"
+    script = script.replace("app(", "sys.argv[0] = 'supple'; app(")
+    subprocess.run([sys.executable, "-c", script, *command], check=True, stdout=subprocess.DEVNULL)
+
+
+# Measurements as a file.
+
+
+def broken(measurements: dict[str, Any]) -> list[tuple[Any, str]]:
+    network = measurements["networks"][0]
+    infinite = {**network, "architecture": {**network["architecture"], "resolution": float("inf")}}
+    keys = list(measurements["blocks"])
+    return [
+        ({**measurements, "blocks": list(measurements["blocks"])}, "blocks: "),
+        ({**measurements, "blocks": {**measurements["blocks"], keys[0]: "1"}}, f"blocks.{keys[0]}: "),
+        ({**measurements, "blocks": {**measurements["blocks"], keys[0]: 0.0}}, "must be a positive number"),
+        ({**measurements, "space_hash": 3}, "space_hash: "),
+        ({**measurements, "space_hash": "0" * 64}, "measures space 0000000000000000, the bundle's is"),
+        ({**measurements, "networks": [infinite] * 5}, "architecture"),
+        ({**measurements, "networks": []}, "at least 4 pairs"),
+        ([], "the file: "),
+        (b"\xff\xfe\x00", "is not what `supple probe` writes"),
+    ]
+
+
+def test_a_bad_measurement_file_is_named(tables: CostTables, measurements: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "cpu.json"
+    for content, message in broken(measurements):
+        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+        with pytest.raises(ValueError, match=re.escape(message)) as raised:
+            latency_model(tables, path)
+        assert str(path) in str(raised.value)
+
+
+def test_equal_block_times_still_make_a_latency_model(
+    tables: CostTables, measurements: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "cpu.json"
+    path.write_text(json.dumps({**measurements, "blocks": dict.fromkeys(measurements["blocks"], 0.01)}))
+    predicted = latency_model(tables, path).predict(tables.space.sample(np.random.default_rng(0), 50))
+    measured = [network["ms"] for network in measurements["networks"]]
+    assert 0.5 * min(measured) < predicted.min() <= predicted.max() < 2 * max(measured)
+
+
+# Numbers, and what is shown.
+
+
+@pytest.mark.parametrize(
+    ("text", "units", "value"),
+    [
+        ("300M", COUNTS, 3e8),
+        ("8ms", MILLISECONDS, 8.0),
+        ("8", MILLISECONDS, 8.0),
+        ("4.5k", COUNTS, 4500.0),
+        ("1.2G", COUNTS, 1.2e9),
+        ("7", PLAIN, 7.0),
+    ],
+)
+def test_quantities_are_read_as_people_write_them(text: str, units: Units, value: float) -> None:
+    assert quantity(text, units) == value
+
+
+@pytest.mark.parametrize("text", ["", "ms", "nan", "inf", "0", "-1", "3 apples"])
+@pytest.mark.parametrize("units", [COUNTS, MILLISECONDS, PLAIN])
+def test_what_is_no_limit_is_refused(text: str, units: Units) -> None:
+    with pytest.raises(ValueError, match="is not a"):
+        quantity(text, units)
+
+
+@pytest.mark.parametrize(("text", "units"), [("8ms", COUNTS), ("8k", MILLISECONDS), ("8m", PLAIN)])
+def test_a_unit_must_fit_its_cost(text: str, units: Units) -> None:
+    with pytest.raises(ValueError, match=f"'{text}' is not a quantity here"):
+        quantity(text, units)
+
+
+def test_every_cost_has_units() -> None:
+    from service.quantities import UNITS
+
+    assert [Limit(cost, 1.0, "d" if cost == "latency_ms" else None).cost for cost in UNITS] == list(UNITS)
+
+
+def test_a_predictor_that_ranks_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    card = {"pairs": 5, "rmse": 0.1, "kendall_tau": None, "validation": "none"}
+    display.show_corners({"corners": {}, "predictor": card}, Console())
+    assert "Kendall tau none" in capsys.readouterr().out
+    assert display.tau({"kendall_tau": 0.987}) == "0.99"

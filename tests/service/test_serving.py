@@ -1,0 +1,95 @@
+"""`supple serve` and its worker: whatever ends the first ends the second."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service import processes
+from service.demo import demo_settings
+from service.settings import Settings
+from tests.service.test_jobs import wait
+
+
+def children(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    return [int(line.split()[0]) for line in listed.splitlines() if int(line.split()[1]) == pid]
+
+
+def is_gone(pid: int) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return not state or state.startswith("Z")
+
+
+@pytest.fixture
+def service(tmp_path: Path, sqlite_template: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    """`supple serve` on a free port, with its worker started."""
+    (tmp_path / "supple.db").write_bytes(sqlite_template.read_bytes())
+    environment = os.environ | {"SUPPLE_DATA_DIRECTORY": str(tmp_path), "SUPPLE_PORT": "0"}
+    process = subprocess.Popen([sys.executable, "-m", "service.cli", "serve"], env=environment)
+    try:
+        wait(lambda: bool(children(process.pid)), "a worker beside the service")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def worker_is_ready(directory: Path) -> bool:
+    """A worker locks a file beside the database once it is about to take jobs."""
+    return any((directory / "supple.db-workers").glob("*.lock"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_service_leaves_no_worker(
+    service: "subprocess.Popen[bytes]", tmp_path: Path, number: signal.Signals
+) -> None:
+    (worker,) = children(service.pid)
+    wait(lambda: worker_is_ready(tmp_path), "a ready worker")
+    service.send_signal(number)
+    assert service.wait(40) == 0
+    assert is_gone(worker)
+
+
+def test_a_killed_service_leaves_no_worker(service: "subprocess.Popen[bytes]") -> None:
+    (worker,) = children(service.pid)
+    service.kill()
+    service.wait()
+    wait(lambda: is_gone(worker), "the worker's end")
+
+
+def test_a_worker_that_dies_is_replaced(service: "subprocess.Popen[bytes]") -> None:
+    (worker,) = children(service.pid)
+    os.kill(worker, signal.SIGKILL)
+    wait(lambda: bool(set(children(service.pid)) - {worker}), "another worker")
+
+
+def test_a_process_that_ignores_sigterm_is_killed() -> None:
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", deaf], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()
+    processes.stop(process, 0.1)
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_child_has_the_settings_it_was_given_and_no_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    elsewhere = {"DATABASE_URL": "postgresql://db/other", "STORE": "/elsewhere", "HOST": "0.0.0.0", "INSECURE": "1"}
+    for name, value in elsewhere.items():
+        monkeypatch.setenv(f"SUPPLE_{name}", value)
+    settings = demo_settings(tmp_path, 8123)
+    assert settings.database == f"sqlite:///{tmp_path}/supple.db"
+    assert settings.store_directory == tmp_path / "store"
+    assert (settings.host, settings.insecure) == ("127.0.0.1", False)
+    monkeypatch.setattr(subprocess, "Popen", lambda arguments, env, stdin: env)
+    environment = processes.start("serve", settings)
+    for name in list(os.environ):
+        if name.startswith("SUPPLE_"):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():  # type: ignore[attr-defined]
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings
