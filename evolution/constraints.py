@@ -252,13 +252,13 @@ class Region:
             else:
                 least = _rounded_up(float(lowest[worst]))
                 message = (
-                    f"{name} is limited to {limits[name]:,g}, and no architecture {where} is below {least}; "
+                    f"{name} is limited to {_exact(limits[name])}, and no architecture {where} is below {least}; "
                     f"raise the limit to at least {least}"
                 )
         else:
             candidates = np.concatenate([c.cost.cheapest[self._open] for c in self.constraints])
             genome = candidates[(self.costs(candidates) / self.maxima).max(1).argmin()]
-            together = ", ".join(f"{name} {value:,g}" for name, value in limits.items())
+            together = ", ".join(f"{name} {_exact(value)}" for name, value in limits.items())
             message = (
                 f"each of these limits can be met alone, but no architecture meets them together: {together}; raise one"
                 if complete
@@ -279,10 +279,15 @@ def _walk(start: NDArray[np.int16], goal: NDArray[np.int16], order: NDArray[np.f
     return walked
 
 
+def _exact(value: float) -> str:
+    """A limit for people, every digit of it."""
+    return f"{int(value):,}" if value == int(value) else f"{value:,}"
+
+
 def _rounded_up(value: float) -> str:
     """A number for people that is never below the value."""
     if value == int(value):
-        return f"{int(value):,}"
+        return _exact(value)
     digits = 5 - math.floor(math.log10(abs(value)))
     return f"{math.ceil(value * 10.0**digits) / 10.0**digits:,.{max(digits, 0)}f}"
 

@@ -25,6 +25,7 @@ LEAST_NETWORKS = 4
 FOLDS = 10
 OVERHEADS = 21  # candidates for the overhead of a call, between 0 and the fastest block
 SHRINKAGE = 4.0  # a resolution's own factor counts as n / (n + this) for n networks measured there
+LEAST_SHARE = 1e-9  # of a sum of block times: what is less is a rounding error
 REWEIGHTINGS = 10  # of Huber's robust fit
 HUBER = 1.345  # 95 % efficiency under normal errors; P. Huber, "Robust statistics" (1981)
 
@@ -39,17 +40,16 @@ class _Calibration:
 
     @classmethod
     def fit(
-        cls, sums: Floats, blocks: Floats, resolution: Genomes, measured: Floats, fastest: float, count: int
+        cls, sums: Floats, blocks: Floats, resolution: Genomes, measured: Floats, overheads: Floats, count: int
     ) -> Self:
         """Fit relative errors. sums: (M,) block times added up, ms. blocks: (M,) kept blocks. count: R.
+
+        overheads: candidates, ms per block, all of which leave something of every sum.
 
         The overhead is the candidate of least robust error. Then each resolution gets a factor of its own, shrunk
         towards 1, so that a resolution with few measured networks or none keeps the pooled fit.
         """
-        fits = [
-            (*_robust_line(sums - overhead * blocks, measured), overhead)
-            for overhead in np.linspace(0, fastest, OVERHEADS).tolist()
-        ]
+        fits = [(*_robust_line(sums - overhead * blocks, measured), overhead) for overhead in overheads.tolist()]
         _, slope, intercept, overhead = min(fits)
         pooled = slope * (sums - overhead * blocks) + intercept
         log_ratio = np.log(measured / pooled)
@@ -69,12 +69,14 @@ def _robust_line(x: Floats, y: Floats) -> tuple[float, float, float]:
     """Error, slope > 0 and intercept >= 0 of y = slope * x + intercept, by Huber's loss on relative residuals."""
     weight = np.ones(len(x))
     slope = intercept = 0.0
+    constant = np.ptp(x) <= LEAST_SHARE * x.max()
     residual = np.zeros(len(x))
     for _ in range(REWEIGHTINGS):
         root = np.sqrt(weight) / y
         columns = np.column_stack([x, np.ones(len(x))]) * root[:, None]
-        slope, intercept = np.linalg.lstsq(columns, y * root, rcond=None)[0].tolist()
-        if intercept < 0 or slope <= 0:  # too little spread to tell them apart: the line through the origin
+        if not constant:
+            slope, intercept = np.linalg.lstsq(columns, y * root, rcond=None)[0].tolist()
+        if constant or intercept < 0 or slope <= 0:  # too little spread to tell them apart: the line through the origin
             slope, intercept = float((columns[:, 0] @ (y * root)) / (columns[:, 0] @ columns[:, 0])), 0.0
         residual = np.abs((slope * x + intercept) / y - 1)
         spread = max(1.4826 * float(np.median(residual)), 1e-9)  # of normal errors, from their median absolute value
@@ -124,10 +126,13 @@ class LatencyModel:
                 f"network {unknown} runs a block that was not measured; measure its blocks or leave it out"
             )
         resolution, fastest = genomes[:, 0], min(block_ms[key] for key in tables.block_keys if key and key in block_ms)
+        overheads = np.linspace(0, fastest, OVERHEADS)
+        left = sums - overheads[:, None] * blocks  # (OVERHEADS, M)
+        overheads = overheads[(left > LEAST_SHARE * sums).all(1)]
 
         def fit(rows: NDArray[np.intp]) -> _Calibration:
             data = sums[rows], blocks[rows], resolution[rows], measured[rows]
-            return _Calibration.fit(*data, fastest, len(tables.space.resolutions))
+            return _Calibration.fit(*data, overheads, len(tables.space.resolutions))
 
         predicted = np.empty(len(measured))
         for seen, unseen in folds(len(measured), FOLDS, rng):

@@ -152,3 +152,23 @@ def test_times_that_are_none_are_refused() -> None:
         LatencyModel.fit(TABLES, blocks, genomes, np.append(-1.0, measured[1:]), rng)
     with pytest.raises(ValueError, match=r"block .*: nan ms"):
         LatencyModel.fit(TABLES, {**blocks, next(iter(blocks)): float("nan")}, genomes, measured, rng)
+
+
+def test_blocks_that_take_equally_long_are_no_obstacle() -> None:
+    rng = np.random.default_rng(9)
+    keys = {key for key in TABLES.block_keys if key is not None}
+    genomes = SPACE.sample(rng, 40)
+    kept = np.array([key is not None for key in TABLES.block_keys])[TABLES.index(genomes)].sum(1)
+    model = LatencyModel.fit(TABLES, dict.fromkeys(keys, 0.5), genomes, 0.2 * kept + 1.0, rng)
+    assert model.predict(genomes) == pytest.approx(0.2 * kept + 1.0)
+
+
+def test_networks_of_one_size_give_a_line_through_the_origin() -> None:
+    rng = np.random.default_rng(10)
+    genomes = np.repeat(SPACE.encode(SPACE.largest())[None], 8, 0)
+    blocks = probe(rng)
+    model = LatencyModel.fit(TABLES, blocks, genomes, np.full(8, 3.0), rng)
+    assert model.predict(genomes) == pytest.approx(np.full(8, 3.0))
+    assert model.card["kendall_tau"] is None
+    smallest = model.predict(SPACE.encode(SPACE.smallest())[None])
+    assert 0 < float(smallest[0]) < 3
