@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from service.errors import InvalidError
 from service.models import Supernet, now
 from service.store import Store
 from service.supernets import queries
@@ -41,8 +42,20 @@ def register(session: Session, store: Store, bundle_path: Path) -> Supernet:
 
 
 def register_stored(session: Session, store: Store, bundle_hash: str) -> SupernetDetail:
-    """Make a supernet of a bundle that the store already has. Raises what `register` does, and NotFoundError."""
-    return detail(register(session, store, store.bundle(bundle_hash)))
+    """Make a supernet of a bundle that the store already has.
+
+    Raises:
+        NotFoundError: the store has no such bundle. InvalidError: it is another one. What `register` raises.
+    """
+    from supernet.bundle import Bundle  # loads torch
+
+    path = store.bundle(bundle_hash)
+    if (found := Bundle.open(path).hash) != bundle_hash:
+        raise InvalidError(
+            f"the bundle in the store under {bundle_hash} has the hash {found}; remove it and add it again with "
+            "`supple register`"
+        )
+    return detail(register(session, store, path))
 
 
 def _card(bundle: Any) -> dict[str, Any] | None:
