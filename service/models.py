@@ -24,7 +24,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 HASH = String(64)  # SHA-256, hexadecimal
 ID = String(32)
@@ -166,9 +166,6 @@ class Candidate(Base):
     params: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(default=now)
 
-    verification: Mapped["Verification | None"] = relationship(viewonly=True)
-    supernet: Mapped[Supernet] = relationship(viewonly=True)
-
 
 class AccuracyPrediction(Base):
     """What one version of a supernet's accuracy predictor says of a candidate."""
@@ -276,7 +273,10 @@ class LatencyMeasurement(Base):
 
 
 class Export(Base):
-    """A candidate's file for download. status: queued, done or failed."""
+    """A candidate's file for download.
+
+    status: queued, done, failed (asking again tries again) or impossible (the same weights will fail again).
+    """
 
     __tablename__ = "exports"
 
@@ -287,6 +287,6 @@ class Export(Base):
     size: Mapped[int | None] = mapped_column(BigInteger)  # bytes
     parity: Mapped[float | None]  # max |onnxruntime - torch| over the logits of real images
     problem: Mapped[dict[str, Any] | None]
-    attempts: Mapped[int] = mapped_column(default=0)
+    attempts: Mapped[int] = mapped_column(default=0)  # times that a worker began it
     created_at: Mapped[datetime] = mapped_column(default=now)
     finished_at: Mapped[datetime | None]

@@ -14,7 +14,7 @@ from service.jobs import MOST_ATTEMPTS, Step
 from service.supernets import queries as supernets
 from supernet.bundle import Bundle
 from supernet.evaluate import Evaluator
-from supernet.export import export_metadata, export_subnet
+from supernet.export import ExportError, export_metadata, export_subnet
 from supernet.space import Architecture
 
 PARITY_IMAGES = 16  # real images on which the file is compared with the network
@@ -78,8 +78,8 @@ def export(context: Context, subnet: Subnet, precision: Precision, verified_accu
 
 
 def build_export(context: Context, step: Step, subject: str) -> None:
-    """The job: build the file that `subject`, "candidate:precision", names."""
-    candidate_id, _, precision = subject.partition(":")
+    """The job: build the file that `subject` names, "candidate:precision:attempts made before it was asked for"."""
+    candidate_id, precision, before = subject.split(":")
 
     def build() -> None:
         with context.database.reading() as session:
@@ -88,12 +88,13 @@ def build_export(context: Context, step: Step, subject: str) -> None:
         export(context, extract(context, candidate_id), "fp32", verified)
 
     with context.database.writing() as session:
-        attempts = queries.begin(session, candidate_id, precision).attempts
+        attempts = queries.begin(session, candidate_id, precision).attempts - int(before)
     try:
         if attempts > MOST_ATTEMPTS:
             raise ValueError(f"{MOST_ATTEMPTS} workers died while building this file; their logs say why")
         step("build", build)
     except Exception as error:
+        status = "impossible" if isinstance(error, ExportError) else "failed"
         with context.database.writing() as session:
-            queries.finish(session, candidate_id, precision, status="failed", problem=problem_of(error))
+            queries.finish(session, candidate_id, precision, status=status, problem=problem_of(error))
         raise

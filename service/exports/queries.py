@@ -26,6 +26,11 @@ def add(session: Session, candidate_id: str, precision: str) -> None:
     insert_missing(session, Export, [values])
 
 
+def lock(session: Session, candidate_id: str, precision: str) -> Export | None:
+    """What `find` finds, which no other transaction changes until this one ends."""
+    return session.get(Export, (candidate_id, precision), with_for_update=True, populate_existing=True)
+
+
 def begin(session: Session, candidate_id: str, precision: str) -> Export:
     """The export, one attempt further."""
     export = session.get_one(Export, (candidate_id, precision), with_for_update=True)
@@ -34,6 +39,7 @@ def begin(session: Session, candidate_id: str, precision: str) -> Export:
 
 
 def finish(session: Session, candidate_id: str, precision: str, **values: Any) -> None:
-    """End an export that has not ended."""
-    this = Export.candidate_id == candidate_id, Export.precision == precision, Export.status == "queued"
-    session.execute(update(Export).where(*this).values(finished_at=now(), **values))
+    """End an export that has not ended. A file replaces a failure, too."""
+    ends = ("queued", "failed", "impossible") if values["status"] == "done" else ("queued",)
+    this = Export.candidate_id == candidate_id, Export.precision == precision, Export.status.in_(ends)
+    session.execute(update(Export).where(*this).values({"problem": None, "finished_at": now(), **values}))

@@ -17,26 +17,36 @@ PRIORITY = 1  # somebody waits
 
 
 class ExportFailedError(SuppleError):
-    """The file could not be made, and will not be with the same weights."""
+    """The network cannot be written as ONNX, or the file differs from it: with the same weights it will again."""
 
     status, title = 500, "The export failed"
 
 
+class RangeError(SuppleError):
+    """No range that was asked for is inside the file."""
+
+    status, title = 416, "Range not satisfiable"
+
+
 def ask(session: Session, jobs: Jobs, candidate_id: str, precision: Precision) -> Export:
-    """The export of a candidate; the first call for it has a worker build it.
+    """The export of a candidate; the first call for it has a worker build it, and so has the first after a failure.
 
     Raises:
-        NotFoundError: no such candidate. ExportFailedError: it was tried, and why it failed.
+        NotFoundError: no such candidate. ExportFailedError: it was tried, and why no try will do.
     """
     candidates.get(session, candidate_id)
-    export = queries.find(session, candidate_id, precision)
+    export = queries.lock(session, candidate_id, precision)
+    if export is not None and export.status == "impossible":
+        raise ExportFailedError((export.problem or {})["detail"])
+    if export is not None and export.status != "failed":
+        return export
     if export is None:
         queries.add(session, candidate_id, precision)
-        subject = f"{candidate_id}:{precision}"
-        jobs.enqueue(session, "export", subject, job_id=f"export-{subject}", priority=PRIORITY)
-        return session.get_one(Export, (candidate_id, precision))
-    if export.problem is not None:
-        raise ExportFailedError(export.problem["detail"])
+        export = session.get_one(Export, (candidate_id, precision))
+    else:
+        export.status, export.problem, export.finished_at = "queued", None, None
+    subject = f"{candidate_id}:{precision}:{export.attempts}"
+    jobs.enqueue(session, "export", subject, job_id=f"export-{subject}", priority=PRIORITY)
     return export
 
 

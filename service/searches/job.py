@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import inf
 from statistics import median
 from typing import Any
 
@@ -216,8 +215,10 @@ class Found:
         for limit in self.limits:
             device = limit["device"]
             if any(device in measured for measured in self.measured_ms.values()):
-                ms = self.measured_ms.get(one, {}).get(device, inf)
-                if ms > limit["max"]:
+                ms = self.measured_ms.get(one, {}).get(device)
+                if ms is None:
+                    result.append(f"latency_ms on {device} was not measured, as that of others was")
+                elif ms > limit["max"]:
                     result.append(f"measured latency_ms on {device} is {ms:.4g}, the limit {limit['max']:g}")
         least, verified = self.search.request["min_accuracy"], self.accuracy(one)
         if least is not None and verified is not None and verified < least:

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,18 @@ def test_when_none_holds_as_measured_no_winner_is_named(
     assert "measured latency_ms on here is" in search["problem"]["detail"]
     assert "the limit 0.05" in search["problem"]["detail"]
     assert search["problem"]["closest"] in {one["id"] for one in search["front"]} | set(clock)
+
+
+def test_a_finalist_that_was_not_measured_is_said_to_be_that(
+    client: TestClient, context: Context, here: str, clock: dict[str, float]
+) -> None:
+    search_id = ask(client, device=here, max_latency_ms=0.05)
+    after_searching(context, client, clock, search_id, here)
+    with context.database.reading() as session:
+        one, other = [candidate.id for candidate in queries.members(session, search_id)][:2]
+        found = replace(job.Found.load(session, search_id, [one, other]), measured_ms={one: {here: 0.04}})
+    assert found.violations(one) == []
+    assert found.violations(other) == ["latency_ms on here was not measured, as that of others was"]
 
 
 def test_a_device_elsewhere_is_not_measured_here(client: TestClient, context: Context, device: str) -> None:
