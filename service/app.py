@@ -16,6 +16,7 @@ from service.context import Context, ContextOf
 from service.devices import endpoints as devices
 from service.errors import UnavailableError
 from service.exports import endpoints as exports
+from service.guard import Guard
 from service.metrics import Metrics
 from service.pages import router as pages
 from service.searches import endpoints as searches
@@ -86,6 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="Supple", description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
     app.state.context = context
     errors.install(app)
+    app.add_middleware(Guard, context=context)
     app.add_middleware(metrics.middleware)
     app.include_router(health)
 

@@ -5,7 +5,7 @@ The service raises `SuppleError`; the libraries underneath raise `ValueError`, w
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -168,12 +168,24 @@ async def _on_error(request: Request, error: Exception) -> Response:
     return problem_response(problem)
 
 
+HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+    SuppleError: _on_supple_error,
+    RequestValidationError: _on_invalid_request,
+    HTTPException: _on_http_exception,
+    ValueError: _on_error,
+    DataError: _on_unfit_data,
+    OperationalError: _on_database_error,
+    Exception: _on_error,
+}
+
+
+async def answer(request: Request, error: Exception) -> Response:
+    """The problem document of any error, as `app` of `install` would answer it."""
+    handle = next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)
+    return await handle(request, error)
+
+
 def install(app: FastAPI) -> None:
     """Make `app` answer every error with a problem document."""
-    app.add_exception_handler(SuppleError, _on_supple_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid_request)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(ValueError, _on_error)
-    app.add_exception_handler(DataError, _on_unfit_data)
-    app.add_exception_handler(OperationalError, _on_database_error)
-    app.add_exception_handler(Exception, _on_error)
+    for kind, handle in HANDLERS.items():
+        app.add_exception_handler(kind, handle)

@@ -104,7 +104,7 @@ def test_little_of_a_request_is_echoed(client: TestClient) -> None:
 
 def test_a_device_registered_many_times_at_once_is_one(context: Context) -> None:
     together = Barrier(8)
-    body = DeviceIn(name="board")
+    body = DeviceIn.model_validate({"name": "board"})
 
     def register(_: int) -> str:
         together.wait()
