@@ -1,5 +1,6 @@
 """The HTTP service: `create_app` puts the slices together."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -23,6 +24,8 @@ from service.searches import endpoints as searches
 from service.settings import Settings
 from service.supernets import endpoints as supernets
 
+log = logging.getLogger("supple")
+
 DESCRIPTION = """Which network fits this budget on this device? POST a search, get an architecture back.
 
 Predicted values come from models, verified ones from held-out images, measured ones from the device; no field ever
@@ -37,12 +40,14 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 health = APIRouter(tags=["health"])
 
 
+@health.head("/healthz", include_in_schema=False)
 @health.get("/healthz")
 def alive() -> dict[str, str]:
     """Whether this process answers."""
     return {"status": "ok"}
 
 
+@health.head("/readyz", include_in_schema=False)
 @health.get("/readyz")
 def ready(context: ContextOf) -> dict[str, str]:
     """Whether it can do its work: the database answers and is at this release's version, and the store takes files."""
@@ -63,7 +68,8 @@ def check_ready(context: Context) -> None:
     try:
         context.store.check()
     except OSError as error:
-        raise UnavailableError(f"the store at {context.store.root} takes no files: {error}") from error
+        log.error("no file can be kept at %s: %s", context.store.root, error)
+        raise UnavailableError(f"the artifact store takes no files: {error.strerror}") from error
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -15,8 +15,10 @@ from pydantic import ValidationError
 from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 log = logging.getLogger("supple")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MOST_ERRORS = 20  # of one request that are listed
 
 
@@ -148,7 +150,19 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        error.headers = {"Allow": ", ".join(sorted(_methods(request)))}
     return problem_response(_plain(error.status_code, error.detail), error.headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """The methods that the path of a request can be asked with: each is another route to the router."""
+    scopes = ({**request.scope, "method": method} for method in METHODS)
+    return {
+        scope["method"]
+        for scope in scopes
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes)
+    }
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:

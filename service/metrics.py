@@ -7,6 +7,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, H
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.errors import METHODS
+
 
 class Metrics:
     """One application's counters, in a registry of their own."""
@@ -42,7 +44,7 @@ class Metrics:
         try:
             await app(scope, receive, sending)
         finally:
-            labels = scope["method"], _route(scope)
+            labels = scope["method"] if scope["method"] in METHODS else "other", _route(scope)
             self._requests.labels(*labels, status).inc()
             self._seconds.labels(*labels).observe(time.perf_counter() - started)
 

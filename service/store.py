@@ -1,11 +1,14 @@
 """The artifact store: files named by their SHA-256 in a directory.
 
+Messages of its errors reach the callers of the API and name no path; the log does.
+
 A file appears whole or not at all: it is written beside its place, synced, and renamed. Nothing changes in place.
 """
 
 import errno
 import hashlib
 import io
+import logging
 import os
 import shutil
 import tempfile
@@ -20,6 +23,8 @@ from numpy.typing import NDArray
 
 from service.errors import NotFoundError, StoreFullError
 from supernet.files import sync, write_synced
+
+log = logging.getLogger("supple")
 
 
 class Store:
@@ -65,7 +70,8 @@ class Store:
         """
         path = self._object(digest)
         if not path.is_file():
-            raise NotFoundError(f"the store at {self.root} has no file {digest}")
+            log.warning("%s is not there", path)
+            raise NotFoundError(f"the artifact store has no file {digest}")
         return path
 
     def add_bundle(self, source: Path, digest: str) -> Path:
@@ -97,7 +103,8 @@ class Store:
         """
         path = self._bundles / digest
         if not path.is_dir():
-            raise NotFoundError(f"the store at {self.root} has no bundle {digest}; add it with `supple register`")
+            log.warning("%s is not there", path)
+            raise NotFoundError(f"the artifact store has no bundle {digest}; add it with `supple register`")
         return path
 
     def check(self) -> None:
@@ -116,8 +123,9 @@ class Store:
                 yield Path(directory) / "content"
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                log.error("no room left at %s: %s", self.root, error)
                 raise StoreFullError(
-                    f"no room left in the store at {self.root} ({os.strerror(error.errno)}); free some and try again"
+                    f"no room left in the artifact store ({os.strerror(error.errno)}); free some and try again"
                 ) from error
             raise
 

@@ -49,6 +49,7 @@ def measured(name: Id, body: MeasurementsIn, context: ContextOf) -> LatencyModel
         return rules.add_model(session, context.store, name, body, model)
 
 
+@router.head("/probe.py", include_in_schema=False)
 @router.get("/probe.py", response_class=FileResponse)
 def probe() -> FileResponse:
     """The device probe: one Python file that needs numpy and onnxruntime only."""

@@ -1,3 +1,5 @@
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,6 +132,44 @@ def test_readiness_names_what_is_missing(client: TestClient, context: Context, m
     assert "supple db upgrade" in answer.json()["detail"]
     monkeypatch.undo()
     assert client.get("/readyz").status_code == 200
+
+
+def test_readiness_names_no_path(client: TestClient, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["detail"] == "the artifact store takes no files: Permission denied"
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v1/probe.py"])
+def test_what_is_fetched_can_be_asked_for_its_head(client: TestClient, path: str) -> None:
+    head, whole = client.head(path), client.get(path)
+    assert head.status_code == 200
+    assert head.headers["content-length"] == whole.headers["content-length"]
+
+
+def test_a_wrong_method_is_told_all_that_are_right(client: TestClient) -> None:
+    for path, methods in (
+        ("/v1/devices", "GET, POST"),
+        ("/v1/devices/board", "GET"),
+        ("/v1/devices/board/measurements", "POST"),
+        ("/healthz", "GET, HEAD"),
+        ("/", "GET"),
+    ):
+        answer = client.delete(path)
+        assert answer.status_code == 405
+        assert answer.headers["allow"] == methods
+
+
+def test_unknown_methods_count_as_one(client: TestClient) -> None:
+    for number in range(5):
+        client.request(f"FOO{number}", "/v1/devices")
+    text = client.get("/metrics").text
+    assert 'method="other"' in text
+    assert "FOO" not in text
 
 
 def test_metrics_count_requests_by_route(client: TestClient) -> None:

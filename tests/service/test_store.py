@@ -45,13 +45,25 @@ def test_a_file_that_is_not_there_is_named(store: Store) -> None:
         store.bundle("00" * 32)
 
 
+def test_public_messages_name_no_path_and_the_log_does(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for call in (store.path, store.bundle, lambda _: store.put(b"content")):
+        monkeypatch.setattr(os, "fsync", full_disk)
+        caplog.clear()
+        with pytest.raises((NotFoundError, StoreFullError)) as error:
+            call("00" * 32)
+        assert str(store.root) not in str(error.value)
+        assert str(store.root) in caplog.text
+
+
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_full_disk_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     if call == "fsync":
         monkeypatch.setattr(os, "fsync", full_disk)
     else:
         monkeypatch.setattr(Path, "replace", full_disk)
-    with pytest.raises(StoreFullError, match=r"no room left in the store at .*free some"):
+    with pytest.raises(StoreFullError, match=r"no room left in the artifact store .*free some"):
         store.put(b"content")
     assert files(store) == []
     monkeypatch.undo()
