@@ -94,12 +94,20 @@ def verifications(session: Session, ids: Sequence[str]) -> dict[str, Verificatio
     return {row.candidate_id: row for row in found}
 
 
-def measured_latency(session: Session, ids: Sequence[str], search_id: str | None = None) -> dict[str, dict[str, float]]:
-    """By candidate and device, the newest measured latency, ms; only those taken for one search where given."""
+def measurements(
+    session: Session, ids: Sequence[str], search_id: str | None = None
+) -> dict[str, dict[str, LatencyMeasurement]]:
+    """By candidate and device, the newest measured latency; only those taken for one search where given."""
     wanted = select(LatencyMeasurement).where(LatencyMeasurement.candidate_id.in_(ids))
     if search_id is not None:
         wanted = wanted.where(LatencyMeasurement.search_id == search_id)
-    found: dict[str, dict[str, float]] = defaultdict(dict)
+    found: dict[str, dict[str, LatencyMeasurement]] = defaultdict(dict)
     for row in session.scalars(wanted.order_by(LatencyMeasurement.created_at)):
-        found[row.candidate_id][row.device] = row.measured_latency_ms
+        found[row.candidate_id][row.device] = row
     return found
+
+
+def measured_latency(session: Session, ids: Sequence[str], search_id: str | None = None) -> dict[str, dict[str, float]]:
+    """What `measurements` finds, ms."""
+    found = measurements(session, ids, search_id)
+    return {one: {device: row.measured_latency_ms for device, row in rows.items()} for one, rows in found.items()}

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from evolution.pareto import non_dominated
 from service import models
 from service.candidates import queries
-from service.candidates.schemas import CandidateOut, Cost, FrontOut
+from service.candidates.schemas import CandidateOut, Cost, FrontOut, MeasuredLatency
 from service.context import Context
 from service.devices import queries as devices
 from service.errors import InvalidError
@@ -45,7 +45,7 @@ def describe(
     """Candidates with their predictions and what is verified and measured; for one search only where it is given."""
     ids = [candidate.id for candidate in candidates]
     verified = queries.verifications(session, ids)
-    measured = queries.measured_latency(session, ids, search_id)
+    measured = queries.measurements(session, ids, search_id)
     return [
         _describe(candidate, said, verified.get(candidate.id), measured.get(candidate.id))
         for candidate, said in zip(candidates, predicted, strict=True)
@@ -56,7 +56,7 @@ def _describe(
     candidate: models.Candidate,
     predicted: Predicted,
     verification: models.Verification | None,
-    measured_ms: Mapping[str, float] | None,
+    measured: Mapping[str, models.LatencyMeasurement] | None,
 ) -> CandidateOut:
     return CandidateOut(
         id=candidate.id,
@@ -73,8 +73,11 @@ def _describe(
         verified_accuracy=verification.verified_accuracy if verification else None,
         verified_images=verification.images if verification and verification.images else None,
         verified_accuracy_reason=verification.reason if verification else NOT_VERIFIED,
-        measured_latency_ms=dict(measured_ms) if measured_ms else None,
-        measured_latency_reason=None if measured_ms else NOT_MEASURED,
+        measured_latency_ms={name: row.measured_latency_ms for name, row in measured.items()} if measured else None,
+        measured_latency_details=(
+            {name: MeasuredLatency.model_validate(row.details) for name, row in measured.items()} if measured else None
+        ),
+        measured_latency_reason=None if measured else NOT_MEASURED,
         onnx=f"/v1/candidates/{candidate.id}/onnx",
         created_at=candidate.created_at,
     )

@@ -10,6 +10,21 @@ from service.schemas import Answer
 Cost = Literal["latency_ms", "flops", "params"]
 
 
+class MeasuredLatency(Answer):
+    """How a latency was measured: `ratio` times `device_reference_ms` is the latency in `measured_latency_ms`."""
+
+    ratio: float = Field(description="Median over the samples of the network's time / the reference network's.")
+    spread: float = Field(description="Median absolute deviation of that ratio, as a fraction of it.")
+    wall_ms: float = Field(description="What the network took by the clock, median.")
+    reference_ms: float = Field(description="What the reference network took by the clock meanwhile, median.")
+    device_reference_ms: float | None = Field(
+        None,
+        description="What the reference network took when the device's latency model was measured; null where that "
+        "was not recorded, and then its time meanwhile, over all networks measured together, took its place.",
+    )
+    samples: int
+
+
 class CandidateOut(Answer):
     """An architecture of a supernet, and what is predicted, counted, verified and measured of it, each by itself."""
 
@@ -34,7 +49,13 @@ class CandidateOut(Answer):
     )
     verified_images: int | None = Field(description="How many images that were.")
     verified_accuracy_reason: str | None = Field(description="Why there is no verified accuracy.")
-    measured_latency_ms: dict[str, float] | None = Field(description="Of the exported network, run on the device.")
+    measured_latency_ms: dict[str, float] | None = Field(
+        description="Of the exported network, by device, on the scale of the device's latency model: the exported "
+        "network's time relative to the reference network's, both run in turns on the device, times what the "
+        "reference network took when the device was first measured. The times themselves are in "
+        "`measured_latency_details`."
+    )
+    measured_latency_details: dict[str, MeasuredLatency] | None = Field(description="By device, how it was measured.")
     measured_latency_reason: str | None = Field(description="Why there is no measured latency.")
     onnx: str = Field(description="Where its ONNX file is.")
     created_at: datetime

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Sequence
 from typing import Annotated
 
 from anyio import sleep
@@ -11,13 +12,12 @@ from sqlalchemy.exc import IntegrityError
 
 from service.candidates.schemas import CandidateOut
 from service.context import Context, ContextOf
-from service.errors import InvalidError
 from service.schemas import Id, Page
 from service.searches import answers, queries, rules
 from service.searches.schemas import SearchIn, SearchOut, SearchSummary
 
 router = APIRouter(prefix="/searches", tags=["searches"])
-MOST_SECONDS = 60.0  # that a client may be kept waiting for a job
+MOST_SECONDS = 60  # that a client may be kept waiting for a job
 POLL_SECONDS = 0.1
 PRIORITY = 2  # exports, for which somebody waits, go before searches
 
@@ -27,19 +27,26 @@ async def ask(
     body: SearchIn,
     context: ContextOf,
     response: Response,
-    prefer: Annotated[str, Header(description="`respond-async`, or `wait=SECONDS` for a job.")] = "",
-    idempotency_key: Annotated[str | None, Header(max_length=200, description="Sent again: the same answer.")] = None,
+    prefer: Annotated[list[str] | None, Header(description="`respond-async`, or `wait=SECONDS` for a job.")] = None,
+    idempotency_key: Annotated[
+        str | None, Header(min_length=1, max_length=200, description="Sent again: the same answer.")
+    ] = None,
 ) -> SearchOut:
     """Ask for the best architecture within limits: 201 with the answer, or 202 with where it will be.
 
     A search that verifies, or evaluates more than 20,000 architectures, is a job.
     """
-    later, seconds = preferences(prefer)
+    later, seconds = preferences(prefer or [])
     search = await run_sync(_search, context, body, idempotency_key, later)
-    until = time.monotonic() + seconds
+    applied = ["respond-async"] if later else []
+    if seconds is not None and search.status in queries.UNFINISHED:
+        applied.append(f"wait={seconds}")
+    until = time.monotonic() + (seconds or 0)
     while search.status in queries.UNFINISHED and time.monotonic() < until:
         await sleep(POLL_SECONDS)
         search = await run_sync(_show, context, search.id)
+    if applied:
+        response.headers["Preference-Applied"] = ", ".join(applied)
     response.headers["Location"] = f"/v1/searches/{search.id}"
     if search.status in queries.UNFINISHED:
         response.status_code, response.headers["Retry-After"] = 202, "1"
@@ -71,24 +78,21 @@ def front(search_id: Id, context: ContextOf) -> list[CandidateOut]:
 
 @router.post("/{search_id}/cancel")
 def cancel(search_id: Id, context: ContextOf) -> SearchOut:
-    """Stop a search that has not ended. What it found so far stays."""
+    """Stop a search that has not ended. A front that it has shown stays; before that, what it found is dropped."""
     with context.database.writing() as session:
         rules.cancel(session, search_id)
     context.jobs.cancel(job_id(search_id))
     return _show(context, search_id)
 
 
-def preferences(header: str) -> tuple[bool, float]:
+def preferences(headers: Sequence[str]) -> tuple[bool, int | None]:
     """Whether a job is preferred, and how long to wait for one, seconds (RFC 7240).
 
-    Raises:
-        InvalidError: a wait that is no number of seconds.
+    What is not understood is ignored.
     """
-    parts = [part.strip().lower() for part in re.split("[,;]", header)]
-    waits = [part.removeprefix("wait=") for part in parts if part.startswith("wait=")]
-    if waits and not re.fullmatch(r"\d{1,6}", waits[0]):
-        raise InvalidError(f"Prefer: wait is {waits[0]!r}; a whole number of seconds is needed")
-    return "respond-async" in parts, min(float(waits[0]), MOST_SECONDS) if waits else 0.0
+    sent = [part.partition(";")[0].strip().lower() for header in headers for part in header.split(",")]
+    waits = [wait for one in sent if (wait := re.fullmatch(r'wait\s*=\s*"?([0-9]{1,18})"?', one))]
+    return "respond-async" in sent, min(int(waits[0][1]), MOST_SECONDS) if waits else None
 
 
 def job_id(search_id: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +97,7 @@ def canonical(body: SearchIn, supernet_id: str) -> dict[str, Any]:
         if limit["cost"] == "latency_ms" and limit["device"] is None:
             limit["device"] = body.device
         Limit(**limit)  # refuses a device missing or out of place
+    _check_confidences(limits)
     if body.device is not None and body.objective != "latency_ms" and body.device not in {x["device"] for x in limits}:
         raise InvalidError(
             f"device is {body.device!r}, but nothing limits its latency; add max_latency_ms or leave it out"
@@ -114,6 +116,19 @@ def canonical(body: SearchIn, supernet_id: str) -> dict[str, Any]:
         "device": body.device if body.objective == "latency_ms" else None,
         **{field: getattr(body, field) for field in kept},
     }
+
+
+def _check_confidences(limits: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse two confidences on one device: an answer shows one bound for each."""
+    confidences: dict[str, set[float]] = defaultdict(set)
+    for limit in limits:
+        if limit["confidence"] is not None:
+            confidences[limit["device"]].add(limit["confidence"])
+    for device, given in confidences.items():
+        if len(given) > 1:
+            raise InvalidError(
+                f"device {device!r} is limited at the confidences {' and '.join(map(str, sorted(given)))}; give it one"
+            )
 
 
 def begin(context: Context, question: Question) -> Search:

@@ -80,7 +80,7 @@ def measure_latency(context: Context, search_id: str, candidate_ids: Sequence[st
                     "candidate_id": one.name,
                     "device": device,
                     "measured_latency_ms": latency_ms[one.name],
-                    "details": asdict(one),
+                    "details": {**asdict(one), "device_reference_ms": reference_ms},
                     "created_at": now(),
                 }
                 for one in measured

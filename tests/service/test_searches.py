@@ -122,6 +122,19 @@ def test_a_confidence_limits_the_bound(client: TestClient, device: str) -> None:
     assert "support at most" in too_sure.json()["detail"]
 
 
+def test_a_limit_with_and_one_without_a_confidence_on_one_device_each_say_their_value(
+    client: TestClient, device: str
+) -> None:
+    limits = [{"cost": "latency_ms", "device": device, "max": 0.06, "confidence": one} for one in (None, 0.9)]
+    search = ask(client, limits=limits).json()
+    best = search["best"]
+    assert [(limit["holds"], limit["value"]) for limit in search["limits"]] == [
+        ("predicted", best["predicted_latency_ms"][device]),
+        ("bound", best["predicted_latency_bound_ms"][device]),
+    ]
+    assert search["limits_hold"] == "predicted"
+
+
 def test_without_limits_nothing_is_claimed_of_limits(client: TestClient, supernet: str) -> None:
     search = ask(client).json()
     assert search["limits_hold"] is None
@@ -171,6 +184,15 @@ BAD_QUESTIONS: list[tuple[dict[str, Any], str]] = [
     ({"min_accuracy": 0.9}, "min_accuracy goes with a cost"),
     ({"min_accuracy": 95, "objective": "flops"}, "min_accuracy is 95: input should be less than 1"),
     ({"objective": "latency_ms", "min_accuracy": 0.9}, "which needs a device"),
+    (
+        {
+            "limits": [
+                {"cost": "latency_ms", "device": "board", "max": 1, "confidence": confidence}
+                for confidence in (0.8, 0.9)
+            ]
+        },
+        "device 'board' is limited at the confidences 0.8 and 0.9; give it one",
+    ),
     ({"resolution": 13}, "resolution is 13; mbv3-digits has 8, 12, 16"),
     ({"strategy": "magic"}, "unknown strategy 'magic'; there are evolution, random"),
     ({"budget": 0}, "budget is 0"),
@@ -340,7 +362,7 @@ def test_other_objectives_at_the_same_time_all_succeed(client: TestClient, conte
     def send(first: int) -> None:
         for turn in range(4):
             objective = ("accuracy", "latency_ms", "flops", "params")[(first + turn) % 4]
-            least = {} if objective == "accuracy" else {"min_accuracy": 0.93}
+            least: dict[str, Any] = {} if objective == "accuracy" else {"min_accuracy": 0.93}
             asked = ask(client, budget=200, device=device, max_latency_ms=0.09, objective=objective, **least)
             answers.append((asked.status_code, asked.text))
 
@@ -410,24 +432,41 @@ def test_a_search_is_cancelled_once(client: TestClient, device: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "expected"),
+    ("headers", "expected"),
     [
-        ("", (False, 0.0)),
-        ("respond-async", (True, 0.0)),
-        ("respond-async, wait=10", (True, 10.0)),
-        ("Wait=5; respond-async", (True, 5.0)),
-        ("wait=999999", (False, 60.0)),
-        ("handling=lenient", (False, 0.0)),
+        ([], (False, None)),
+        (["respond-async"], (True, None)),
+        (["respond-async, wait=10"], (True, 10)),
+        (["Wait=5", "Respond-Async"], (True, 5)),
+        (['wait = "7"; strict, handling=lenient'], (False, 7)),
+        (["wait=999999"], (False, 60)),
+        (["wait=soon", "wait=-1, wait=1.5, wait", "handling=lenient", ",;"], (False, None)),
+        (["handling=lenient; respond-async"], (False, None)),
     ],
 )
-def test_preferences_are_read(header: str, expected: tuple[bool, float]) -> None:
-    assert preferences(header) == expected
+def test_preferences_are_read_and_others_ignored(headers: list[str], expected: tuple[bool, int | None]) -> None:
+    assert preferences(headers) == expected
 
 
-def test_a_wait_that_is_no_number_is_refused(client: TestClient, supernet: str) -> None:
-    answer = ask(client, {"Prefer": "wait=soon"}, max_flops=2e6)
-    assert answer.status_code == 422
-    assert "'soon'" in answer.json()["detail"]
+def test_a_preference_that_was_followed_is_named(client: TestClient, supernet: str) -> None:
+    def applied(*prefer: str) -> tuple[int, str | None]:
+        headers = [("Prefer", one) for one in prefer]
+        answer = client.post("/v1/searches", json={"max_flops": 2e6, "budget": 50}, headers=headers)
+        return answer.status_code, answer.headers.get("preference-applied")
+
+    assert applied() == (201, None)
+    assert applied("wait=soon", "handling=lenient") == (201, None)
+    assert applied("wait=30") == (201, None)  # nothing to wait for
+    assert applied("respond-async") == (202, "respond-async")
+    assert applied("respond-async", "wait=0") == (202, "respond-async, wait=0")
+
+
+def test_an_empty_idempotency_key_is_refused(client: TestClient, context: Context, supernet: str) -> None:
+    for _ in range(2):
+        answer = ask(client, {"Idempotency-Key": ""}, max_flops=2e6)
+        assert answer.status_code == 422
+        assert "idempotency-key" in answer.json()["detail"]
+    assert count(context, Search) == 0
 
 
 # Candidates and fronts.

@@ -173,10 +173,11 @@ def test_the_probe_really_measures_here(client: TestClient, context: Context, he
     search_id = ask(client, device=here, max_latency_ms=1000.0)
     run_search(context, Steps(), search_id)
     best = shown(client, search_id)["best"]
-    assert best["measured_latency_ms"][here] > 0
-    with context.database.reading() as session:
-        row = session.scalars(select(LatencyMeasurement).limit(1)).one()
-    assert row.details["reference_ms"] > 0
+    details = best["measured_latency_details"][here]
+    assert details["wall_ms"] > 0
+    assert details["reference_ms"] > 0
+    assert details["device_reference_ms"] == 0.5
+    assert best["measured_latency_ms"][here] == details["ratio"] * 0.5 > 0
 
 
 def test_a_minimum_accuracy_must_hold_as_verified(client: TestClient, context: Context, supernet: str) -> None:
