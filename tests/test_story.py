@@ -2,7 +2,6 @@
 
 import io
 import json
-import random
 import re
 import signal
 import subprocess
@@ -22,8 +21,6 @@ from service.training import finished_bundle, read_config
 from supernet.bundle import Bundle
 from supernet.export import run_onnx
 from tests.conftest import Ran
-
-COMMAND = [sys.executable, "-m", "service.cli"]
 
 
 def smaller_config(path: Path, epochs: dict[str, int], subnets: int) -> Path:
@@ -143,36 +140,66 @@ def test_search_describe_and_export_on_the_command_line(
     assert run_onnx((tmp_path / "net.onnx").read_bytes(), np.zeros((1, 1, side, side), np.float32)).shape == (1, 10)
 
 
-def test_a_training_run_killed_at_any_moment_resumes_to_a_usable_bundle(tmp_path: Path) -> None:
-    """Kills land in start-up, training, checkpoints, measuring and the bundle; the last run is left alone."""
-    config = smaller_config(tmp_path / "c.yaml", {"largest": 2, "kernel": 1, "depth": 1, "width": 1}, 12)
-    command = [*COMMAND, "train", str(config), "-o", str(tmp_path / "out"), "--resume", "--data-root", str(tmp_path)]
-    moments = random.Random(0)
-    killed = 0
-    for _ in range(3):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(moments.uniform(3, 7))
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-    assert killed
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
-    bundle = finished_bundle(read_config(config), tmp_path / "out")
-    assert bundle is not None
-    assert search_bundle(bundle, {"flops": 1e6}, budget=200)["best"]["flops"] <= 1e6
-    leftovers = [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".") and path.is_file()]
-    assert not leftovers
+TRAIN = """
+import sys
+from pathlib import Path
+from service.training import read_config, run
+
+config, out = map(Path, sys.argv[1:])
+for step in run(read_config(config), out, resume=True, data_root=out.parent, checkpoint_steps=5):
+    print(step.stage, step.done, step.total, sep=":", flush=True)
+"""
 
 
-def test_an_unfinished_run_is_not_overwritten_without_being_asked(tmp_path: Path, run: Callable[..., Ran]) -> None:
+class Training:
+    """A training run in a process of its own, and the lines it has printed: `stage:done:total`."""
+
+    def __init__(self, config: Path, out: Path) -> None:
+        self._log = out.with_suffix(".log")
+        with open(self._log, "w") as file:
+            self._process = subprocess.Popen([sys.executable, "-c", TRAIN, str(config), str(out)], stdout=file)
+
+    def lines(self) -> list[list[str]]:
+        return [line.split(":") for line in self._log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+    def kill_once(self, happened: Callable[[], bool]) -> list[list[str]]:
+        """Kill it as soon as something has happened; the lines printed until then."""
+        while not happened():
+            assert self._process.poll() is None, "the run ended first"
+            time.sleep(0.002)
+        self._process.kill()
+        assert self._process.wait() == -signal.SIGKILL
+        return self.lines()
+
+
+def test_a_training_run_killed_at_every_stage_resumes_to_a_usable_bundle(
+    tmp_path: Path, run: Callable[..., Ran]
+) -> None:
     config = smaller_config(tmp_path / "c.yaml", {"largest": 2, "kernel": 1, "depth": 1, "width": 1}, 12)
-    command = [*COMMAND, "train", str(config), "-o", str(tmp_path / "out"), "--data-root", str(tmp_path)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while not list((tmp_path / "out").glob("checkpoints/*.json")):
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    again = run("train", str(config), "-o", str(tmp_path / "out"), "--data-root", str(tmp_path))
+    out = tmp_path / "out"
+    command = ["train", str(config), "-o", str(out), "--data-root", str(tmp_path)]
+
+    Training(config, out).kill_once(lambda: bool(list(out.glob("checkpoints/*.json"))))
+    again = run(*command)
     assert again.code == 2
     assert "holds an unfinished run; pass --resume" in again.stderr
+
+    training = Training(config, out)
+    lines = training.kill_once(lambda: any(stage == "measure subnets" for stage, *_ in training.lines()))
+    stage, first, _ = lines[0]
+    assert stage == "train"
+    assert int(first) > 1, "training began anew"
+    trained = [int(done) for stage, done, _ in lines if stage == "train"]
+    assert trained == list(range(trained[0], int(lines[0][2]) + 1))
+
+    training = Training(config, out)
+    lines = training.kill_once(lambda: bool(list(out.glob(".bundle*")) or list(out.glob("bundle"))))
+    assert {stage for stage, *_ in lines} <= {"measure subnets", "write the bundle"}, "training was not over"
+
+    finished = run(*command, "--resume")
+    assert finished.code == 0, finished.stderr
+    bundle = finished_bundle(read_config(config), out)
+    assert bundle is not None
+    assert search_bundle(bundle, {"flops": 1e6}, budget=200)["best"]["flops"] <= 1e6
+    leftovers = [path for pattern in ("*.tmp", ".*", "*.old") for path in out.rglob(pattern)]
+    assert not leftovers
