@@ -3,15 +3,14 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
-from service import errors
-from service.auth import check_bind, require_key
+from service import errors, reference
+from service.auth import BEARER, check_bind, require_key
 from service.candidates import endpoints as candidates
 from service.context import Context, ContextOf
 from service.devices import endpoints as devices
@@ -32,11 +31,6 @@ Predicted values come from models, verified ones from held-out images, measured 
 holds two of them. FLOPs are multiply-adds. Accuracies are fractions in [0, 1], latencies milliseconds.
 Errors are `application/problem+json`."""
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    code: {"description": meaning, "content": {"application/problem+json": {"schema": {"type": "object"}}}}
-    for code, meaning in ((404, "Not found"), (409, "Conflict"), (422, "Cannot be done as asked; `detail` says why"))
-}
-
 health = APIRouter(tags=["health"])
 
 
@@ -48,7 +42,7 @@ def alive() -> dict[str, str]:
 
 
 @health.head("/readyz", include_in_schema=False)
-@health.get("/readyz")
+@health.get("/readyz", responses={503: {"description": "`detail` says what is not ready."}})
 def ready(context: ContextOf) -> dict[str, str]:
     """Whether it can do its work: the database answers and is at this release's version, and the store takes files."""
     check_ready(context)
@@ -90,7 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         context.close()
 
-    app = FastAPI(title="Supple", description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(title="Supple", description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.context = context
     errors.install(app)
     app.add_middleware(Guard, context=context)
@@ -102,9 +96,10 @@ def create_app(settings: Settings) -> FastAPI:
         """Counts and times of requests, for Prometheus."""
         return metrics.response()
 
-    v1 = APIRouter(prefix="/v1", dependencies=[Depends(require_key)], responses=PROBLEMS)
+    v1 = APIRouter(prefix="/v1", dependencies=[Depends(require_key), Depends(BEARER)])
     for part in (supernets, devices, searches, candidates, exports):
         v1.include_router(part.router)
     app.include_router(v1)
     pages.install(app)
+    reference.install(app)
     return app

@@ -8,6 +8,7 @@ import secrets
 from typing import Annotated
 
 from fastapi import Cookie, Header
+from fastapi.security import HTTPBearer
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -17,6 +18,7 @@ from service.models import ApiKey
 from service.settings import Settings
 
 PREFIX = "supple_"
+BEARER = HTTPBearer(auto_error=False, description="Needed where the service can be reached by others.")  # for OpenAPI
 COOKIE = "supple_key"  # where a browser keeps a key; the pages set it so that no other site's form sends it
 
 
@@ -50,7 +52,7 @@ def check_bind(settings: Settings, session: Session) -> None:
 
 def require_key(
     context: ContextOf,
-    authorization: Annotated[str, Header()] = "",
+    authorization: Annotated[str, Header(include_in_schema=False)] = "",
     cookie: Annotated[str, Cookie(alias=COOKIE, include_in_schema=False)] = "",
 ) -> None:
     """Let a request pass if none is needed, or if it carries a known key. For `dependencies=[Depends(require_key)]`.

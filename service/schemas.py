@@ -60,6 +60,25 @@ class Answer(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
+class FieldProblem(BaseModel):
+    """What is wrong with one field of a request."""
+
+    field: str
+    message: str
+
+
+class Problem(BaseModel):
+    """Why a request was refused (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str = Field(description="The value, the limit and what to do.")
+    errors: list[FieldProblem] = Field([], description="Of a request with wrong fields: each of them.")
+
+
 class Page(Answer, Generic[T]):
     """A part of a list, newest first."""
 

@@ -19,7 +19,7 @@ def one(candidate_id: Id, context: ContextOf) -> CandidateOut:
         return rules.one(session, context, candidate_id)
 
 
-@router.get("/fronts")
+@router.get("/fronts", responses={404: {"description": "No supernet or device has this name."}})
 def front(
     context: ContextOf,
     supernet: Id,

@@ -15,7 +15,7 @@ router = APIRouter(tags=["devices"])
 PROBE = Path(__file__).parents[1] / "probe.py"
 
 
-@router.post("/devices", status_code=201)
+@router.post("/devices", status_code=201, responses={409: {"description": "A device of this name has other settings."}})
 def register(body: DeviceIn, context: ContextOf, response: Response) -> DeviceOut:
     """Register a device. Measure it next: a search needs its latency model."""
     with context.database.writing() as session:
@@ -38,7 +38,14 @@ def one(name: Id, context: ContextOf) -> DeviceOut:
         return rules.one(session, name)
 
 
-@router.post("/devices/{name}/measurements", status_code=201)
+@router.post(
+    "/devices/{name}/measurements",
+    status_code=201,
+    responses={
+        409: {"description": "They were not measured as the device is used."},
+        507: {"description": "The artifact store is full."},
+    },
+)
 def measured(name: Id, body: MeasurementsIn, context: ContextOf) -> LatencyModelOut:
     """Store what a probe measured and fit a latency model, the device's newest for this search space."""
     with context.database.reading() as session:

@@ -19,6 +19,7 @@ router = APIRouter(tags=["candidates"])
 ONNX = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
+@router.head("/candidates/{candidate_id}/onnx", include_in_schema=False)
 @router.get(
     "/candidates/{candidate_id}/onnx",
     response_class=FileResponse,

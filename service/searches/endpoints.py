@@ -22,7 +22,16 @@ POLL_SECONDS = 0.1
 PRIORITY = 2  # exports, for which somebody waits, go before searches
 
 
-@router.post("", status_code=201, responses={202: {"model": SearchOut}})
+@router.post(
+    "",
+    status_code=201,
+    responses={
+        202: {"model": SearchOut},
+        404: {"description": "No supernet or device has this name."},
+        409: {"description": "The Idempotency-Key was sent before with another request."},
+        507: {"description": "The artifact store is full."},
+    },
+)
 async def ask(
     body: SearchIn,
     context: ContextOf,
@@ -76,7 +85,7 @@ def front(search_id: Id, context: ContextOf) -> list[CandidateOut]:
         return answers.front(session, context, queries.get(session, search_id))
 
 
-@router.post("/{search_id}/cancel")
+@router.post("/{search_id}/cancel", responses={409: {"description": "It has ended already."}})
 def cancel(search_id: Id, context: ContextOf) -> SearchOut:
     """Stop a search that has not ended. A front that it has shown stays; before that, what it found is dropped."""
     with context.database.writing() as session:

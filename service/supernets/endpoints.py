@@ -10,7 +10,14 @@ from service.supernets.schemas import SupernetDetail, SupernetIn, SupernetOut
 router = APIRouter(prefix="/supernets", tags=["supernets"])
 
 
-@router.post("", status_code=201)
+@router.post(
+    "",
+    status_code=201,
+    responses={
+        404: {"description": "The store has no such bundle."},
+        507: {"description": "The artifact store is full."},
+    },
+)
 def register(body: SupernetIn, context: ContextOf, response: Response) -> SupernetDetail:
     """Register a bundle that lies in the store; `supple register` puts one there and registers it."""
     with context.database.writing() as session:

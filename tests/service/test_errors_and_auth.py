@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from service.context import Context
 from service.db import Database
 from service.errors import ConflictError, InvalidError, UnavailableError
 from service.models import ApiKey
+from service.schemas import Problem
 from service.settings import Settings
 
 
@@ -180,7 +182,50 @@ def test_metrics_count_requests_by_route(client: TestClient) -> None:
 
 
 def test_the_documentation_is_there(client: TestClient) -> None:
-    assert client.get("/docs").status_code == 200
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert "script-src 'self';" in page.headers["content-security-policy"]
+    loaded = re.findall(r'(?:src|href)="([^"]*)"', page.text)
+    assert "<script>" not in page.text
+    for address in loaded:
+        assert address.startswith("/")
+        assert client.get(address).status_code == 200
     paths = client.get("/openapi.json").json()["paths"]
     assert "/v1/searches" in paths
     assert "/v1/candidates/{candidate_id}/onnx" in paths
+
+
+def test_the_openapi_document_says_how_to_sign_in_and_what_is_refused(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+    refusals = {}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            assert ("security" in operation) == path.startswith("/v1/")
+            refused = {status: answer for status, answer in operation["responses"].items() if status >= "4"}
+            for answer in refused.values():
+                schema = answer["content"]["application/problem+json"]["schema"]
+                assert schema == {"$ref": "#/components/schemas/Problem"}
+            refusals[f"{method} {path}"] = set(map(int, refused))
+    assert refusals["get /healthz"] == set()
+    assert refusals["get /readyz"] == {503}
+    assert refusals["get /v1/probe.py"] == {401, 500, 503}
+    assert refusals["get /v1/devices/{name}"] == {401, 404, 422, 500, 503}
+    assert refusals["post /v1/devices"] == {401, 403, 409, 413, 422, 500, 503}
+    assert refusals["post /v1/searches"] == {401, 403, 404, 409, 413, 422, 500, 503, 507}
+    assert {name for name, codes in refusals.items() if 409 in codes} == {
+        "post /v1/devices",
+        "post /v1/devices/{name}/measurements",
+        "post /v1/searches",
+        "post /v1/searches/{search_id}/cancel",
+    }
+    assert "HTTPValidationError" not in str(document)
+
+
+def test_problems_are_of_the_form_that_is_documented(client: TestClient) -> None:
+    for answer in (client.get("/nothing"), client.post("/v1/devices", json={}), client.get("/v1/devices/board")):
+        assert Problem.model_validate(answer.json()).status == answer.status_code
+
+
+def test_an_onnx_file_can_be_asked_for_its_head(client: TestClient) -> None:
+    assert client.head("/v1/candidates/nothing/onnx").status_code == 404
