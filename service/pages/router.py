@@ -4,6 +4,7 @@ takes from it the part that changed, and without JavaScript the same forms and l
 The scripts and the style are files of ours; the policy that goes out with every page lets nothing else run.
 """
 
+import json
 import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +19,13 @@ from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 from starlette.exceptions import HTTPException
 
+from service import errors
 from service.auth import COOKIE, require_key
 from service.candidates.schemas import CandidateOut
 from service.context import Context, ContextOf
 from service.devices import endpoints as devices
 from service.devices import queries as device_queries
-from service.errors import SuppleError, problem_of
+from service.errors import SuppleError, UnauthorizedError, problem_of
 from service.pages import show
 from service.pages.budget import COST_FIELDS, Budget, BudgetError
 from service.searches import endpoints as searches
@@ -71,13 +73,13 @@ class PageRoute(APIRoute):
         async def handle_or_explain(request: Request) -> Response:
             try:
                 return await handle(request)
-            except (SuppleError, HTTPException, RequestValidationError) as error:
-                return _explain(request, error)
+            except Exception as error:
+                return await _explain(request, error)
 
         return handle_or_explain
 
 
-def _explain(request: Request, error: Exception) -> Response:
+async def _explain(request: Request, error: Exception) -> Response:
     if isinstance(error, SuppleError):
         problem = error.problem()
         if error.status == 401:
@@ -85,8 +87,10 @@ def _explain(request: Request, error: Exception) -> Response:
             return _page(request, "login.html", 401, {"HX-Refresh": "true"}, next=back)
     elif isinstance(error, HTTPException):
         problem = {"title": "Refused", "status": error.status_code, "detail": error.detail}
-    else:
+    elif isinstance(error, RequestValidationError):
         problem = {"title": "Not understood", "status": 422, "detail": "the form or the address has an unknown shape"}
+    else:
+        problem = json.loads(bytes((await errors.answer(request, error)).body))
     return _page(request, "problem.html", problem["status"], problem=problem)
 
 
@@ -141,6 +145,7 @@ def answer(search_id: str, request: Request, context: ContextOf) -> Response:
         chart=chart(search, supernet.space),
         problem=search.problem,
         raised=_raised(budget, search.problem),
+        needs_key=context.settings.needs_key,
     )
 
 
@@ -192,8 +197,8 @@ def _recent(context: Context) -> dict[str, Any]:
 
 def _raised(budget: Budget, problem: Mapping[str, Any] | None) -> str | None:
     """The query of the front page that fills in a budget which the architecture in a refusal is within."""
-    if problem is None or "smallest" not in problem:
-        return None
+    if problem is None or "smallest" not in problem or None in problem["smallest"]["costs"].values():
+        return None  # a cost is not known where the device was measured in part
     raised = budget.raised(problem)
     return urlencode(raised.model_dump(exclude_defaults=True)) if raised != budget else None
 
@@ -267,6 +272,8 @@ def login(
 ) -> Response:
     """Keep a key in a cookie that no script reads and no other site's form sends. A link from elsewhere may."""
     try:
+        if not key.isascii():
+            raise UnauthorizedError("no key has such characters; `supple keys create NAME` makes one")
         require_key(context, f"Bearer {key}")
     except SuppleError as error:
         return _page(request, "login.html", error.status, next=next, message=error.detail)

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given
@@ -12,9 +13,12 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select, update
 
 from evolution.costs import CostTables
+from evolution.latency import LatencyModel
 from service.app import create_app
 from service.auth import COOKIE, create_key
 from service.context import Context
+from service.devices import rules as devices
+from service.devices.schemas import MeasurementsIn
 from service.models import Search, Supernet
 from service.pages import show
 from service.pages.budget import Budget, BudgetError, rounded_up, written
@@ -22,7 +26,8 @@ from service.pages.router import router
 from service.quantities import UNITS, quantity
 from service.searches.job import run_search
 from service.settings import Settings
-from tests.conftest import LOCAL
+from supernet.space import Architecture
+from tests.conftest import LOCAL, add_device
 
 PAGES = Path(show.__file__).parent
 NASTY = "<script>alert(1)</script>"
@@ -302,6 +307,60 @@ def test_an_unknown_search_is_a_page_that_says_so(client: TestClient) -> None:
     assert "There is no search 'nothing'" in text(page.text)
 
 
+def test_a_device_measured_in_part_refuses_with_what_is_known(
+    client: TestClient,
+    context: Context,
+    supernet: str,
+    tables: CostTables,
+    measurements: dict[str, Any],
+) -> None:
+    networks = [one for one in measurements["networks"] if one["architecture"]["resolution"] == 16]
+    genomes = np.array([tables.space.encode(Architecture.from_json(one["architecture"])) for one in networks])
+    run = {tables.block_keys[i] for i in tables.index(genomes).ravel()}
+    blocks = {key: ms for key, ms in measurements["blocks"].items() if key in run}
+    assert len(blocks) < len(measurements["blocks"])
+    body = MeasurementsIn(**{**measurements, "networks": networks, "blocks": blocks})
+    add_device(context, "part", body.model_dump(), devices.fit(tables, body), {})
+    page = ask(client, device="part", max_latency_ms="0.0001", max_params="10")
+    assert page.status_code == 422
+    assert "No architecture fits these limits" in text(page.text)
+    assert f"{show.UNKNOWN} Parameters 10" in text(page.text)  # what the closest network takes
+    assert '<a class="button"' not in page.text
+
+
+def test_two_devices_and_two_limits_of_one_are_told_apart(
+    client: TestClient, context: Context, device: str, measurements: dict[str, Any], latency_model: LatencyModel
+) -> None:
+    add_device(context, "phone", measurements, latency_model, {})
+    limits: list[dict[str, Any]] = [
+        {"cost": "latency_ms", "device": device, "max": 0.07},
+        {"cost": "latency_ms", "device": device, "max": 0.08, "confidence": 0.9},
+        {"cost": "latency_ms", "device": "phone", "max": 0.09},
+    ]
+    search = client.post("/v1/searches", json={"limits": limits, "budget": 200}).json()
+    page = client.get(f"/searches/{search['id']}")
+    shown = text(page.text)
+    for limit in ("≤ 0.07 ms holds as predicted", "≤ 0.08 ms its upper bound at 90.00 % confidence", "≤ 0.09 ms"):
+        assert limit in shown
+    for name in (device, "phone"):
+        assert f"Latency on {name} ms, predicted" in shown
+
+
+def test_an_unexpected_error_is_a_page_and_in_the_log(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyError("secret")
+
+    monkeypatch.setattr("service.pages.router._recent", fail)
+    page = client.get("/")
+    assert page.status_code == 500
+    assert page.headers["content-type"].startswith("text/html")
+    assert "An unexpected error, which the service's log describes" in text(page.text)
+    assert "secret" not in page.text
+    assert "secret" in caplog.text
+
+
 # Safety.
 
 
@@ -337,12 +396,15 @@ def test_pages_run_nothing_inline_and_load_from_here_alone(client: TestClient, d
 
 def test_what_is_vendored_has_its_licence_beside_it() -> None:
     files = {path.name: path.read_text() for path in (PAGES / "static").iterdir()}
-    assert sum(map(len, files.values())) < 1_200_000
+    assert sum(map(len, files.values())) < 3_000_000
     assert "Zero-Clause BSD" in files["htmx.LICENSE"]
     assert "Apache License" in files["echarts.LICENSE"]
     assert "Apache ECharts" in files["echarts.NOTICE"]
     assert "BSD 3-Clause" in files["zrender.LICENSE"]
     assert "Redistributions in binary form" in files["echarts.LICENSE-d3"]
+    assert "Apache License" in files["swagger-ui.LICENSE"]
+    assert "SmartBear" in files["swagger-ui.NOTICE"]
+    assert "DOMPurify" in files["swagger-ui-bundle.LICENSES"]
 
 
 def test_a_form_of_another_site_is_refused(client: TestClient, context: Context, device: str) -> None:
@@ -398,10 +460,22 @@ def test_a_key_opens_the_pages_until_signing_out(keyed: tuple[TestClient, str, s
     page = client.get(path)
     assert page.status_code == 200
     assert "Pareto front" in page.text
+    assert 'curl -H "Authorization: Bearer $SUPPLE_KEY" -H' in html.unescape(page.text)
     assert page.headers["cache-control"] == "no-store"
     assert client.get("/v1/searches").status_code == 200
     assert client.post("/logout").status_code == 200
     assert client.get(path).status_code == 401
+
+
+@pytest.mark.parametrize("key", ["schl\N{LATIN SMALL LETTER U WITH DIAERESIS}ssel", "\N{KEY}"])
+def test_a_key_that_no_cookie_can_hold_is_not_known(
+    client: TestClient, keyed: tuple[TestClient, str, str], key: str
+) -> None:
+    for each in (client, keyed[0]):
+        page = each.post("/login", data={"key": key})
+        assert page.status_code == 401
+        assert "No key has such characters" in text(page.text)
+        assert COOKIE not in each.cookies
 
 
 @pytest.mark.parametrize("elsewhere", ["https://example.org", "//example.org", "/\\example.org", "example.org"])
