@@ -1,0 +1,64 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from evolution.pareto import non_dominated
+from tests.service.test_searches import ask
+
+ROUNDING = 1e-6  # of predictions in single precision, made together with others or alone
+
+
+def test_a_candidate_is_shown_as_the_newest_models_see_it(
+    client: TestClient, device: str, measurements: dict[str, Any]
+) -> None:
+    best = ask(client, device=device, max_latency_ms=0.05).json()["best"]
+    shown = client.get(f"/v1/candidates/{best['id']}").json()
+    assert shown == {**best, "predicted_accuracy": pytest.approx(best["predicted_accuracy"], abs=ROUNDING)}
+    slower = {key: 2 * ms for key, ms in measurements["blocks"].items()}
+    networks = [{**network, "ms": 2 * network["ms"]} for network in measurements["networks"]]
+    client.post(f"/v1/devices/{device}/measurements", json={**measurements, "blocks": slower, "networks": networks})
+    now = client.get(f"/v1/candidates/{best['id']}").json()
+    assert now["predicted_latency_ms"][device] == pytest.approx(2 * best["predicted_latency_ms"][device], rel=0.05)
+    assert now["latency_models"] != best["latency_models"]
+    assert client.get("/v1/candidates/nothing").status_code == 404
+
+
+def test_the_front_over_everything_stored_is_not_dominated_by_any_search(
+    client: TestClient, supernet: str, device: str
+) -> None:
+    searches = [ask(client, device=device, max_latency_ms=ms, seed=1).json() for ms in (0.04, 0.06, 0.09)]
+    front = client.get("/v1/fronts", params={"supernet": supernet, "device": device}).json()
+    points = np.array([[-one["predicted_accuracy"], one["predicted_latency_ms"][device]] for one in front["items"]])
+    assert non_dominated(points).all()
+    assert (np.diff(points[:, 1]) > 0).all()
+    for search in searches:
+        for one in search["front"]:
+            point = np.array([-one["predicted_accuracy"], one["predicted_latency_ms"][device]])
+            assert (points <= point + ROUNDING).all(1).any()
+    assert front["candidates"] >= len(front["items"])
+    by_flops = client.get("/v1/fronts", params={"supernet": supernet, "x": "flops"}).json()
+    assert (np.diff([one["flops"] for one in by_flops["items"]]) > 0).all()
+
+
+BAD_FRONTS = [
+    ({}, 422, "x is latency_ms, which needs a device"),
+    ({"x": "flops", "device": "board"}, 422, "the same on every device"),
+    ({"device": "phone"}, 404, "no device 'phone'"),
+    ({"x": "watts"}, 422, "x is 'watts'"),
+    ({"supernet": "other", "x": "flops"}, 404, "no supernet 'other'"),
+]
+
+
+def test_bad_fronts_are_refused(client: TestClient, supernet: str, device: str) -> None:
+    for query, status, message in BAD_FRONTS:
+        answer = client.get("/v1/fronts", params={"supernet": supernet, **query})
+        assert answer.status_code == status, query
+        assert message in answer.json()["detail"]
+
+
+def test_the_front_of_nothing_is_empty(client: TestClient, supernet: str) -> None:
+    front = client.get("/v1/fronts", params={"supernet": supernet, "x": "flops"}).json()
+    assert front["items"] == []
+    assert front["candidates"] == 0

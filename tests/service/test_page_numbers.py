@@ -1,0 +1,59 @@
+"""How the pages read and write numbers and architectures."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.pages import show
+from service.pages.budget import Budget, BudgetError, rounded_up, written
+from service.quantities import UNITS, quantity
+
+
+@given(st.floats(1e-6, 1e12))
+def test_a_limit_is_written_as_what_it_is(value: float) -> None:
+    for units in UNITS.values():
+        assert quantity(written(value, units), units) == value
+    assert value <= rounded_up(value) <= value * 1.001
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.2e6, "1.2M"), (1e9, "1G"), (169_152, "169152"), (0.06, "0.06"), (8, "8"), (12_000, "12k")]
+)
+def test_a_limit_is_written_as_one_types_it(value: float, text: str) -> None:
+    assert written(value) == text
+
+
+def test_numbers_for_people() -> None:
+    gap = show.GAP
+    assert show.milliseconds(0.043) == "0.0430"
+    assert [show.milliseconds(ms) for ms in (8, 12.34, 123.4, 1234.5, None)] == [
+        "8.00",
+        "12.3",
+        "123",
+        "1,234",
+        show.UNKNOWN,
+    ]
+    assert show.cost(978_296, "flops") == f"978{gap}k"
+    assert show.cost(999_999, "params") == f"1{gap}M"
+    assert show.cost(0.0429, "latency_ms@board") == f"0.0429{gap}ms"
+    assert show.asked(1_163_480, "flops") == "1,163,480"
+    assert show.asked(1.2e6, "flops") == f"1.2{gap}M"
+    assert show.percent(0.984) == f"98.40{gap}%"
+    assert show.cost_name("latency_ms@board@0.9") == "Latency on board, bound at 90%"
+
+
+def test_architectures_of_other_genes_are_shown_too() -> None:
+    space = {"depths": [[1, 3]], "block_genes": [{"name": "width", "choices": [0.65, 0.8, 1.0]}]}
+    arch = {"resolution": 32, "stages": [[[0.65], [1.0]]]}
+    (stage,) = show.stages(arch, space)
+    assert [(box.label, box.shade, box.height) for box in stage.boxes] == [("width 0.65", 0, 0), ("width 1.0", 2, 0)]
+    assert stage.left_out == 1
+    assert show.line(arch, space) == f"32{show.GAP}px | width 0.65, width 1.0"
+
+
+def test_an_objective_needs_a_least_accuracy_to_mean_anything() -> None:
+    assert Budget(objective="flops").question().objective == "accuracy"
+    assert Budget(min_accuracy="97.5 %", objective="flops").question().min_accuracy == 0.975
+    with pytest.raises(BudgetError) as refused:
+        Budget(min_accuracy="100%", objective="flops", device="no such name").question()
+    assert set(refused.value.fields) == {"min_accuracy"}
