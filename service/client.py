@@ -1,7 +1,7 @@
 """A small client of the HTTP API, for the commands that talk to a service."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import httpx2
@@ -72,13 +72,21 @@ class Client:
                     "registered, or choose another name",
                     409,
                 )
-        known = self._json(self._request("GET", "/v1/supernets"))
+        known = self._listed("/v1/supernets")
         if all(self._json(self._request("GET", f"/v1/supernets/{one['id']}"))["space"] != space for one in known):
             raise ServiceError(
                 f"no supernet at {self._address} has the search space {space['name']!r} of this bundle; run `supple "
                 "register` there first",
                 404,
             )
+
+    def _listed(self, path: str) -> Iterator[dict[str, Any]]:
+        """Everything in a list that comes in pages."""
+        cursor: str | None = ""
+        while cursor is not None:
+            page = self._json(self._request("GET", f"{path}?cursor={cursor}" if cursor else path))
+            yield from page["items"]
+            cursor = page["next"]
 
     def post_measurements(self, name: str, measured: Mapping[str, Any]) -> dict[str, Any]:
         """Register a device should it be new, and post what a probe measured. Returns the latency model fitted."""

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Generic, TypeVar
 
+from fastapi import Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 T = TypeVar("T")
@@ -44,6 +45,8 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
     raise ValueError(f"is nested more than {DEEPEST} deep")
 
 
+Limit = Annotated[int, Query(ge=1, le=100)]
+Cursor = Annotated[Id | None, Query(description="The `next` of the page before.")]
 Text = Annotated[str, AfterValidator(_printable)]
 PlainJson = Annotated[dict[str, Any], AfterValidator(_plain)]
 
@@ -80,7 +83,7 @@ class Problem(BaseModel):
 
 
 class Page(Answer, Generic[T]):
-    """A part of a list, newest first."""
+    """A part of a list."""
 
     items: list[T]
     next: str | None = Field(None, description="Send it as `cursor` for what follows; null at the end.")

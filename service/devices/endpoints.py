@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse
 from service.context import ContextOf
 from service.devices import queries, rules
 from service.devices.schemas import DeviceIn, DeviceOut, LatencyModelOut, MeasurementsIn
-from service.schemas import Id
+from service.schemas import Cursor, Id, Limit, Page
 from service.supernets import queries as supernets
 
 router = APIRouter(tags=["devices"])
@@ -25,10 +25,10 @@ def register(body: DeviceIn, context: ContextOf, response: Response) -> DeviceOu
 
 
 @router.get("/devices")
-def every(context: ContextOf) -> list[DeviceOut]:
+def every(context: ContextOf, limit: Limit = 20, cursor: Cursor = None) -> Page[DeviceOut]:
     """All devices by name."""
     with context.database.reading() as session:
-        return rules.every(session)
+        return rules.page(session, limit, cursor)
 
 
 @router.get("/devices/{name}")

@@ -40,6 +40,13 @@ def every(session: Session) -> list[Device]:
     return list(session.scalars(select(Device).order_by(Device.name)))
 
 
+def page(session: Session, limit: int, cursor: str | None) -> tuple[list[Device], str | None]:
+    """Devices by name, those after the name given as cursor, and the cursor for those that follow."""
+    wanted = select(Device).order_by(Device.name).limit(limit + 1)
+    found = list(session.scalars(wanted if cursor is None else wanted.where(Device.name > cursor)))
+    return found[:limit], found[limit - 1].name if len(found) > limit else None
+
+
 def add(session: Session, values: dict[str, Any]) -> Device:
     """The device of this name: a new one with these values, unless it is there already."""
     insert_missing(session, Device, [values])

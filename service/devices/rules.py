@@ -12,6 +12,7 @@ from service.devices import queries
 from service.devices.schemas import DeviceIn, DeviceOut, LatencyModelOut, MeasurementsIn
 from service.errors import ConflictError
 from service.models import new_id
+from service.schemas import Page
 from service.store import Store
 from supernet.space import Architecture
 
@@ -51,6 +52,13 @@ def every(session: Session) -> list[DeviceOut]:
     """All devices by name."""
     latency_models = queries.latest_models(session)
     return [describe(device, latency_models) for device in queries.every(session)]
+
+
+def page(session: Session, limit: int, cursor: str | None) -> Page[DeviceOut]:
+    """Devices by name, those after the cursor."""
+    found, following = queries.page(session, limit, cursor)
+    latency_models = queries.latest_models(session, devices=[device.name for device in found])
+    return Page(items=[describe(device, latency_models) for device in found], next=following)
 
 
 def one(session: Session, name: str) -> DeviceOut:

@@ -23,8 +23,8 @@ from service import errors
 from service.auth import COOKIE, require_key
 from service.candidates.schemas import CandidateOut
 from service.context import Context, ContextOf
-from service.devices import endpoints as devices
 from service.devices import queries as device_queries
+from service.devices import rules as device_rules
 from service.errors import SuppleError, UnauthorizedError, problem_of
 from service.pages import show
 from service.pages.budget import COST_FIELDS, Budget, BudgetError
@@ -33,6 +33,7 @@ from service.searches.queries import UNFINISHED
 from service.searches.schemas import SearchOut
 from service.supernets import endpoints as supernets
 from service.supernets import queries as supernet_queries
+from service.supernets import rules as supernet_rules
 from service.supernets.schemas import SupernetOut
 
 HERE = Path(__file__).parent
@@ -158,13 +159,15 @@ def cancel(search_id: str, context: ContextOf) -> Response:
 
 def _form(context: Context, budget: Budget) -> dict[str, Any]:
     """What the form shows: what there is to choose from, and how far each cost reaches."""
-    known = supernets.every(context)
+    with context.database.reading() as session:
+        known = [supernet_rules.summary(supernet) for supernet in supernet_queries.every(session)]
+        known_devices = device_rules.every(session)
     if not known:
         return {"supernets": [], "budget": budget}
     supernet = next((one for one in known if one.id == budget.supernet), known[0])
     measured = [
         device.name
-        for device in devices.every(context)
+        for device in known_devices
         if supernet.space_hash in {model.space_hash for model in device.latency_models}
     ]
     device = budget.device if budget.device in measured else next(iter(measured), None)

@@ -7,12 +7,12 @@ from typing import Annotated
 
 from anyio import sleep
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Response
 from sqlalchemy.exc import IntegrityError
 
 from service.candidates.schemas import CandidateOut
 from service.context import Context, ContextOf
-from service.schemas import Id, Page
+from service.schemas import Cursor, Id, Limit, Page
 from service.searches import answers, queries, rules
 from service.searches.schemas import SearchIn, SearchOut, SearchSummary
 
@@ -63,9 +63,7 @@ async def ask(
 
 
 @router.get("")
-def every(
-    context: ContextOf, limit: Annotated[int, Query(ge=1, le=100)] = 20, cursor: Id | None = None
-) -> Page[SearchSummary]:
+def every(context: ContextOf, limit: Limit = 20, cursor: Cursor = None) -> Page[SearchSummary]:
     """All searches, newest first."""
     with context.database.reading() as session:
         found, following = queries.page(session, limit, cursor)

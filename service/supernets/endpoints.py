@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 
 from service.context import ContextOf
-from service.schemas import Id
+from service.schemas import Cursor, Id, Limit, Page
 from service.supernets import queries, rules
 from service.supernets.schemas import SupernetDetail, SupernetIn, SupernetOut
 
@@ -27,10 +27,11 @@ def register(body: SupernetIn, context: ContextOf, response: Response) -> Supern
 
 
 @router.get("")
-def every(context: ContextOf) -> list[SupernetOut]:
+def every(context: ContextOf, limit: Limit = 20, cursor: Cursor = None) -> Page[SupernetOut]:
     """All registered supernets, newest first."""
     with context.database.reading() as session:
-        return [rules.summary(supernet) for supernet in queries.every(session)]
+        found, following = queries.page(session, limit, cursor)
+        return Page(items=[rules.summary(supernet) for supernet in found], next=following)
 
 
 @router.get("/{supernet_id}")

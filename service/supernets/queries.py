@@ -56,3 +56,20 @@ def of_space(session: Session, space_hash: str) -> Supernet:
 def every(session: Session) -> list[Supernet]:
     """All supernets, newest first."""
     return list(session.scalars(select(Supernet).order_by(Supernet.created_at.desc(), Supernet.id)))
+
+
+def page(session: Session, limit: int, cursor: str | None) -> tuple[list[Supernet], str | None]:
+    """The newest supernets after the cursor, and the cursor for those that follow.
+
+    Raises:
+        InvalidError: a cursor that no page ended with.
+    """
+    wanted = select(Supernet).order_by(Supernet.created_at.desc(), Supernet.id).limit(limit + 1)
+    if cursor is not None:
+        last = session.get(Supernet, cursor)
+        if last is None:
+            raise InvalidError(f"cursor is {cursor!r}; send the `next` of an earlier page")
+        same_time = (Supernet.created_at == last.created_at) & (Supernet.id > last.id)
+        wanted = wanted.where((Supernet.created_at < last.created_at) | same_time)
+    found = list(session.scalars(wanted))
+    return found[:limit], found[limit - 1].id if len(found) > limit else None

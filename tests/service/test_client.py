@@ -113,10 +113,11 @@ def test_whether_a_service_takes_measurements_is_known_before(server: Answers) -
         server.answers = [(200, device)]
         with pytest.raises(ServiceError, match=r"device 'd' has threads 2 at .*, not 1"):
             client.check_measurable("d", space, threads=1, batch_size=1)
-        server.answers = [(404, {}), (200, [{"id": "a"}]), (200, {"space": {"name": "other"}})]
+        server.answers = [(404, {}), (200, {"items": [{"id": "a"}], "next": None}), (200, {"space": {"name": "other"}})]
         with pytest.raises(ServiceError, match=r"no supernet at .* has the search space 'tiny'"):
             client.check_measurable("d", space, threads=1, batch_size=1)
-        server.answers = [(404, {}), (200, [{"id": "a"}]), (200, {"space": space})]
+        pages = [(200, {"items": [{"id": "b"}], "next": "b"}), (200, {"items": [{"id": "a"}], "next": None})]
+        server.answers = [(404, {}), pages[0], (200, {"space": {"name": "other"}}), pages[1], (200, {"space": space})]
         client.check_measurable("d", space, threads=1, batch_size=1)
 
 

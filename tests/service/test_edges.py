@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from threading import Barrier
 from typing import Any
 
@@ -12,6 +13,7 @@ from sqlalchemy.exc import DataError
 from service.context import Context
 from service.devices import rules as devices
 from service.devices.schemas import DeviceIn
+from service.models import Supernet
 
 JSON = {"Content-Type": "application/json"}
 
@@ -113,3 +115,31 @@ def test_a_device_registered_many_times_at_once_is_one(context: Context) -> None
 
     with ThreadPoolExecutor(8) as threads:
         assert len(set(threads.map(register, range(8)))) == 1
+
+
+def pages(client: TestClient, path: str, key: str) -> list[list[str]]:
+    """What the pages of a list hold, two items a page."""
+    found, cursor = [], ""
+    while cursor is not None:
+        page = client.get(f"{path}?limit=2{cursor and '&cursor='}{cursor}").json()
+        found.append([item[key] for item in page["items"]])
+        cursor = page["next"]
+    return found
+
+
+def test_devices_come_in_pages(client: TestClient) -> None:
+    assert client.get("/v1/devices").json() == {"items": [], "next": None}
+    for name in ("b", "d", "a", "c"):
+        client.post("/v1/devices", json={"name": name})
+    assert pages(client, "/v1/devices", "name") == [["a", "b"], ["c", "d"]]
+
+
+def test_supernets_come_in_pages_newest_first(client: TestClient, context: Context, supernet: str) -> None:
+    with context.database.writing() as session:
+        first = session.get_one(Supernet, supernet)
+        kept = {column.name: getattr(first, column.name) for column in Supernet.__table__.columns}
+        for id_, days in (("a", 1), ("b", 2), ("d", 3), ("c", 3)):  # two at one time
+            made = first.created_at + timedelta(days=days)
+            session.add(Supernet(**{**kept, "id": id_, "bundle_hash": id_ * 64, "created_at": made}))
+    assert pages(client, "/v1/supernets", "id") == [["c", "d"], ["b", "a"], [supernet]]
+    assert "cursor is 'x'" in refused(client, "GET", "/v1/supernets?cursor=x")

@@ -39,8 +39,8 @@ def test_only_a_known_key_opens_the_api(guarded: TestClient, key: str) -> None:
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"].startswith("Bearer")
         assert answer.json()["title"] == "A key is needed"
-    assert guarded.get("/v1/supernets", headers={"Authorization": f"Bearer {key}"}).json() == []
-    assert guarded.get("/v1/supernets", headers={"Cookie": f"{COOKIE}={key}"}).json() == []
+    assert guarded.get("/v1/supernets", headers={"Authorization": f"Bearer {key}"}).json()["items"] == []
+    assert guarded.get("/v1/supernets", headers={"Cookie": f"{COOKIE}={key}"}).json()["items"] == []
     assert guarded.get("/v1/supernets", headers={"Cookie": f"{COOKIE}=wrong"}).status_code == 401
 
 
@@ -110,7 +110,7 @@ def test_an_unexpected_error_says_nothing_of_its_inside(
     def fail(*_: object) -> None:
         raise KeyError("secret")
 
-    monkeypatch.setattr("service.devices.rules.every", fail)
+    monkeypatch.setattr("service.devices.rules.page", fail)
     answer = client.get("/v1/devices")
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/problem+json"
@@ -121,7 +121,7 @@ def test_a_database_that_does_not_answer_is_unavailable(client: TestClient, monk
     def fail(*_: object) -> None:
         raise OperationalError("SELECT 1", {}, Exception("gone"))
 
-    monkeypatch.setattr("service.devices.rules.every", fail)
+    monkeypatch.setattr("service.devices.rules.page", fail)
     answer = client.get("/v1/devices")
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"

@@ -23,7 +23,7 @@ def test_a_bundle_is_registered_once_and_described(client: TestClient, context: 
     for _ in range(2):
         with context.database.writing() as session:
             assert register(session, context.store, bundle_path).id == bundle.hash[:16]
-    (listed,) = client.get("/v1/supernets").json()
+    (listed,) = client.get("/v1/supernets").json()["items"]
     assert listed["name"] == "untrained digits"
     assert listed["bundle_hash"] == bundle.hash
     assert listed["resolutions"] == [8, 12, 16]
@@ -58,7 +58,7 @@ def test_a_bundle_in_the_store_under_another_hash_is_refused(
     answer = client.post("/v1/supernets", json={"bundle_hash": other})
     assert answer.status_code == 422
     assert f"under {other} has the hash {bundle.hash}" in answer.json()["detail"]
-    assert client.get("/v1/supernets").json() == []
+    assert client.get("/v1/supernets").json()["items"] == []
     assert [path.name for path in (context.store.root / "bundles").iterdir()] == [other]
 
 
@@ -87,7 +87,7 @@ def test_a_device_is_registered_once(client: TestClient) -> None:
         assert answer.headers["location"] == "/v1/devices/board"
     assert answer.json() == client.get("/v1/devices/board").json()
     assert answer.json()["latency_models"] == []
-    assert [device["name"] for device in client.get("/v1/devices").json()] == ["board"]
+    assert [device["name"] for device in client.get("/v1/devices").json()["items"]] == ["board"]
     answer = client.post("/v1/devices", json={"name": "board", "threads": 4})
     assert answer.status_code == 409
     assert "threads 2, not 4" in answer.json()["detail"]
