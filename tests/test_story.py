@@ -37,7 +37,7 @@ def smaller_config(path: Path, epochs: dict[str, int], subnets: int) -> Path:
 def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Where the demo ran once, and what it printed."""
     folder = tmp_path_factory.mktemp("story")
-    config = smaller_config(folder / "digits.yaml", {"largest": 12, "kernel": 3, "depth": 3, "width": 9}, 40)
+    config = smaller_config(folder / "digits.yaml", {"largest": 8, "kernel": 2, "depth": 2, "width": 8}, 40)
     text = io.StringIO()
     out = Console(file=text, width=200)
     run_demo(folder / "demo", 0, once=True, out=out, config=config, probe_seconds=5)
@@ -175,7 +175,7 @@ class Training:
 def test_a_training_run_killed_at_every_stage_resumes_to_a_usable_bundle(
     tmp_path: Path, run: Callable[..., Ran]
 ) -> None:
-    config = smaller_config(tmp_path / "c.yaml", {"largest": 2, "kernel": 1, "depth": 1, "width": 1}, 12)
+    config = smaller_config(tmp_path / "c.yaml", {"largest": 2, "kernel": 1, "depth": 1, "width": 1}, 10)
     out = tmp_path / "out"
     command = ["train", str(config), "-o", str(out), "--data-root", str(tmp_path)]
 
