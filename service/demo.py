@@ -51,11 +51,11 @@ def run_demo(
     What an earlier run left in `directory` is used again, and the output says so.
 
     Raises:
-        ValueError: the port is taken, or a step refused its input. SuppleError: the service refused a request or did
-            not answer in time. OSError: the disk is full.
+        ValueError: a step refused its input. SuppleError: the port is taken, the service refused a request or did not
+            answer in time. OSError: the disk is full.
     """
     port = port or _free_port()
-    _check_port(port)
+    processes.check_port("127.0.0.1", port)
     started = time.perf_counter()
     directory.mkdir(parents=True, exist_ok=True)
     out.rule("1. train one supernet, once")
@@ -246,15 +246,6 @@ def _free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
-
-
-def _check_port(port: int) -> None:
-    with socket.socket() as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            one.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise ValueError(f"port {port} is taken; choose another with --port, or 0 for a free one") from error
 
 
 def _serve_on(process: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,6 @@
-"""Processes that we start: each is a `supple` command with `--child`, and none outlives the process that started it.
+"""Processes that we start, and the port that one of them listens on.
+
+Each is a `supple` command with `--child`, and none outlives the process that started it.
 
 The child's standard input is a pipe whose other end we hold and never write to. However we end, the system closes our
 end, and the child, which waits for that, stops as it would on SIGTERM.
@@ -6,10 +8,12 @@ end, and the child, which waits for that, stops as it would on SIGTERM.
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 
+from service.errors import UnavailableError
 from service.settings import Settings
 
 
@@ -42,3 +46,20 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+def check_port(host: str, port: int) -> None:
+    """Find out that a port can be listened on.
+
+    Raises:
+        UnavailableError: another program has it, or the host is none of this machine's addresses.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(address)
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot listen on {host}, port {port}: {error.strerror}; choose another with --port, or 0 for a free one"
+        ) from error

@@ -24,8 +24,9 @@ def serve(settings: Settings, *, with_worker: bool) -> None:
     """Serve until SIGTERM or SIGINT. Call it from the main thread.
 
     Raises:
-        UnavailableError: the database is not at this release's version, or does not answer.
+        UnavailableError: the database is not at this release's version, or does not answer; the port is taken.
     """
+    processes.check_port(settings.host, settings.port)
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from service import processes
 from service.demo import demo_settings
+from service.errors import UnavailableError
 from service.settings import Settings
 from tests.service.test_jobs import wait
 
@@ -93,3 +95,12 @@ def test_a_child_has_the_settings_it_was_given_and_no_others(monkeypatch: pytest
     for name, value in environment.items():  # type: ignore[attr-defined]
         monkeypatch.setenv(name, value)
     assert Settings() == settings
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UnavailableError, match=f"cannot listen on 127.0.0.1, port {port}: .*; choose another"):
+            processes.check_port("127.0.0.1", port)
+    processes.check_port("127.0.0.1", port)
+    processes.check_port("localhost", 0)
