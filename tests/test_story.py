@@ -24,11 +24,11 @@ from tests.conftest import Ran
 
 
 def smaller_config(path: Path, epochs: dict[str, int], subnets: int) -> Path:
-    """configs/digits.yaml with fewer epochs and pairs."""
+    """configs/digits.yaml with fewer epochs, pairs and perturbations."""
     data = yaml.safe_load(CONFIG.read_text())
     for phase in data["schedule"]["phases"]:
         phase["epochs"] = epochs[phase["name"]]
-    data["evaluation"]["subnets"] = subnets
+    data["evaluation"] |= {"subnets": subnets, "views": {"count": 3}}
     path.write_text(yaml.safe_dump(data))
     return path
 
@@ -92,7 +92,7 @@ def test_the_downloaded_file_says_what_it_is_and_runs_at_any_batch_size(
 
 def test_inherited_accuracy_on_the_held_out_split(bundle: Bundle) -> None:
     corners = bundle.report["corners"]
-    assert corners["largest"]["holdout"]["accuracy"] >= 0.97
+    assert corners["largest"]["holdout"]["accuracy"] >= 0.96
     assert corners["smallest"]["holdout"]["accuracy"] >= 0.93
 
 
