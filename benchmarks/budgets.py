@@ -16,7 +16,8 @@ import numpy as np
 from evolution.accuracy import AccuracyPredictor
 from evolution.constraints import Infeasible, Limit, Refused, constrain
 from evolution.costs import CostTables
-from evolution.search import Problem, Search, SearchResult
+from evolution.problem import Problem
+from evolution.search import Search, SearchResult
 from service.offline import latency_model
 from supernet.bundle import Bundle
 
@@ -44,7 +45,7 @@ class Asker:
         """The answer, or `Refused` raised."""
         wanted = [Limit(cost, most, "device" if cost == "latency_ms" else None) for cost, most in limits.items()]
         constraints = constrain(wanted, self.tables, self.models)
-        search = Search(Problem(self.tables, self.predictor.predict, constraints), evaluations=EVALUATIONS, seed=seed)
+        search = Search(Problem(self.tables, self.predictor, constraints), evaluations=EVALUATIONS, seed=seed)
         for _ in search.run():
             pass
         return search.result()

@@ -1,4 +1,4 @@
-"""The search for the best architecture within hard limits: the problem, the ask/tell protocol, and the driver.
+"""The search for the best architecture within hard limits: the strategies there are, and the driver.
 
 The driver owns the budget, the random numbers and everything evaluated; a strategy only proposes. What it proposes is
 moved inside the limits before it is scored, so every architecture that is ever evaluated is within them. The last part
@@ -8,19 +8,17 @@ of the budget is a local search, which ends when no single move within the limit
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from importlib import import_module
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.constraints import Constraint, Refused, Region
-from evolution.costs import AdditiveCost, CostTables
+from evolution.constraints import Refused, Region
 from evolution.elimination import Floats
 from evolution.pareto import ParetoFront
-from evolution.strategies import Scores, SearchStrategy, State
-from evolution.strategies.evolution import Evolution
-from evolution.strategies.random import RandomSearch
+from evolution.problem import Problem, Scores
+from evolution.strategies import SearchStrategy, State
 from supernet.space import Genomes, SearchSpace
 
 EVALUATIONS = 20_000  # the most that a request evaluates inside the service's process
@@ -30,83 +28,23 @@ STALE_GENERATIONS = 5  # without anything new in a row: the strategy has nothing
 Phase = Literal["seed", "explore", "polish", "done"]
 
 
-STRATEGIES: Mapping[str, Callable[[SearchSpace, np.random.Generator], SearchStrategy]] = {
-    "evolution": Evolution,
-    "random": RandomSearch,
+STRATEGIES: Mapping[str, str] = {  # module and class; loaded when asked for, since some need torch
+    "evolution": "evolution.strategies.evolution:Evolution",
+    "random": "evolution.strategies.random:RandomSearch",
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """What is searched for: the highest predicted accuracy, or the least of one cost at a predicted accuracy.
-
-    predict: (N, G) genomes -> (N,) predicted accuracy, fractions. constraints: hard limits. resolution: when given, the
-    only input side allowed. minimise, min_accuracy: given together, they replace the objective.
+def make_strategy(name: str, problem: Problem, rng: np.random.Generator) -> SearchStrategy:
+    """A strategy, a key of `STRATEGIES`, for a problem.
 
     Raises:
-        ValueError: one of `minimise` and `min_accuracy` without the other, or a `min_accuracy` outside (0, 1).
+        ValueError: there is no such strategy. ImportError: it needs a package that is not installed.
     """
-
-    tables: CostTables
-    predict: Callable[[Genomes], Floats]
-    constraints: tuple[Constraint, ...] = ()
-    resolution: int | None = None
-    minimise: AdditiveCost | None = None
-    min_accuracy: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.minimise is None) != (self.min_accuracy is None):
-            raise ValueError("a cost to minimise and min_accuracy belong together; give both or neither")
-        if self.min_accuracy is not None and not 0 < self.min_accuracy < 1:
-            raise ValueError(f"min_accuracy is {self.min_accuracy}; a fraction between 0 and 1 is needed")
-
-    @cached_property
-    def costs(self) -> tuple[AdditiveCost, ...]:
-        """The C costs that answers report: the limited ones, the minimised one, FLOPs and parameters."""
-        wanted = [constraint.cost for constraint in self.constraints]
-        wanted += [self.minimise] if self.minimise else []
-        wanted += [self.tables.flops_cost, self.tables.params_cost]
-        return tuple({cost.name: cost for cost in wanted}.values())
-
-    @property
-    def bounded(self) -> tuple[Constraint, ...]:
-        """The constraints; a minimised cost without a limit gets one that only rules out what cannot be predicted."""
-        if self.minimise is None or self.minimise.name in {constraint.cost.name for constraint in self.constraints}:
-            return self.constraints
-        return (*self.constraints, Constraint(self.minimise, self.minimise.ceiling))
-
-    @cached_property
-    def cost_names(self) -> tuple[str, ...]:
-        """(C,) their names."""
-        return tuple(cost.name for cost in self.costs)
-
-    @property
-    def front_costs(self) -> int:
-        """How many of the costs, the first ones, span the front: the limited and minimised ones, or FLOPs alone."""
-        return max(1, len({c.cost.name for c in self.constraints} | ({self.minimise.name} if self.minimise else set())))
-
-    def fitness(self, accuracy: Floats, costs: Floats) -> Floats:
-        """(N,) higher is better: the accuracy, or minus the minimised cost, below any such where too inaccurate."""
-        if self.minimise is None or self.min_accuracy is None:
-            return accuracy
-        cost = costs[:, self.cost_names.index(self.minimise.name)]
-        worst = self.minimise.ceiling
-        return np.where(accuracy >= self.min_accuracy, -cost, -worst * (2 - accuracy))
-
-    def score(self, genomes: Genomes) -> Scores:
-        """Evaluate (N, G) genomes.
-
-        Raises:
-            ValueError: the predictor gives something else than N fractions.
-        """
-        accuracy = np.asarray(self.predict(genomes), np.float64)
-        if accuracy.shape != (len(genomes),) or not ((accuracy >= 0) & (accuracy <= 1)).all():
-            raise ValueError(
-                f"the predictor must give {len(genomes)} fractions in [0, 1], not {accuracy.shape} {accuracy[:3]}"
-            )
-        index = self.tables.index(genomes)
-        costs = np.stack([cost.at(index, genomes[:, 0]) for cost in self.costs], axis=1)
-        return Scores(self.fitness(accuracy, costs), accuracy, costs)
+    if name not in STRATEGIES:
+        raise ValueError(f"unknown strategy {name!r}; there are {', '.join(sorted(STRATEGIES))}")
+    module, attribute = STRATEGIES[name].split(":")
+    make: Callable[[Problem, np.random.Generator], SearchStrategy] = getattr(import_module(module), attribute)
+    return make(problem, rng)
 
 
 class NotReached(Refused):
@@ -201,15 +139,13 @@ class Search:
         warm_start: Genomes | None = None,
         polish: bool = True,
     ) -> None:
-        if strategy not in STRATEGIES:
-            raise ValueError(f"unknown strategy {strategy!r}; there are {', '.join(sorted(STRATEGIES))}")
         if evaluations < 1:
             raise ValueError(f"evaluations is {evaluations}; at least 1 is needed")
         self.problem, self.budget, self.seed = problem, evaluations, seed
         self._region = Region(problem.tables, problem.bounded, problem.resolution)
         self._strategy_name, self._polish = strategy, polish
         self._rng = np.random.default_rng(seed)
-        self._strategy = STRATEGIES[strategy](problem.tables.space, self._rng)
+        self._strategy = make_strategy(strategy, problem, self._rng)
         self._phase: Phase = "seed"
         self._generation = self._stale = 0
         self._locally_optimal = False

@@ -12,7 +12,8 @@ from evolution.accuracy import AccuracyPredictor
 from evolution.constraints import Limit, constrain
 from evolution.costs import CostTables
 from evolution.latency import LatencyModel
-from evolution.search import Problem, Search
+from evolution.problem import Problem
+from evolution.search import Search
 from service.devices.rules import fit
 from service.devices.schemas import MeasurementsIn
 from supernet.bundle import Bundle
@@ -47,7 +48,7 @@ def search_bundle(
     models = {} if device is None or name is None else {name: latency_model(tables, device)}
     wanted = [Limit(cost, most, name if cost == "latency_ms" else None) for cost, most in limits.items()]
     predictor = AccuracyPredictor.load(bundle.predictor_path, bundle.space)
-    problem = Problem(tables, predictor.predict, constrain(wanted, tables, models), resolution)
+    problem = Problem(tables, predictor, constrain(wanted, tables, models), resolution)
     started = time.perf_counter()
     search = Search(problem, evaluations=budget, seed=seed)
     for _ in search.run():

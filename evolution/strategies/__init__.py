@@ -1,28 +1,24 @@
-"""The ask/tell protocol between the search and its strategies; one strategy a file."""
+"""The ask/tell protocol between the search and its strategies; one strategy a file.
+
+A strategy is made from (`Problem`, `np.random.Generator`). It may look at the problem's tables, limits and predictor,
+but every score comes from the driver: it moves what is asked inside the limits, leaves out what was scored before, cuts
+that to the budget, scores it, and counts each genome once, whichever strategy asked. A strategy that uses the predictor
+in another way, such as through its gradient, says in its docstring how often.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from evolution.elimination import Floats
+from evolution.problem import Scores
 from supernet.space import Genomes
 
 State = Mapping[str, NDArray[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """What N genomes scored. fitness: (N,) higher is better. accuracy: (N,) predicted. costs: (N, C)."""
-
-    fitness: Floats
-    accuracy: Floats
-    costs: Floats
-
-
 class SearchStrategy(Protocol):
-    """Proposes architectures and learns from their scores. It evaluates nothing and knows no limits."""
+    """Proposes architectures and learns from their scores."""
 
     def ask(self) -> Genomes:
         """(N, G) genomes to score next; (0, G) when there is nothing left to propose."""

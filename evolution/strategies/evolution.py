@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.strategies import Scores, State
-from supernet.space import Genomes, SearchSpace
+from evolution.problem import Problem, Scores
+from evolution.strategies import State
+from supernet.space import Genomes
 
 SAMPLE = 256  # random architectures before the first generation
 PARENTS = 64
@@ -23,11 +24,11 @@ MOST_MUTATION = 0.5
 class Evolution:
     """Keeps the fittest architectures and proposes mutants and children of them."""
 
-    def __init__(self, space: SearchSpace, rng: np.random.Generator) -> None:
-        self._space, self._rng = space, rng
-        self._parents = np.zeros((0, space.num_genes), np.int8)
+    def __init__(self, problem: Problem, rng: np.random.Generator) -> None:
+        self._space, self._rng = problem.tables.space, rng
+        self._parents = np.zeros((0, self._space.num_genes), np.int8)
         self._fitness = np.zeros(0)
-        self._least = min(MOST_MUTATION, max(MUTATION, 2 / space.num_genes))
+        self._least = min(MOST_MUTATION, max(MUTATION, 2 / self._space.num_genes))
         self._rate = self._least
         self._sampled = False
         self._told = SAMPLE  # genomes since the last `ask`

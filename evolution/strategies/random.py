@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.strategies import Scores, State
-from supernet.space import Genomes, SearchSpace
+from evolution.problem import Problem, Scores
+from evolution.strategies import State
+from supernet.space import Genomes
 
 BATCH = 500
 
@@ -14,8 +15,8 @@ BATCH = 500
 class RandomSearch:
     """Proposes samples of the space and learns nothing."""
 
-    def __init__(self, space: SearchSpace, rng: np.random.Generator) -> None:
-        self._space, self._rng = space, rng
+    def __init__(self, problem: Problem, rng: np.random.Generator) -> None:
+        self._space, self._rng = problem.tables.space, rng
 
     def ask(self) -> Genomes:
         """(500, G)."""

@@ -11,7 +11,8 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from evolution.constraints import Infeasible, Limit, Refused, constrain, cost_of
-from evolution.search import Problem, Search, SearchResult
+from evolution.problem import Problem
+from evolution.search import Search, SearchResult
 from service import models
 from service.candidates import queries as candidates
 from service.candidates.rules import candidate_id
@@ -161,7 +162,7 @@ def make_problem(context: Context, question: Question) -> Problem:
     if request["objective"] != "accuracy":
         minimise = cost_of(Limit(request["objective"], 1.0, request["device"]), tables, latency)
     constraints = constrain([Limit(**limit) for limit in request["limits"]], tables, latency)
-    return Problem(tables, predictor.predict, constraints, request["resolution"], minimise, request["min_accuracy"])
+    return Problem(tables, predictor, constraints, request["resolution"], minimise, request["min_accuracy"])
 
 
 def solve(context: Context, question: Question) -> Answered:

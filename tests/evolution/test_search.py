@@ -1,6 +1,7 @@
 """Searches against enumeration, and what must hold of every strategy."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -10,11 +11,11 @@ from evolution.costs import AdditiveCost, CostTables
 from evolution.elimination import Floats
 from evolution.latency import LatencyModel
 from evolution.pareto import non_dominated
-from evolution.search import STRATEGIES, NotReached, Problem, Search, SearchResult, solve
-from evolution.strategies import Scores
+from evolution.problem import Predictor, Problem
+from evolution.search import STRATEGIES, NotReached, Search, SearchResult, make_strategy, solve
 from supernet.families import preset
 from supernet.space import Genomes
-from tests.evolution.tiny import TINY, Additive, enumerate_space, random_cost, smooth_accuracy
+from tests.evolution.tiny import TINY, enumerate_space, random_cost, smooth_accuracy
 
 TABLES = CostTables(TINY)
 ALL = enumerate_space(TINY)
@@ -25,12 +26,22 @@ IMAGENET = CostTables(preset("mbv3-imagenet-w1.0"))
 class Counting:
     """A predictor that counts what it is asked."""
 
-    def __init__(self, predict: Additive) -> None:
-        self.predict, self.asked = predict, 0
+    def __init__(self, inner: Predictor) -> None:
+        self.inner, self.asked = inner, 0
 
-    def __call__(self, genomes: Genomes) -> Floats:
+    def predict(self, genomes: Genomes) -> Floats:
         self.asked += len(genomes)
-        return self.predict(genomes)
+        return self.inner.predict(genomes)
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of genomes as a predictor."""
+
+    function: Callable[[Genomes], Floats]
+
+    def predict(self, genomes: Genomes) -> Floats:
+        return self.function(genomes)
 
 
 def flops_at_most(tables: CostTables, limit: float) -> tuple[Constraint, ...]:
@@ -38,8 +49,8 @@ def flops_at_most(tables: CostTables, limit: float) -> tuple[Constraint, ...]:
 
 
 def imagenet_problem(slack: float = 1.5) -> Problem:
-    predict = smooth_accuracy(IMAGENET.space, np.random.default_rng(0))
-    return Problem(IMAGENET, predict, flops_at_most(IMAGENET, float(IMAGENET.flops_cost.floors.min() * slack)))
+    predictor = smooth_accuracy(IMAGENET.space, np.random.default_rng(0))
+    return Problem(IMAGENET, predictor, flops_at_most(IMAGENET, float(IMAGENET.flops_cost.floors.min() * slack)))
 
 
 def same(one: SearchResult, other: SearchResult) -> bool:
@@ -57,22 +68,22 @@ def same(one: SearchResult, other: SearchResult) -> bool:
 @pytest.mark.parametrize("seed", range(8))
 def test_the_best_of_a_tiny_space_is_found_within_random_limits(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    predict, costs = smooth_accuracy(TINY, rng), [random_cost(TABLES, rng, name) for name in ("one", "other")]
+    predictor, costs = smooth_accuracy(TINY, rng), [random_cost(TABLES, rng, name) for name in ("one", "other")]
     some = ALL[rng.integers(len(ALL))][None]
     constraints = tuple(Constraint(cost, float(cost(some)[0] * 1.05)) for cost in costs)
     inside = np.logical_and.reduce([constraint.cost(ALL) <= constraint.max for constraint in constraints])
-    result = solve(Problem(TABLES, predict, constraints), seed=seed)
-    assert result.predicted_accuracy == pytest.approx(predict(ALL[inside]).max(), rel=1e-12)
+    result = solve(Problem(TABLES, predictor, constraints), seed=seed)
+    assert result.predicted_accuracy == pytest.approx(predictor.predict(ALL[inside]).max(), rel=1e-12)
     assert all(result.costs[constraint.cost.name] <= constraint.max for constraint in constraints)
     assert result.evaluations <= inside.sum()
 
 
 def test_the_front_is_what_no_other_evaluated_architecture_dominates() -> None:
-    predict = smooth_accuracy(TINY, np.random.default_rng(1))
+    predictor = smooth_accuracy(TINY, np.random.default_rng(1))
     limit = float(np.median(TABLES.flops(ALL)))
-    result = solve(Problem(TABLES, predict, flops_at_most(TABLES, limit)))
+    result = solve(Problem(TABLES, predictor, flops_at_most(TABLES, limit)))
     seen = result.evaluated.genomes
-    kept = seen[non_dominated(np.column_stack([-predict(seen), TABLES.flops(seen)]))]
+    kept = seen[non_dominated(np.column_stack([-predictor.predict(seen), TABLES.flops(seen)]))]
     assert {genome.tobytes() for genome in result.front.genomes} == {genome.tobytes() for genome in kept}
     assert (TABLES.flops(seen) <= limit).all()
     assert result.front.names == ("flops",)
@@ -81,30 +92,30 @@ def test_the_front_is_what_no_other_evaluated_architecture_dominates() -> None:
 
 @pytest.mark.parametrize("minimum", [0.3, 0.5, 0.6])
 def test_the_least_cost_at_an_accuracy_is_that_of_enumeration(minimum: float) -> None:
-    predict, cost = smooth_accuracy(TINY, np.random.default_rng(2)), random_cost(TABLES, np.random.default_rng(3))
-    enough = predict(ALL) >= minimum
-    result = solve(Problem(TABLES, predict, minimise=cost, min_accuracy=minimum))
+    predictor, cost = smooth_accuracy(TINY, np.random.default_rng(2)), random_cost(TABLES, np.random.default_rng(3))
+    enough = predictor.predict(ALL) >= minimum
+    result = solve(Problem(TABLES, predictor, minimise=cost, min_accuracy=minimum))
     assert result.costs["random"] == cost(ALL[enough]).min()
     assert result.predicted_accuracy >= minimum
     assert result.front.names == ("random",)
 
 
 def test_an_accuracy_that_nothing_has_is_refused_with_the_best_there_is() -> None:
-    predict = smooth_accuracy(TINY, np.random.default_rng(2))
-    best = predict(ALL).max()
-    problem = Problem(TABLES, predict, minimise=TABLES.flops_cost, min_accuracy=float(best + 1) / 2)
+    predictor = smooth_accuracy(TINY, np.random.default_rng(2))
+    best = predictor.predict(ALL).max()
+    problem = Problem(TABLES, predictor, minimise=TABLES.flops_cost, min_accuracy=float(best + 1) / 2)
     with pytest.raises(NotReached, match="most accurate architecture found") as caught:
         solve(problem)
     assert caught.value.predicted_accuracy == pytest.approx(best)
-    assert predict(TINY.encode(caught.value.smallest)[None])[0] == pytest.approx(best)
+    assert predictor.predict(TINY.encode(caught.value.smallest)[None])[0] == pytest.approx(best)
 
 
 def test_a_minimised_cost_is_one_that_can_be_predicted() -> None:
     values = np.where(TABLES.dropped, 0.0, 1.0)
     values[TABLES.index(ALL[ALL[:, 0] == 0])[:, 0]] = np.inf
     latency = AdditiveCost(TABLES, "latency_ms@board", values)
-    predict = smooth_accuracy(TINY, np.random.default_rng(4))
-    result = solve(Problem(TABLES, predict, minimise=latency, min_accuracy=0.2))
+    predictor = smooth_accuracy(TINY, np.random.default_rng(4))
+    result = solve(Problem(TABLES, predictor, minimise=latency, min_accuracy=0.2))
     assert np.isfinite(result.evaluated.costs).all()
     assert TINY.decode(result.best).resolution > 8
 
@@ -119,7 +130,7 @@ def test_the_answer_is_inside_however_tight_the_limit(slack: float) -> None:
     neighbours = IMAGENET.space.neighbours(result.best)
     inside = neighbours[IMAGENET.flops(neighbours) <= limit]
     assert result.locally_optimal
-    assert (problem.predict(inside) <= result.predicted_accuracy).all()
+    assert (problem.predictor.predict(inside) <= result.predicted_accuracy).all()
 
 
 def test_search_is_near_the_optimum_that_lagrangian_duality_bounds() -> None:
@@ -133,7 +144,7 @@ def test_search_is_near_the_optimum_that_lagrangian_duality_bounds() -> None:
     for multiplier in np.logspace(-10, -6, 200):
         least = IMAGENET.elimination.eliminate(multiplier * flops.conditioned - gain.conditioned).minimum
         bounds.append(float((multiplier * limit - least).max()))
-    problem = Problem(IMAGENET, lambda genomes: gain(genomes) / gain.ceiling, flops_at_most(IMAGENET, limit))
+    problem = Problem(IMAGENET, Function(lambda genomes: gain(genomes) / gain.ceiling), flops_at_most(IMAGENET, limit))
     result = solve(problem, evaluations=20_000)
     found = result.predicted_accuracy * gain.ceiling
     assert found <= min(bounds)
@@ -160,7 +171,7 @@ def test_of_many_budgets_each_is_answered_within_or_refused_with_the_true_floor(
         "latency_ms bound": latency.cost("latency_ms@board@0.9", 0.9),
     }
     floors = {name: min(cost(batch).min() for batch in everything(DIGITS)) for name, cost in costs.items()}
-    predict = smooth_accuracy(space, rng)
+    predictor = smooth_accuracy(space, rng)
 
     def limit(name: str, most: float) -> Limit:
         if name == "latency_ms bound":
@@ -172,7 +183,7 @@ def test_of_many_budgets_each_is_answered_within_or_refused_with_the_true_floor(
         inside = space.sample(rng, 1)
         slack = 1 + rng.choice([0, 0.001, 0.2])
         limits = [limit(name, float(costs[name](inside)[0] * slack)) for name in names]
-        problem = Problem(DIGITS, predict, constrain(limits, DIGITS, {"board": latency}))
+        problem = Problem(DIGITS, predictor, constrain(limits, DIGITS, {"board": latency}))
         result = solve(problem, evaluations=300, seed=number)
         assert all(costs[n](result.best[None])[0] <= asked.max for n, asked in zip(names, limits, strict=True))
         assert result.evaluations <= 300
@@ -180,7 +191,7 @@ def test_of_many_budgets_each_is_answered_within_or_refused_with_the_true_floor(
         names = rng.choice(list(costs), rng.integers(1, 4), replace=False)
         limits = [limit(name, floors[name] * float(rng.uniform(1.2, 3))) for name in names]
         limits[0] = limit(names[0], floors[names[0]] * float(rng.uniform(0.5, 0.9999)))
-        problem = Problem(DIGITS, predict, constrain(limits, DIGITS, {"board": latency}))
+        problem = Problem(DIGITS, predictor, constrain(limits, DIGITS, {"board": latency}))
         with pytest.raises(Infeasible) as caught:
             Search(problem)
         expected = {asked.name: floors[name] for name, asked in zip(names, limits, strict=True)}
@@ -208,9 +219,9 @@ def everything(tables: CostTables) -> Iterator[Genomes]:
 @pytest.mark.parametrize("evaluations", [1, 7, 100, 2000])
 def test_the_budget_is_counted_exactly_and_nothing_is_scored_twice(evaluations: int) -> None:
     problem = imagenet_problem()
-    predict = Counting(problem.predict)  # type: ignore[arg-type]
-    result = solve(Problem(IMAGENET, predict, problem.constraints), evaluations=evaluations)
-    assert result.evaluations == predict.asked == len(result.evaluated) <= evaluations
+    predictor = Counting(problem.predictor)
+    result = solve(Problem(IMAGENET, predictor, problem.constraints), evaluations=evaluations)
+    assert result.evaluations == predictor.asked == len(result.evaluated) <= evaluations
     assert len(np.unique(result.evaluated.genomes, axis=0)) == result.evaluations
     assert (result.evaluated.genomes == IMAGENET.space.canonical(result.evaluated.genomes)).all()
     if evaluations <= 100:
@@ -286,7 +297,7 @@ def test_a_warm_start_is_scored_first_and_its_best_never_lost() -> None:
 
 def test_a_fixed_resolution_is_kept() -> None:
     problem = imagenet_problem(3)
-    fixed = Problem(IMAGENET, problem.predict, problem.constraints, resolution=160)
+    fixed = Problem(IMAGENET, problem.predictor, problem.constraints, resolution=160)
     result = solve(fixed, evaluations=500)
     assert {IMAGENET.space.resolutions[r] for r in result.evaluated.genomes[:, 0]} == {160}
 
@@ -298,12 +309,12 @@ def test_bad_settings_and_bad_predictors_are_refused() -> None:
     with pytest.raises(ValueError, match="evaluations is 0"):
         Search(problem, evaluations=0)
     with pytest.raises(ValueError, match="belong together"):
-        Problem(IMAGENET, problem.predict, min_accuracy=0.5)
+        Problem(IMAGENET, problem.predictor, min_accuracy=0.5)
     with pytest.raises(ValueError, match=r"min_accuracy is 75\.0"):
-        Problem(IMAGENET, problem.predict, minimise=IMAGENET.flops_cost, min_accuracy=75.0)
+        Problem(IMAGENET, problem.predictor, minimise=IMAGENET.flops_cost, min_accuracy=75.0)
     for wrong in (lambda g: np.full(len(g), np.nan), lambda g: np.full(len(g), 75.0), lambda g: np.zeros(3)):
         with pytest.raises(ValueError, match="the predictor must give"):
-            solve(Problem(IMAGENET, wrong), evaluations=10)
+            solve(Problem(IMAGENET, Function(wrong)), evaluations=10)
 
 
 # Every strategy.
@@ -311,20 +322,18 @@ def test_bad_settings_and_bad_predictors_are_refused() -> None:
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_a_strategy_proposes_canonical_genomes_and_goes_on_where_its_state_was_taken(name: str) -> None:
-    space = IMAGENET.space
-    predict = smooth_accuracy(space, np.random.default_rng(0))
-    rng = np.random.default_rng(1)
-    strategy = STRATEGIES[name](space, rng)
+    space, rng = IMAGENET.space, np.random.default_rng(1)
+    problem = imagenet_problem()
+    strategy = make_strategy(name, problem, rng)
     for _ in range(5):
         genomes = strategy.ask()
         assert len(genomes)
         assert (genomes == space.canonical(genomes)).all()
         assert ((genomes >= 0) & (genomes < space.num_choices)).all()
-        accuracy = predict(genomes)
-        strategy.tell(genomes, Scores(accuracy, accuracy, IMAGENET.flops(genomes)[:, None]))
+        strategy.tell(genomes, problem.score(genomes))
     same_numbers = np.random.default_rng()
     same_numbers.bit_generator.state = rng.bit_generator.state
-    copy = STRATEGIES[name](space, same_numbers)
+    copy = make_strategy(name, problem, same_numbers)
     copy.restore({key: np.asarray(value) for key, value in strategy.state().items()})
     assert (copy.ask() == strategy.ask()).all()
 

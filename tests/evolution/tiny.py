@@ -84,5 +84,6 @@ class Additive:
 
     weights: Floats
 
-    def __call__(self, genomes: Genomes) -> Floats:
+    def predict(self, genomes: Genomes) -> Floats:
+        """(N,) fractions."""
         return np.asarray(1 / (1 + np.exp(-(genomes @ self.weights))))
