@@ -2,7 +2,8 @@
 
 Genes enter one-hot, those of dropped blocks as zeros (arXiv:1908.09791, section 3.4). Layers with ReLU between them
 give a score, one layer for ridge regression and four for Once-for-All's MLP, and a logistic link takes the score to an
-accuracy. The link strictly increases, so the ranking by score is the ranking by predicted accuracy.
+accuracy. The link strictly increases, so the ranking by score is the ranking by predicted accuracy. Once-for-All's own
+predictor has no link: its score is the accuracy.
 """
 
 import io
@@ -33,6 +34,7 @@ CHUNK = 8192  # genomes predicted at once, so that memory does not grow with the
 HIDDEN = (400, 400, 400)  # Once-for-All's; the rest is for hundreds of pairs instead of its 16,000
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 1e-2
 MLP_STEPS, MLP_BATCH = 800, 128
+ONCE_FOR_ALL_FEATURES, ONCE_FOR_ALL_GENES = 128, ["kernel_size", "expand_ratio"]
 
 
 def one_hot(space: SearchSpace, genomes: Genomes) -> NDArray[np.float32]:
@@ -78,11 +80,14 @@ class Link:
 
 @dataclass(frozen=True, eq=False)
 class AccuracyPredictor:
-    """Predicted accuracy of every architecture of a space. card: what a reader should know about its error."""
+    """Predicted accuracy of every architecture of a space.
+
+    link: None where the score is the accuracy itself. card: what a reader should know about its error.
+    """
 
     space: SearchSpace
     layers: tuple[Layer, ...]
-    link: Link
+    link: Link | None
     card: Mapping[str, Any]
 
     @classmethod
@@ -139,21 +144,51 @@ class AccuracyPredictor:
         }
         return cls(space, *fit_layers(np.arange(len(target))), card)
 
+    @classmethod
+    def once_for_all(cls, space: SearchSpace, layers: Sequence[Layer], card: Mapping[str, Any]) -> Self:
+        """Once-for-All's predictor for its MobileNetV3 space, whose features become the columns of `one_hot`.
+
+        layers: as trained. The rows of the first weight are 3 kernel sizes for each of 20 blocks, then 3 expansion
+        ratios for each, then 8 resolutions, each group ascending; depths have no feature of their own.
+
+        Raises:
+            ValueError: layers of other shapes, or a space with other genes.
+        """
+        blocks = [(s, b) for s, depths in enumerate(space.depths) for b in range(depths[-1])]
+        groups = [len(space.resolutions), *(len(gene.choices) for gene in space.block_genes)]
+        shapes = [(weight.shape, bias.shape) for weight, bias in layers]
+        wanted = pairwise((ONCE_FOR_ALL_FEATURES, *HIDDEN, 1))
+        if shapes != [((inputs, outputs), (outputs,)) for inputs, outputs in wanted]:
+            raise ValueError(f"Once-for-All's predictor has layers 128-400-400-400-1; these are {shapes}")
+        if (len(blocks), groups) != (20, [8, 3, 3]) or [g.name for g in space.block_genes] != ONCE_FOR_ALL_GENES:
+            raise ValueError(f"Once-for-All's predictor is of its MobileNetV3 space, which {space.name} is not")
+        weight, bias = layers[0]
+        starts = np.cumsum(space.num_choices) - space.num_choices
+        columns = np.zeros((int(space.num_choices.sum()), weight.shape[1]), np.float32)
+        columns[:8] = weight[120:]
+        for number, (s, b) in enumerate(blocks):
+            for kind in range(2):
+                start = starts[space.gene_of_block(s, b) + kind]
+                columns[start : start + 3] = weight[60 * kind + 3 * number :][:3]
+        return cls(space, ((columns, bias), *layers[1:]), None, card)
+
     def score(self, genomes: Genomes) -> Floats:
-        """(N,) what the layers give, higher is better: a log-likelihood, or the logit of an accuracy."""
+        """(N,) what the layers give, higher is better: a log-likelihood, the logit of an accuracy, or an accuracy."""
         rows = [slice(start, start + CHUNK) for start in range(0, len(genomes), CHUNK)]
         return np.concatenate([np.zeros(0), *(_forward(self.layers, one_hot(self.space, genomes[r])) for r in rows)])
 
     def predict(self, genomes: Genomes) -> Floats:
         """(N,) predicted accuracy of (N, G) genomes, a fraction in [0, 1]."""
-        return self.link(self.score(genomes))
+        score = self.score(genomes)
+        return self.link(score) if self.link else np.clip(score, 0, 1)
 
     def to_bytes(self) -> bytes:
         """An npz file without pickles: layers, link, card and the space's hash."""
         arrays: dict[str, NDArray[Any]] = {
             f"{name}{i}": value for i, layer in enumerate(self.layers) for name, value in zip("wb", layer, strict=True)
         }
-        meta = {"space": self.space.hash, "link": [self.link.slope, self.link.intercept], "card": dict(self.card)}
+        link = [self.link.slope, self.link.intercept] if self.link else None
+        meta = {"space": self.space.hash, "link": link, "card": dict(self.card)}
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
         return buffer.getvalue()
@@ -170,7 +205,8 @@ class AccuracyPredictor:
                 meta = json.loads(str(file["meta"]))
                 depth = sum(name.startswith("w") for name in file.files)
                 layers = tuple((file[f"w{i}"], file[f"b{i}"]) for i in range(depth))
-            link, card, owner = Link(*map(float, meta["link"])), meta["card"], str(meta["space"])
+            link = Link(*map(float, meta["link"])) if meta["link"] else None
+            card, owner = meta["card"], str(meta["space"])
         except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is not an accuracy predictor: {error}") from error
         if owner != space.hash:

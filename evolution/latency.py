@@ -88,8 +88,9 @@ def _robust_line(x: Floats, y: Floats) -> tuple[float, float, float]:
 class LatencyModel:
     """What latency a device is predicted to have for every architecture of a space.
 
-    block_ms: the probe's time per block key. calibration: see the module. ratios: sorted, measured over predicted of
-    whole networks, each predicted by a fit that did not see it. card: what a reader should know about its error.
+    block_ms: the probe's time per block key; a key written `RESOLUTION:KEY` holds at that resolution alone.
+    calibration: see the module. ratios: sorted, measured over predicted of whole networks, each predicted by a fit that
+    did not see it; empty where none was measured. card: what a reader should know about its error.
     """
 
     tables: CostTables
@@ -149,6 +150,31 @@ class LatencyModel:
         }
         return cls(tables, dict(block_ms), fit(np.arange(len(measured))), np.sort(ratios), card)
 
+    @classmethod
+    def published(cls, tables: CostTables, block_ms: Mapping[int, Mapping[str, float]], source: str) -> Self:
+        """The model of published tables: block times by resolution and block key, which add up as they are.
+
+        No whole network was measured, so the error is unknown and there is no bound at any confidence. A resolution
+        without a table is predicted inf. source: where the tables come from, for the card.
+
+        Raises:
+            ValueError: a time that is no positive number.
+        """
+        by_key = {f"{side}:{key}": ms for side, table in block_ms.items() for key, ms in table.items()}
+        for key, ms in by_key.items():
+            if not 0 < ms < math.inf:
+                raise ValueError(f"a latency must be a positive number; block {key}: {ms} ms")
+        count = len(tables.space.resolutions)
+        card = {
+            "networks": 0,
+            "validation": "none: published block times; no whole network was measured, so the error is unknown",
+            "source": source,
+            "blocks": len(by_key),
+            "resolutions": _covered(tables, by_key),
+            "resolutions_calibrated": [],
+        }
+        return cls(tables, by_key, _Calibration(0.0, np.ones(count), np.zeros(count)), np.zeros(0), card)
+
     def predict(self, genomes: Genomes) -> Floats:
         """(N,) ms predicted for (N, G) genomes; inf where a block was not measured."""
         return self.cost("latency_ms")(genomes)
@@ -167,6 +193,11 @@ class LatencyModel:
         Raises:
             ValueError: no such ratio exists because too few networks were measured.
         """
+        if not len(self.ratios):
+            raise ValueError(
+                f"confidence is {confidence}; the latency model is a published table without measured networks, so its "
+                "error is unknown; leave the confidence out, or measure the device with `supple probe`"
+            )
         rank = math.ceil((len(self.ratios) + 1) * confidence)
         if not 0 < confidence < 1 or rank > len(self.ratios):
             most = len(self.ratios) / (len(self.ratios) + 1)
@@ -179,7 +210,7 @@ class LatencyModel:
     def cost(self, name: str, confidence: float | None = None) -> AdditiveCost:
         """The prediction as an additive cost, or its upper bound at a confidence. Raises what `factor` does."""
         factor = 1.0 if confidence is None else self.factor(confidence)
-        values = self.tables.block_values({k: ms - self.calibration.overhead for k, ms in self.block_ms.items()})
+        values = _block_values(self.tables, {k: ms - self.calibration.overhead for k, ms in self.block_ms.items()})
         scale, offset = factor * self.calibration.scale, factor * self.calibration.offset
         return AdditiveCost(self.tables, name, values, scale, offset)
 
@@ -218,10 +249,20 @@ def _sums(tables: CostTables, block_ms: Mapping[str, float], genomes: Genomes) -
     """(M,) block times added up, ms, inf where one is missing; (M,) how many blocks are kept."""
     index = tables.index(genomes)
     kept = np.array([key is not None for key in tables.block_keys], np.float64)
-    return tables.block_values(block_ms)[index].sum(1), kept[index].sum(1)
+    return _block_values(tables, block_ms)[index].sum(1), kept[index].sum(1)
+
+
+def _block_values(tables: CostTables, block_ms: Mapping[str, float]) -> Floats:
+    """(F,) a time per entry of the tables, 0 where the part is dropped, inf where the time is missing."""
+    values = tables.block_values(block_ms)
+    if any(":" in key for key in block_ms):
+        for side, entries in zip(tables.space.resolutions, tables.elimination.entries, strict=True):
+            for entry in np.unique(entries):
+                values[entry] = block_ms.get(f"{side}:{tables.block_keys[entry]}", values[entry])
+    return values
 
 
 def _covered(tables: CostTables, block_ms: Mapping[str, float]) -> list[int]:
     """The resolutions at which some architecture has all its blocks measured."""
-    floors = AdditiveCost(tables, "latency_ms", tables.block_values(block_ms)).floors
+    floors = AdditiveCost(tables, "latency_ms", _block_values(tables, block_ms)).floors
     return [side for side, floor in zip(tables.space.resolutions, floors, strict=True) if math.isfinite(floor)]

@@ -9,6 +9,7 @@ from evolution.costs import CostTables
 from evolution.elimination import Floats
 from evolution.latency import LatencyModel
 from supernet.families import preset
+from supernet.operators import block_key
 from supernet.space import Genomes
 
 TABLES = CostTables(preset("mbv3-digits"))
@@ -172,3 +173,34 @@ def test_networks_of_one_size_give_a_line_through_the_origin() -> None:
     assert model.card["kendall_tau"] is None
     smallest = model.predict(SPACE.encode(SPACE.smallest())[None])
     assert 0 < float(smallest[0]) < 3
+
+
+def published() -> dict[int, dict[str, float]]:
+    """Tables of two of the three resolutions, in which equal blocks take different times."""
+    rng = np.random.default_rng(11)
+    keys = sorted({key for key in TABLES.block_keys if key is not None})
+    return {side: {key: float(rng.uniform(0.1, 1)) for key in keys} for side in (12, 16)}
+
+
+def test_a_published_table_adds_up_per_resolution() -> None:
+    tables = published()
+    model = LatencyModel.published(TABLES, tables, "a table")
+    model = LatencyModel.from_json(json.loads(json.dumps(model.to_json())), TABLES)
+    genomes = SPACE.sample(np.random.default_rng(12), 200)
+    for genome, predicted in zip(genomes, model.predict(genomes), strict=True):
+        arch = SPACE.decode(genome)
+        keys = [block_key(records) for _, records in SPACE.part_operators(arch)]
+        expected = sum(tables[arch.resolution][key] for key in keys) if arch.resolution in tables else np.inf
+        assert predicted == pytest.approx(expected)
+    assert np.isinf(model.cost("latency_ms").floors).tolist() == [True, False, False]
+
+
+def test_a_published_table_says_that_its_error_is_unknown() -> None:
+    model = LatencyModel.published(TABLES, published(), "a table")
+    assert model.card["networks"] == 0
+    assert "the error is unknown" in model.card["validation"]
+    assert model.card["resolutions"] == [12, 16]
+    with pytest.raises(ValueError, match=r"confidence is 0\.9; .* its error is unknown; leave the confidence out"):
+        model.factor(0.9)
+    with pytest.raises(ValueError, match=r"block 12:.*: nan ms"):
+        LatencyModel.published(TABLES, {12: {"00": float("nan")}}, "a table")
