@@ -6,10 +6,10 @@ all come from here, so what is measured is what is exported.
 """
 
 import json
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 
 if TYPE_CHECKING:
     from supernet.bundle import Bundle
+    from supernet.evaluate import BatchNorm
     from supernet.space import Architecture
 
 OPSET = 18
@@ -59,12 +60,13 @@ def export_metadata(
     bundle: "Bundle",
     arch: "Architecture",
     *,
+    batch_norm: "BatchNorm" = "recalibrated",
     predicted_accuracy: float | None = None,
     verified_accuracy: float | None = None,
 ) -> dict[str, str]:
     """What a reader of the file needs to use it and to know where it comes from; values that are no names are JSON.
 
-    predicted_accuracy: what a predictor says; verified_accuracy: evaluated on held-out images. Fractions in [0, 1];
+    batch_norm: which statistics went into the file. predicted_accuracy: what a predictor says; verified_accuracy: evaluated on held-out images. Fractions in [0, 1];
     one that is None has no key.
     """
     normalization = bundle.normalization
@@ -76,6 +78,7 @@ def export_metadata(
         "bundle_sha256": bundle.hash,
         "classes": json.dumps(list(bundle.classes)),
         "resolution": str(arch.resolution),
+        "batch_norm": batch_norm,
         "normalization": json.dumps({"mean": list(normalization.mean), "std": list(normalization.std)}),
         "input": "float32 pixels in [0, 1], minus the mean, divided by the standard deviation of their channel",
     }
@@ -157,7 +160,8 @@ class _Writer:
         self.modules = modules
         self.nodes: list[Any] = []
         self.constants: dict[str, NDArray[Any]] = {}
-        self.node: fx.Node  # the traced node being written; its name prefixes every name made meanwhile
+        self.node: fx.Node  # the traced node being written
+        self.place = "network"  # the part of the network that it is in, which begins every name made meanwhile
 
     def run(self, trace: fx.Graph, input_shape: tuple[int, ...], metadata: Mapping[str, str]) -> bytes:
         values: dict[fx.Node, Any] = {}
@@ -179,6 +183,7 @@ class _Writer:
         handler: Callable[..., Any] | None
         if self.node.op == "call_module":
             module = self.modules[str(self.node.target)]
+            self.place = str(self.node.target).partition(".")[0]
             handler, args, what = _LAYERS.get(type(module)), (module, *args), type(module).__name__
             where, table = f"layer {self.node.target!r}", "_LAYERS"
         else:
@@ -203,15 +208,19 @@ class _Writer:
         """Append one ONNX node with an output per shape."""
         from onnx import helper
 
-        name = f"{self.node.name}.{len(self.nodes)}"
+        name = self.name()
         outputs = [name if len(shapes) == 1 else f"{name}.{i}" for i in range(len(shapes))]
         names = [value.name if isinstance(value, _Value) else value for value in inputs]
         self.nodes.append(helper.make_node(kind, names, outputs, name=name, **attributes))
         return tuple(_Value(output, shape) for output, shape in zip(outputs, shapes, strict=True))
 
+    def name(self) -> str:
+        """Name of the next ONNX node and, with a suffix, of what belongs to it; `supernet.filesize` counts on it."""
+        return f"{self.place}.{len(self.nodes):03}"
+
     def constant(self, name: str, array: Tensor | NDArray[Any], *, shared: bool = False) -> str:
-        """The name of a new constant; a shared one is written once."""
-        name = name if shared else f"{self.node.name}.{name}"
+        """The name of a new constant of the next node; a shared one is written once."""
+        name = name if shared else f"{self.name()}.{name}"
         self.constants[name] = array.cpu().numpy() if isinstance(array, Tensor) else array
         return name
 
@@ -275,7 +284,7 @@ def _batch_norm(writer: _Writer, norm: nn.BatchNorm2d, x: _Value) -> _Value:
         shift = shift + conv.bias * scale
     node = next(node for node in reversed(writer.nodes) if x.name in node.output)
     if conv.bias is None:
-        node.input.append(f"{before.name}.bias")
+        node.input.append(f"{node.name}.bias")
     writer.constants[node.input[1]] = (conv.weight * scale.float().view(-1, 1, 1, 1)).numpy()
     writer.constants[node.input[2]] = shift.float().numpy()
     return x
@@ -298,6 +307,24 @@ def _max_pool(writer: _Writer, pool: nn.MaxPool2d, x: _Value) -> _Value:
         kernel_shape=_pair(pool.kernel_size), strides=_pair(pool.stride), pads=_pair(pool.padding) * 2,
         dilations=_pair(pool.dilation),
     )  # fmt: skip
+
+
+def _avg_pool(writer: _Writer, pool: nn.AvgPool2d, x: _Value) -> _Value:
+    """Windows that reach over the edge average what is inside, in torch and in ONNX alike."""
+    kernel, stride, padding = _pair(pool.kernel_size), _pair(pool.stride), _pair(pool.padding)
+    if any(padding) or pool.divisor_override is not None or stride != kernel:
+        raise TypeError("padding, divisor_override and a stride other than the kernel are not covered")
+    rounded = math.ceil if pool.ceil_mode else math.floor
+    shape = tuple(rounded((side - k) / s) + 1 for side, k, s in zip(_sizes(x)[1:], kernel, stride, strict=True))
+    return writer.emit(
+        "AveragePool", [x], (*x.shape[:2], *shape), kernel_shape=kernel, strides=stride, ceil_mode=int(pool.ceil_mode)
+    )
+
+
+def _channel_shuffle(writer: _Writer, shuffle: nn.ChannelShuffle, x: _Value) -> _Value:
+    channels, *sides = _sizes(x)
+    grouped = _reshape(writer, x, -1, shuffle.groups, channels // shuffle.groups, *sides)
+    return _reshape(writer, _transpose(writer, grouped, 1, 2), -1, channels, *sides)
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -353,7 +380,7 @@ def _mean(writer: _Writer, x: _Value, dim: Any = None, keepdim: bool = False) ->
 def _flatten(writer: _Writer, x: _Value, start_dim: int = 0, end_dim: int = -1) -> _Value:
     if start_dim != 1 or end_dim not in (-1, len(x.shape) - 1):
         raise TypeError(f"flatten from {start_dim} to {end_dim}; only from 1 to the last is covered")
-    return writer.emit("Flatten", [x], (x.shape[0], prod(_sizes(x))))
+    return writer.emit("Flatten", [x], (x.shape[0], math.prod(_sizes(x))))
 
 
 def _elementwise(kind: str) -> Callable[..., _Value]:
@@ -381,7 +408,7 @@ def _chunk(writer: _Writer, x: _Value, chunks: int, dim: int = 0) -> tuple[_Valu
 
 def _reshape(writer: _Writer, x: _Value, *shape: Any) -> _Value:
     sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
-    if sizes[0] not in (None, -1) or -1 in sizes[1:] or prod(sizes[1:]) != prod(_sizes(x)):
+    if sizes[0] not in (None, -1) or -1 in sizes[1:] or math.prod(sizes[1:]) != math.prod(_sizes(x)):
         raise TypeError(f"reshape of {x.shape} to {sizes}; the batch must stay first and the other sizes be given")
     target = writer.constant("shape", np.array([0, *sizes[1:]], np.int64))  # 0: as in the input
     return writer.emit("Reshape", [x, target], (None, *sizes[1:]))
@@ -422,6 +449,8 @@ _LAYERS: dict[type[nn.Module], Callable[..., Any]] = {
     nn.Hardsigmoid: _plain(_hard_sigmoid),
     nn.AdaptiveAvgPool2d: lambda writer, pool, x: _global_pool(writer, x, pool.output_size),
     nn.MaxPool2d: _max_pool,
+    nn.AvgPool2d: _avg_pool,
+    nn.ChannelShuffle: _channel_shuffle,
     nn.Flatten: lambda writer, flatten, x: _flatten(writer, x, flatten.start_dim, flatten.end_dim),
     nn.Identity: _plain(_same),
     nn.Dropout: _plain(_same),

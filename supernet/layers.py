@@ -2,13 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from itertools import pairwise
+from operator import add, mul
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from supernet.operators import Activation, Operator, Operators
+from supernet.operators import Activation, Join, Operator, Operators, Parallel
 from supernet.space import Architecture, SearchSpace
 
 _ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "h_swish": nn.Hardswish, "h_sigmoid": nn.Hardsigmoid}
@@ -39,17 +42,12 @@ class Supernet(nn.Module, ABC):
         """
 
     @abstractmethod
-    def sort_channels(self, open_values: Sequence[float]) -> None:
+    def sort_channels(self, trained: Sequence[Sequence[int]]) -> None:
         """Reorder the elastic channels so that slices keep the most important ones (arXiv:1908.09791, section 3.2).
 
-        open_values: choices of the width gene already trained. Their slices, hence their outputs, stay what they are:
-        channels move only within the segments between them.
+        trained: per gene, the indices of the choices already trained (`SearchSpace.open_choices`). The slices of these,
+        hence their outputs, stay what they are: channels move only within the segments between them.
         """
-
-    @staticmethod
-    @abstractmethod
-    def build_part(name: str, operators: Operators) -> nn.Module:
-        """A static module with fresh weights for one part of the network, from its operator records."""
 
     def check_side(self, images: Tensor, arch: Architecture) -> None:
         """Refuse images whose side is not the architecture's resolution, which would silently cost accuracy."""
@@ -71,7 +69,8 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
         elif isinstance(layer, nn.Linear):
             bound = layer.in_features**-0.5
             nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class ElasticConv(nn.Module):
@@ -145,7 +144,7 @@ class ElasticBatchNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, max_channels: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
+    def __init__(self, max_channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(max_channels))
         self.bias = nn.Parameter(torch.zeros(max_channels))
@@ -174,6 +173,21 @@ class ElasticBatchNorm(nn.Module):
             getattr(norm, name).copy_(getattr(self, name)[: norm.num_features])
 
 
+def permute(tensor: Tensor | None, order: Tensor, dim: int = 0) -> None:
+    """Reorder a parameter or buffer in place. order: indices along `dim`."""
+    assert tensor is not None
+    tensor.copy_(tensor.index_select(dim, order))
+
+
+def sorted_within(importance: Tensor, cuts: Iterable[int]) -> Tensor:
+    """(C,) an order that descends in importance, (C,), within each segment between the cuts."""
+    segments = pairwise(sorted({0, *cuts, len(importance)}))
+    return torch.cat([start + importance[start:end].argsort(descending=True, stable=True) for start, end in segments])
+
+
+# Static modules from operator records.
+
+
 def static_conv(record: Operator) -> nn.Sequential:
     """Convolution, batch norm and activation of one record, with fresh weights."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -187,59 +201,49 @@ def static_conv(record: Operator) -> nn.Sequential:
         bias=record.bias,
     )
     if record.norm:
-        layers["norm"] = nn.BatchNorm2d(record.out_channels)
+        layers["norm"] = nn.BatchNorm2d(record.out_channels, record.norm_eps)
     if record.activation:
         layers["activation"] = activation(record.activation)
     return nn.Sequential(layers)
 
 
-class SqueezeExcite(nn.Module):
-    """Channel attention: x times a gate computed from its mean (arXiv:1709.01507)."""
+class Branches(nn.Module):
+    """Branches over one input, or each over its share of the channels, joined."""
 
-    def __init__(self, reduce: Operator, expand: Operator) -> None:
+    def __init__(self, branches: Iterable[nn.Module], join: Join, act: Activation, *, split: bool) -> None:
         super().__init__()
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.reduce = static_conv(reduce)
-        self.expand = static_conv(expand)
+        self.branches = nn.ModuleList(branches)
+        self.join = join
+        self.split = split
+        self.act = activation(act)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, C, H, W), and so is the result."""
-        return x * self.expand(self.reduce(self.pool(x)))
+        """x: (N, C, H, W); returns what the branches make of it, joined."""
+        count = len(self.branches)
+        shares = x.chunk(count, 1) if self.split else (x,) * count
+        outputs = [branch(shares[i]) for i, branch in enumerate(self.branches)]
+        if self.join == "concat":
+            return self.act(torch.cat(outputs, 1))
+        return self.act(reduce(add if self.join == "add" else mul, outputs))
 
 
-class Residual(nn.Module):
-    """x plus what the body makes of it."""
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (N, C, H, W), and so is the result."""
-        return x + self.body(x)
-
-
-def static_layers(operators: Operators) -> nn.Sequential | Residual:
-    """The static module of consecutive records, with fresh weights; a record of kind add closes a residual around all.
-
-    Raises:
-        ValueError: a record has no static layer.
-    """
+def static_layers(operators: Operators) -> nn.Sequential:
+    """The static network of records that run one after another, with fresh weights."""
     layers: list[nn.Module] = []
-    records = list(operators)
-    while records:
-        record = records.pop(0)
-        if record.kind == "conv":
+    for record in operators:
+        if isinstance(record, Parallel):
+            branches = map(static_layers, record.branches)
+            layers.append(Branches(branches, record.join, record.activation, split=record.split))
+        elif record.kind == "conv":
             layers.append(static_conv(record))
         elif record.kind == "linear":
-            layers += [nn.Flatten(), nn.Linear(record.in_channels, record.out_channels)]
-        elif record.kind == "pool" and [following.kind for following in records[:3]] == ["conv", "conv", "multiply"]:
-            layers.append(SqueezeExcite(records[0], records[1]))
-            del records[:3]
+            layers += [nn.Flatten(), nn.Linear(record.in_channels, record.out_channels, record.bias)]
         elif record.kind == "pool":
             layers.append(nn.AdaptiveAvgPool2d(1))
-        elif record.kind == "add" and not records:
-            return Residual(nn.Sequential(*layers))
+        elif record.kind == "max_pool":
+            layers.append(nn.MaxPool2d(record.kernel, record.stride, record.kernel // 2))
+        elif record.kind == "avg_pool":
+            layers.append(nn.AvgPool2d(record.kernel, record.stride, ceil_mode=True))
         else:
-            raise ValueError(f"no static layer for {record}")
+            layers.append(nn.ChannelShuffle(record.in_channels // 2))
     return nn.Sequential(*layers)

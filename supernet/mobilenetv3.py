@@ -1,9 +1,11 @@
-"""The torch half of the MobileNetV3 family: elastic inverted residuals around a fixed stem and head."""
+"""The torch half of the MobileNetV3 family: elastic inverted residuals around a fixed stem and head.
+
+It shares weights between kernel sizes by learned transforms, which the general `supernet.sliced` does not.
+"""
 
 import copy
 from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +18,11 @@ from supernet.layers import (
     Supernet,
     activation,
     initialise,
-    static_conv,
+    permute,
+    sorted_within,
     static_layers,
 )
-from supernet.operators import Activation, Operators
+from supernet.operators import Activation
 from supernet.space import Architecture, SearchSpace
 
 
@@ -51,6 +54,7 @@ class ElasticInvertedResidual(nn.Module):
         ratios: Sequence[float],
         *,
         squeeze_excite: bool,
+        norm_eps: float,
     ) -> None:
         super().__init__()
         self.ratios = tuple(sorted(ratios))
@@ -59,12 +63,12 @@ class ElasticInvertedResidual(nn.Module):
         self.out_channels = out_channels
         self.residual = stride == 1 and in_channels == out_channels
         self.expand = ElasticConv(in_channels, widest)
-        self.expand_norm = ElasticBatchNorm(widest)
+        self.expand_norm = ElasticBatchNorm(widest, norm_eps)
         self.depthwise = ElasticDepthwiseConv(widest, sides, stride)
-        self.depthwise_norm = ElasticBatchNorm(widest)
+        self.depthwise_norm = ElasticBatchNorm(widest, norm_eps)
         self.squeeze_excite = ElasticSqueezeExcite(widest) if squeeze_excite else None
         self.project = ElasticConv(widest, out_channels)
-        self.project_norm = ElasticBatchNorm(out_channels)
+        self.project_norm = ElasticBatchNorm(out_channels, norm_eps)
         self.act = activation(act)
 
     def forward(self, x: Tensor, side: int, ratio: float) -> Tensor:
@@ -93,35 +97,23 @@ class ElasticInvertedResidual(nn.Module):
     def sort_channels(self, open_ratios: Sequence[float]) -> None:
         """Most important inner channels first: by the L1 norm of the projection's weights that read them."""
         cuts = [expanded_width(self.in_channels, ratio) for ratio in open_ratios]
-        order = _sorted_within(self.project.weight.abs().sum((0, 2, 3)), cuts)
+        order = sorted_within(self.project.weight.abs().sum((0, 2, 3)), cuts)
         for tensor in (self.expand.weight, self.depthwise.weight):
-            _permute(tensor, order)
+            permute(tensor, order)
         for norm in (self.expand_norm, self.depthwise_norm):
             for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
-                _permute(tensor, order)
-        _permute(self.project.weight, order, 1)
+                permute(tensor, order)
+        permute(self.project.weight, order, 1)
         if self.squeeze_excite is None:
             return
         reduce, expand = self.squeeze_excite.reduce, self.squeeze_excite.expand
-        _permute(expand.weight, order)
-        _permute(expand.bias, order)
-        _permute(reduce.weight, order, 1)
-        squeezed = _sorted_within(expand.weight.abs().sum((0, 2, 3)), [squeezed_width(cut) for cut in cuts])
-        _permute(reduce.weight, squeezed)
-        _permute(reduce.bias, squeezed)
-        _permute(expand.weight, squeezed, 1)
-
-
-def _permute(tensor: Tensor | None, order: Tensor, dim: int = 0) -> None:
-    assert tensor is not None
-    tensor.copy_(tensor.index_select(dim, order))
-
-
-def _sorted_within(importance: Tensor, cuts: Sequence[int]) -> Tensor:
-    """(C,) an order that descends in importance within each segment between the cuts."""
-    bounds = sorted({0, *cuts, len(importance)})
-    segments = pairwise(bounds)
-    return torch.cat([start + importance[start:end].argsort(descending=True, stable=True) for start, end in segments])
+        permute(expand.weight, order)
+        permute(expand.bias, order)
+        permute(reduce.weight, order, 1)
+        squeezed = sorted_within(expand.weight.abs().sum((0, 2, 3)), [squeezed_width(cut) for cut in cuts])
+        permute(reduce.weight, squeezed)
+        permute(reduce.bias, squeezed)
+        permute(expand.weight, squeezed, 1)
 
 
 class MobileNetV3Supernet(Supernet):
@@ -134,26 +126,25 @@ class MobileNetV3Supernet(Supernet):
         assert isinstance(layout, MobileNetV3Layout)
         parts = {part.name: records for part, records in space.part_operators(space.largest())}
         sides, ratios = (gene.choices for gene in space.block_genes)
-        self.stem = self.build_part("stem", parts["stem"])
+        self.stem = static_layers(parts["stem"])
         self.stages = nn.ModuleList()
-        in_channels = layout.stem_width
         for s, depths in enumerate(space.depths):
             blocks = nn.ModuleList()
             for b in range(depths[-1]):
                 blocks.append(
                     ElasticInvertedResidual(
-                        in_channels,
+                        layout.in_channels(s, b),
                         layout.widths[s],
                         layout.strides[s] if b == 0 else 1,
                         layout.activations[s],
                         [int(side) for side in sides],
                         ratios,
                         squeeze_excite=layout.squeeze_excite[s],
+                        norm_eps=layout.norm_eps,
                     )
                 )
-                in_channels = layout.widths[s]
             self.stages.append(blocks)
-        self.head = self.build_part("head", parts["head"])
+        self.head = static_layers(parts["head"])
         if generator is not None:
             initialise(self, generator)
 
@@ -175,22 +166,16 @@ class MobileNetV3Supernet(Supernet):
         for s, blocks in enumerate(self.stages, 1):
             for b, block in enumerate(blocks[: len(arch.stages[s - 1])], 1):
                 name = f"stage{s}.block{b}"
-                static = self.build_part(name, records[name])
+                static = static_layers(records[name])
                 block.copy_to(static)
                 network[name.replace(".", "_")] = static
         network["head"] = copy.deepcopy(self.head)
         device = next(self.parameters()).device
         return nn.Sequential(network).to(device).train(self.training)
 
-    def sort_channels(self, open_values: Sequence[float]) -> None:
-        """Reorder the inner channels of every block; `open_values` are expansion ratios already trained."""
-        for blocks in self.stages:
-            for block in blocks:
-                block.sort_channels(open_values)
-
-    @staticmethod
-    def build_part(name: str, operators: Operators) -> nn.Module:
-        """A static module with fresh weights for the stem, one block or the head."""
-        if name == "stem":
-            return nn.Sequential(static_conv(operators[0]), static_layers(operators[1:]))
-        return static_layers(operators)
+    def sort_channels(self, trained: Sequence[Sequence[int]]) -> None:
+        """Reorder the inner channels of every block, within the segments between expansion ratios already trained."""
+        for s, blocks in enumerate(self.stages):
+            for b, block in enumerate(blocks):
+                gene = self.space.gene_of_block(s, b) + 1
+                block.sort_channels([self.space.genes[gene].choices[choice] for choice in trained[gene]])

@@ -1,15 +1,18 @@
 """Operator records: what one architecture runs, as plain values.
 
-Every cost of a network (FLOPs, parameters, memory, the blocks that a device probe measures) is read off these records,
-and the static networks that `extract` builds are tested against them.
+Every cost of a network (FLOPs, parameters, memory, the size of its file, the blocks that a device probe measures) is
+read off these records, and static networks are built from them.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 from typing import Literal
 
-Kind = Literal["conv", "linear", "pool", "multiply", "add"]
+FLOAT = 4  # bytes
+
+Kind = Literal["conv", "linear", "pool", "max_pool", "avg_pool", "shuffle"]
+Join = Literal["add", "multiply", "concat"]
 Activation = Literal["relu", "relu6", "h_swish", "h_sigmoid"] | None
 
 
@@ -23,11 +26,11 @@ def make_divisible(value: float, divisor: int = 8) -> int:
 class Operator:
     """One operator on one image.
 
-    kind: conv and linear hold weights; pool is the mean over all positions; multiply and add are elementwise.
-    in_channels, out_channels: channels of the main input and of the output.
-    side: height and width of the main input, pixels; `out_side` follows from the stride.
-    norm: a batch norm follows and runs in place. activation: likewise.
-    live: activation elements alive while the operator runs, its inputs, its output and a waiting residual included.
+    kind: conv and linear hold weights; pool is the mean over all positions, max_pool and avg_pool slide a window;
+    shuffle puts every second channel first (ShuffleNet's, of two groups).
+    in_channels, out_channels: channels of the input and of the output.
+    side: height and width of the input, pixels; `out_side` follows from the stride.
+    norm: a batch norm follows and runs in place, with `norm_eps`. activation: likewise.
     """
 
     kind: Kind
@@ -39,12 +42,12 @@ class Operator:
     groups: int = 1
     bias: bool = False
     norm: bool = False
+    norm_eps: float = 1e-5
     activation: Activation = None
-    live: int = 0
 
     @property
     def out_side(self) -> int:
-        """Height and width of the output, pixels. Convolutions pad with kernel // 2."""
+        """Height and width of the output, pixels. Windows are padded so that only the stride makes it smaller."""
         return 1 if self.kind == "pool" else -(-self.side // self.stride)
 
     @property
@@ -63,7 +66,94 @@ class Operator:
         return weights + self.out_channels * (self.bias + 2 * self.norm)
 
 
-Operators = tuple[Operator, ...]
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """Branches over one input, and what joins their outputs: a residual, squeeze-and-excite, ShuffleNet's two halves.
+
+    branches: run in this order; an empty one passes its input on. in_channels, side: of the input.
+    split: each branch reads an equal share of the channels, in order, instead of all. activation: after the join.
+    """
+
+    join: Join
+    branches: tuple["Operators", ...]
+    in_channels: int
+    side: int
+    split: bool = False
+    activation: Activation = None
+
+    @property
+    def share(self) -> int:
+        """Channels that each branch reads."""
+        return self.in_channels // len(self.branches) if self.split else self.in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the joined output."""
+        outputs = [branch[-1].out_channels if branch else self.share for branch in self.branches]
+        return sum(outputs) if self.join == "concat" else outputs[0]
+
+    @property
+    def out_side(self) -> int:
+        """Height and width of the joined output, pixels; a factor of one pixel is spread over all."""
+        return max(branch[-1].out_side if branch else self.side for branch in self.branches)
+
+
+Operators = tuple[Operator | Parallel, ...]
+
+
+def flat(operators: Operators) -> Iterator[Operator]:
+    """Every operator in the order in which they run, those inside branches too."""
+    for record in operators:
+        if isinstance(record, Parallel):
+            for branch in record.branches:
+                yield from flat(branch)
+        else:
+            yield record
+
+
+def live_elements(operators: Operators) -> list[int]:
+    """Elements of the activations alive while each operator, split and join runs, in order, for one image.
+
+    Alive are the operator's input and output and whatever an unfinished branch still waits for. Batch norms and
+    activations run in place; joins and splits do not, as in onnxruntime.
+    """
+    live: list[int] = []
+
+    def ran(kept: set[_Tensor], *used: _Tensor) -> None:
+        live.append(sum(tensor.elements for tensor in kept.union(used)))
+
+    def run(records: Operators, x: _Tensor, kept: set[_Tensor]) -> _Tensor:
+        for record in records:
+            y = _Tensor(record.out_channels * record.out_side**2)
+            if isinstance(record, Operator):
+                ran(kept, x, y)
+            else:
+                inputs = [x] * len(record.branches)
+                if record.split:
+                    inputs = [_Tensor(record.share * record.side**2) for _ in inputs]
+                    ran(kept, x, *inputs)
+                outputs: list[_Tensor] = []
+                for number, branch in enumerate(record.branches):
+                    outputs.append(run(branch, inputs[number], kept.union(outputs, inputs[number + 1 :])))
+                ran(kept, *outputs, y)
+            x = y
+        return x
+
+    if operators:
+        run(operators, _Tensor(operators[0].in_channels * operators[0].side ** 2), set())
+    return live
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tensor:
+    """An activation. Compared by identity: what two branches read is one tensor."""
+
+    elements: int
+
+
+def peak_memory(operators: Operators) -> int:
+    """Bytes of single-precision activations alive at once at most, for one image."""
+    return FLOAT * max(live_elements(operators), default=0)
 
 
 def block_key(operators: Operators) -> str:
@@ -80,8 +170,11 @@ class Part:
 
     genes: indices of those genes in the genome. operators: from the values of those genes, in the same order, to the
     records of the piece; () when the genes say that the block is dropped.
+    paths: those of the genes whose choices have weights of their own. The choices of all others share weights: the
+    narrower of two takes the first channels of the wider.
     """
 
     name: str
     genes: tuple[int, ...]
     operators: Callable[..., Operators]
+    paths: tuple[int, ...] = ()

@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from supernet.export import to_onnx
-from supernet.families import supernet_class
 from supernet.families.mobilenetv3 import inverted_residual
 from supernet.files import write_atomically
 from supernet.layers import static_layers
@@ -106,21 +105,19 @@ def write_plan(
 
 def network_model(space: SearchSpace, arch: Architecture) -> ProbeModel:
     """One whole network, untrained."""
-    parts = [(part.name, records) for part, records in space.part_operators(arch)]
-    build_part = supernet_class(space.family).build_part
+    parts = [records for _, records in space.part_operators(arch)]
     shape = (space.in_channels, arch.resolution, arch.resolution)
     return ProbeModel(
         f"network-{space.id(arch)}",
         "network",
         shape,
-        lambda: nn.Sequential(*(build_part(name, records) for name, records in parts)),
+        lambda: nn.Sequential(*map(static_layers, parts)),
         {"architecture": arch.to_json()},
     )
 
 
 def _blocks(space: SearchSpace) -> list[ProbeModel]:
     """Every distinct block once, then the edges between them."""
-    build_part = supernet_class(space.family).build_part
     blocks: dict[str, ProbeModel] = {}
     edges: dict[str, ProbeModel] = {}
     for part in space.parts:
@@ -139,7 +136,7 @@ def _blocks(space: SearchSpace) -> list[ProbeModel]:
                 f"block-{key}",
                 "block",
                 (first.in_channels, first.side, first.side),
-                partial(build_part, part.name, records),
+                partial(static_layers, records),
                 {"key": key, "edges": [f"edge-{channels}x{side}" for channels, side in ends.values()]},
             )
     return [*blocks.values(), *edges.values()]

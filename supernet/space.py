@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet.operators import Operators, Part
+from supernet.operators import Operator, Operators, Part, flat, peak_memory
 
 Genomes = NDArray[np.int8]  # (N, G); (G,) for one
 Value = int | float
@@ -299,6 +299,9 @@ class SearchSpace:
         """The kept parts of one architecture with their records, in the order in which they run.
 
         The resolution need not be one of the space's: costs are exact at any multiple of 4.
+
+        Raises:
+            ValueError: the architecture lies outside this space, or its resolution is no multiple of 4.
         """
         if arch.resolution < 4 or arch.resolution % 4:
             raise ValueError(f"resolution is {arch.resolution}; a multiple of 4 from 4 upwards is needed")
@@ -308,9 +311,26 @@ class SearchSpace:
             if records := part.operators(*(values[gene] for gene in part.genes)):
                 yield part, records
 
-    def operators(self, arch: Architecture) -> Operators:
+    def operators(self, arch: Architecture) -> tuple[Operator, ...]:
         """Every operator that the architecture runs, in order."""
-        return tuple(record for _, records in self.part_operators(arch) for record in records)
+        return tuple(record for _, records in self.part_operators(arch) for record in flat(records))
+
+    def costs(self, arch: Architecture, classes: Sequence[str] | None = None) -> dict[str, int]:
+        """Exact costs of one architecture at any resolution that is a multiple of 4, for one image.
+
+        `flops` (multiply-adds), `params`, `model_bytes` (of the exported file, at most), `peak_memory_bytes` (of
+        single-precision activations). classes: their names, which the file holds; numbers unless given.
+        """
+        from supernet.filesize import fixed_bytes, part_bytes
+
+        parts = list(self.part_operators(arch))
+        operators = [operator for _, records in parts for operator in flat(records)]
+        return {
+            "flops": sum(operator.flops for operator in operators),
+            "params": sum(operator.params for operator in operators),
+            "model_bytes": fixed_bytes(self, classes) + sum(part_bytes(part.name, records) for part, records in parts),
+            "peak_memory_bytes": max(peak_memory(records) for _, records in parts),
+        }
 
     # JSON.
 

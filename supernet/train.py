@@ -135,11 +135,9 @@ def _enter(state: TrainingState, phase: Phase) -> None:
     if state.phase == 1:
         state.teacher = state.supernet.extract(state.supernet.space.largest())
     if phase.sort_channels:
-        width = state.supernet.space.block_genes[-1]
-        trained = {
-            value for past in state.schedule.phases[: state.phase] for value in past.open.get(width.name, width.choices)
-        }
-        state.supernet.sort_channels(sorted(trained))
+        past = [state.supernet.space.open_choices(**phase.open) for phase in state.schedule.phases[: state.phase]]
+        genes = range(state.supernet.space.num_genes)
+        state.supernet.sort_channels([sorted({index for opened in past for index in opened[gene]}) for gene in genes])
     state.optimiser = _fresh_optimiser(state)
 
 

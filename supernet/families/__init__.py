@@ -1,46 +1,87 @@
-"""The families of networks. Each has a numpy half here (its layout and presets) and a torch half beside the layers.
+"""The families of networks: what a space of one family is made of.
 
-To add a family: write a layout (a frozen dataclass with `parts`) and its `PRESETS` here, a `Supernet` class in its own
-module, and name both in `FAMILIES`.
+A family is a layout: a frozen dataclass whose `parts(space)` describes the network as operator records. Everything else
+follows from these records: costs, probe blocks, the supernet, extraction, export. docs/families.md shows how to write
+one. Families of other packages are found by their entry points in the group `supple.families`.
 """
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
 
 from supernet.space import SearchSpace
 
-# family: (module and class of the layout, module and class of the torch half)
-FAMILIES = {
-    "mobilenetv3": (
-        ("supernet.families.mobilenetv3", "MobileNetV3Layout"),
-        ("supernet.mobilenetv3", "MobileNetV3Supernet"),
+GROUP = "supple.families"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Where a family's halves are, as "module:Class", so that nothing loads torch before a supernet is wanted.
+
+    layout: its layout class, in a module that needs numpy alone and holds the family's presets in `PRESETS`.
+    supernet: its `supernet.layers.Supernet`; the default shares weights as `Part.paths` says.
+    """
+
+    layout: str
+    supernet: str = "supernet.sliced:SlicedSupernet"
+
+
+FAMILIES: Mapping[str, Family] = {
+    "mobilenetv2": Family("supernet.families.mobilenetv2:MobileNetV2Layout"),
+    "mobilenetv3": Family(
+        "supernet.families.mobilenetv3:MobileNetV3Layout", "supernet.mobilenetv3:MobileNetV3Supernet"
     ),
+    "resnet": Family("supernet.families.resnet:ResNetLayout"),
+    "shufflenetv2": Family("supernet.families.shufflenetv2:ShuffleNetV2Layout"),
 }
 
 
-def _load(family: str, half: int) -> Any:
-    if family not in FAMILIES:
-        raise ValueError(f"unknown family {family!r}; there are {', '.join(sorted(FAMILIES))}")
-    module, name = FAMILIES[family][half]
+@cache
+def families() -> dict[str, Family]:
+    """Every family by name: ours and those that other packages bring.
+
+    Raises:
+        ValueError: an entry point that is no `Family`, or one that takes the name of another.
+    """
+    found = dict(FAMILIES)
+    for point in entry_points(group=GROUP):
+        family = point.load()
+        if not isinstance(family, Family):
+            raise ValueError(f"entry point {point.name} of group {GROUP} is {point.value}, not a Family")
+        if point.name in found:
+            raise ValueError(f"family {point.name!r} of {point.value} is already taken; rename the entry point")
+        found[point.name] = family
+    return found
+
+
+def _family(name: str) -> Family:
+    if name not in families():
+        raise ValueError(f"unknown family {name!r}; there are {', '.join(sorted(families()))}")
+    return families()[name]
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
     return getattr(import_module(module), name)
 
 
 def layout_class(family: str) -> Any:
     """The layout class of a family. numpy only."""
-    return _load(family, 0)
+    return _load(_family(family).layout)
 
 
 def supernet_class(family: str) -> Any:
     """The torch half of a family: a `supernet.layers.Supernet`. Loads torch."""
-    return _load(family, 1)
+    return _load(_family(family).supernet)
 
 
 def presets() -> dict[str, SearchSpace]:
     """Every preset space by name."""
-    return {
-        name: space for (module, _), _ in FAMILIES.values() for name, space in import_module(module).PRESETS.items()
-    }
+    modules = [family.layout.partition(":")[0] for family in families().values()]
+    return {name: space for module in modules for name, space in import_module(module).PRESETS.items()}
 
 
 def preset(name: str, *, classes: int | None = None, in_channels: int | None = None) -> SearchSpace:

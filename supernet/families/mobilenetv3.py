@@ -1,9 +1,14 @@
-"""MobileNetV3 blocks with elastic depth, kernel and expansion ratio, as Once-for-All has them (arXiv:1908.09791)."""
+"""Inverted residuals with elastic depth, kernel and expansion ratio, as Once-for-All has them (arXiv:1908.09791).
+
+MobileNetV3's (arXiv:1905.02244), and with ReLU6, without squeeze-and-excite and with a shorter head those of
+MobileNetV2, on which ProxylessNAS builds (arXiv:1812.00332).
+"""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from supernet.operators import Activation, Operator, Operators, Part, make_divisible
+from supernet.operators import Activation, Operator, Operators, Parallel, Part, make_divisible
 from supernet.space import Gene, SearchSpace
 
 if TYPE_CHECKING:
@@ -14,9 +19,12 @@ if TYPE_CHECKING:
 class MobileNetV3Layout:
     """Widths and strides of the network around the elastic blocks.
 
-    stem_width, stem_stride: the first convolution, 3 x 3, h-swish; a fixed 3 x 3 block of ratio 1 with ReLU follows it.
+    stem_width, stem_stride, stem_activation: the first convolution, 3 x 3. first_width, first_activation: the fixed
+    block after it, 3 x 3 without expansion.
     widths, strides, activations, squeeze_excite: per stage; the stride is that of a stage's first block.
-    head_width: channels of the last convolution, before pooling. feature_width: channels of the classifier's input.
+    head_width: channels of the last convolution, before pooling, with head_activation. feature_width: channels of the
+    layer between pooling and classifier, with the same activation; None for a classifier right after pooling.
+    norm_eps: of every batch norm.
     """
 
     stem_width: int
@@ -26,7 +34,12 @@ class MobileNetV3Layout:
     activations: tuple[Activation, ...]
     squeeze_excite: tuple[bool, ...]
     head_width: int
-    feature_width: int
+    feature_width: int | None
+    first_width: int
+    stem_activation: Activation = "h_swish"
+    first_activation: Activation = "relu"
+    head_activation: Activation = "h_swish"
+    norm_eps: float = 1e-5
 
     def parts(self, space: SearchSpace) -> tuple[Part, ...]:
         """Stem, every block, head."""
@@ -35,9 +48,13 @@ class MobileNetV3Layout:
             for b in range(depths[-1]):
                 first = space.gene_of_block(s, b)
                 genes = (0, space.depth_gene(s), first, first + 1)
-                parts.append(Part(f"stage{s + 1}.block{b + 1}", genes, self._block_builder(s, b)))
+                parts.append(Part(f"stage{s + 1}.block{b + 1}", genes, partial(self._block, s, b)))
         parts.append(Part("head", (0,), lambda side: self._head(space, int(side))))
         return tuple(parts)
+
+    def in_channels(self, stage: int, block: int) -> int:
+        """Channels that enter a block (both from 0)."""
+        return self.widths[stage] if block else (self.first_width, *self.widths)[stage]
 
     def side(self, resolution: int, stage: int) -> int:
         """Height and width, pixels, of what enters a stage (from 0); `len(widths)` stands for the head."""
@@ -47,69 +64,42 @@ class MobileNetV3Layout:
         return side
 
     def _stem(self, space: SearchSpace, resolution: int) -> Operators:
-        width, side = self.stem_width, self.side(resolution, 0)
-        live = space.in_channels * resolution**2 + width * side**2
+        width, side, eps = self.stem_width, self.side(resolution, 0), self.norm_eps
         first = Operator(
-            "conv",
-            space.in_channels,
-            width,
-            resolution,
-            3,
-            self.stem_stride,
-            norm=True,
-            activation="h_swish",
-            live=live,
-        )
-        return (first, *inverted_residual(width, width, width, side, 3, 1, "relu", squeeze_excite=False, expand=False))
-
-    def _block_builder(self, stage: int, block: int) -> "_BlockBuilder":
-        widths = (self.stem_width, *self.widths)
-        return _BlockBuilder(
-            self, stage, block, widths[stage] if block == 0 else widths[stage + 1], widths[stage + 1],
-            self.strides[stage] if block == 0 else 1,
+            "conv", space.in_channels, width, resolution, 3, self.stem_stride,
+            norm=True, norm_eps=eps, activation=self.stem_activation,
         )  # fmt: skip
+        block = inverted_residual(
+            width, width, self.first_width, side, 3, 1, self.first_activation, expand=False, norm_eps=eps
+        )
+        return (first, *block)
+
+    def _block(
+        self, stage: int, block: int, resolution: "Value", depth: "Value", kernel_size: "Value", expand_ratio: "Value"
+    ) -> Operators:
+        if block >= depth:
+            return ()
+        in_channels = self.in_channels(stage, block)
+        return inverted_residual(
+            in_channels,
+            expanded_width(in_channels, expand_ratio),
+            self.widths[stage],
+            self.side(int(resolution), stage + bool(block)),
+            int(kernel_size),
+            1 if block else self.strides[stage],
+            self.activations[stage],
+            squeeze_excite=self.squeeze_excite[stage],
+            norm_eps=self.norm_eps,
+        )
 
     def _head(self, space: SearchSpace, resolution: int) -> Operators:
-        side, width, head, features = (
-            self.side(resolution, len(self.widths)),
-            self.widths[-1],
-            self.head_width,
-            self.feature_width,
-        )
-        area = side**2
+        side, width, act = self.side(resolution, len(self.widths)), self.head_width, self.head_activation
+        features = self.feature_width or width
         return (
-            Operator("conv", width, head, side, norm=True, activation="h_swish", live=(width + head) * area),
-            Operator("pool", head, head, side, live=head * area + head),
-            Operator("conv", head, features, 1, activation="h_swish", live=head + features),
-            Operator("linear", features, space.classes, 1, bias=True, live=features + space.classes),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _BlockBuilder:
-    """One elastic block as a function of (resolution, depth of its stage, kernel size, expansion ratio)."""
-
-    layout: MobileNetV3Layout
-    stage: int
-    block: int
-    in_channels: int
-    out_channels: int
-    stride: int
-
-    def __call__(self, resolution: "Value", depth: "Value", kernel_size: "Value", expand_ratio: "Value") -> Operators:
-        if self.block >= depth:
-            return ()
-        layout, stage = self.layout, self.stage
-        side = layout.side(int(resolution), stage if self.block == 0 else stage + 1)
-        return inverted_residual(
-            self.in_channels,
-            expanded_width(self.in_channels, expand_ratio),
-            self.out_channels,
-            side,
-            int(kernel_size),
-            self.stride,
-            layout.activations[stage],
-            squeeze_excite=layout.squeeze_excite[stage],
+            Operator("conv", self.widths[-1], width, side, norm=True, norm_eps=self.norm_eps, activation=act),
+            Operator("pool", width, width, side),
+            *((Operator("conv", width, features, 1, activation=act),) if self.feature_width else ()),
+            Operator("linear", features, space.classes, 1, bias=True),
         )
 
 
@@ -123,38 +113,33 @@ def squeezed_width(channels: int) -> int:
     return make_divisible(channels // 4)
 
 
+def squeeze_and_excite(channels: int, side: int) -> Parallel:
+    """Channel attention (arXiv:1709.01507), with the hard sigmoid of MobileNetV3."""
+    squeezed = squeezed_width(channels)
+    gate = (
+        Operator("pool", channels, channels, side),
+        Operator("conv", channels, squeezed, 1, bias=True, activation="relu"),
+        Operator("conv", squeezed, channels, 1, bias=True, activation="h_sigmoid"),
+    )
+    return Parallel("multiply", ((), gate), channels, side)
+
+
 def inverted_residual(
     in_channels: int, width: int, out_channels: int, side: int, kernel: int, stride: int, activation: Activation,
-    *, squeeze_excite: bool, expand: bool = True,
+    *, squeeze_excite: bool = False, expand: bool = True, norm_eps: float = 1e-5,
 ) -> Operators:  # fmt: skip
     """Expansion, depthwise convolution, squeeze-and-excite, projection, residual (arXiv:1905.02244, figure 4)."""
+    conv = partial(Operator, "conv", norm=True, norm_eps=norm_eps)
     out_side = -(-side // stride)
-    inputs, outputs = in_channels * side**2, out_channels * out_side**2
-    before, after = width * side**2, width * out_side**2
-    residual = stride == 1 and in_channels == out_channels
-    waiting = inputs if residual else 0
-    records = []
-    if expand:
-        records.append(
-            Operator("conv", in_channels, width, side, norm=True, activation=activation, live=inputs + before)
-        )
-    alive = before + after + (waiting if expand else 0)
-    records.append(
-        Operator("conv", width, width, side, kernel, stride, width, norm=True, activation=activation, live=alive)
+    body = (
+        *((conv(in_channels, width, side, activation=activation),) if expand else ()),
+        conv(width, width, side, kernel, stride, width, activation=activation),
+        *((squeeze_and_excite(width, out_side),) if squeeze_excite else ()),
+        conv(width, out_channels, out_side),
     )
-    if squeeze_excite:
-        squeezed = squeezed_width(width)
-        alive = waiting + after
-        records += [
-            Operator("pool", width, width, out_side, live=alive + width),
-            Operator("conv", width, squeezed, 1, bias=True, activation="relu", live=alive + width + squeezed),
-            Operator("conv", squeezed, width, 1, bias=True, activation="h_sigmoid", live=alive + width + squeezed),
-            Operator("multiply", width, width, out_side, live=alive + width + after),
-        ]
-    records.append(Operator("conv", width, out_channels, out_side, norm=True, live=waiting + after + outputs))
-    if residual:
-        records.append(Operator("add", out_channels, out_channels, out_side, live=3 * outputs))
-    return tuple(records)
+    if stride == 1 and in_channels == out_channels:
+        return (Parallel("add", ((), body), in_channels, side),)
+    return body
 
 
 KERNEL_SIZE = Gene("kernel_size", (3, 5, 7))
@@ -180,6 +165,36 @@ def _imagenet(name: str, width: float) -> SearchSpace:
             squeeze_excite=(False, True, False, True, True),
             head_width=make_divisible(960 * width),
             feature_width=make_divisible(1280 * width),
+            first_width=stem,
+        ),
+    )
+
+
+def _proxyless() -> SearchSpace:
+    """Once-for-All's ProxylessNAS space at width 1.3 (`ofa_proxyless_d234_e346_k357_w1.3`)."""
+    stem, first, *widths, head = (make_divisible(base * 1.3) for base in (32, 16, 24, 40, 80, 96, 192, 320, 1280))
+    return SearchSpace(
+        name="proxyless-imagenet-w1.3",
+        family="mobilenetv3",
+        classes=1000,
+        in_channels=3,
+        resolutions=tuple(range(112, 225, 16)),
+        depths=((2, 3, 4),) * 5 + ((1,),),
+        block_genes=(KERNEL_SIZE, Gene("expand_ratio", (3, 4, 6))),
+        layout=MobileNetV3Layout(
+            stem_width=stem,
+            stem_stride=2,
+            widths=tuple(widths),
+            strides=(2, 2, 2, 1, 2, 1),
+            activations=("relu6",) * 6,
+            squeeze_excite=(False,) * 6,
+            head_width=head,
+            feature_width=None,
+            first_width=first,
+            stem_activation="relu6",
+            first_activation="relu6",
+            head_activation="relu6",
+            norm_eps=1e-3,
         ),
     )
 
@@ -204,6 +219,7 @@ PRESETS = {
                 squeeze_excite=(False, True, True),
                 head_width=96,
                 feature_width=128,
+                first_width=16,
             ),
         ),
         SearchSpace(
@@ -223,9 +239,11 @@ PRESETS = {
                 squeeze_excite=(False, True, False, True),
                 head_width=336,
                 feature_width=512,
+                first_width=16,
             ),
         ),
         _imagenet("mbv3-imagenet-w1.0", 1.0),
         _imagenet("mbv3-imagenet-w1.2", 1.2),
+        _proxyless(),
     )
 }

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from supernet.families import preset, presets, supernet_class
 from supernet.layers import ElasticDepthwiseConv, Supernet
-from supernet.operators import Operator
+from supernet.operators import live_elements
 from supernet.space import Architecture
 
 OFA = Path(__file__).parents[1] / "fixtures" / "ofa"
@@ -111,8 +111,8 @@ def _ofa_names(space_depth: int = 4) -> dict[str, str]:
     names = {"stem.0.conv.weight": "first_conv.conv.weight", "head.4.weight": "classifier.linear.weight"}
     names |= {f"stem.0.norm.{n}": f"first_conv.bn.{n}" for n in norm}
     for layer, theirs in (("0", "depth_conv"), ("1", "point_linear")):
-        names[f"stem.1.body.{layer}.{conv}"] = f"blocks.0.conv.{theirs}.{conv}"
-        names |= {f"stem.1.body.{layer}.norm.{n}": f"blocks.0.conv.{theirs}.bn.{n}" for n in norm}
+        names[f"stem.1.branches.1.{layer}.{conv}"] = f"blocks.0.conv.{theirs}.{conv}"
+        names |= {f"stem.1.branches.1.{layer}.norm.{n}": f"blocks.0.conv.{theirs}.bn.{n}" for n in norm}
     for block in range(20):
         ours, theirs = f"stages.{block // space_depth}.{block % space_depth}", f"blocks.{block + 1}.conv"
         for layer, other in (
@@ -201,7 +201,7 @@ def test_sorting_channels_leaves_the_largest_network_unchanged_and_keeps_the_imp
     arch = supernet.space.largest()
     images = images_for(supernet, arch)
     before = supernet(images, arch)
-    supernet.sort_channels([])
+    supernet.sort_channels([[]] * supernet.space.num_genes)
     assert torch.allclose(supernet(images, arch), before, atol=1e-4)
     for key, weight in supernet.state_dict().items():
         if key.endswith("project.weight"):
@@ -216,7 +216,7 @@ def test_a_later_sort_keeps_the_outputs_of_widths_already_trained() -> None:
     arch = supernet.space.largest()
     trained.append(Architecture(16, tuple(tuple((kernel, 3) for kernel, _ in stage) for stage in arch.stages)))
     before = [supernet(images_for(supernet, arch), arch) for arch in trained]
-    supernet.sort_channels([3, 4])
+    supernet.sort_channels(supernet.space.open_choices(expand_ratio=(3, 4)))
     for arch, expected in zip(trained, before, strict=True):
         assert torch.allclose(supernet(images_for(supernet, arch), arch), expected, atol=1e-4)
 
@@ -240,9 +240,9 @@ def test_extracting_copies_so_that_changing_the_copy_leaves_the_supernet() -> No
 def test_live_memory_of_one_block_is_what_its_tensors_add_up_to() -> None:
     space = preset("mbv3-digits")
     block = next(part for part in space.parts if part.name == "stage2.block2")
-    records: tuple[Operator, ...] = block.operators(16, 2, 3, 2)  # 32 channels of 4 x 4, 64 inside, 16 squeezed
+    records = block.operators(16, 2, 3, 2)  # 32 channels of 4 x 4, 64 inside, 16 squeezed
     inputs, inner, squeezed = 32 * 16, 64 * 16, 16
-    assert [record.live for record in records] == [
+    assert live_elements(records) == [
         inputs + inner,
         inputs + inner + inner,
         inputs + inner + 64,

@@ -1,0 +1,226 @@
+"""The torch half of a family that needs none of its own: everything follows from its operator records.
+
+Weights are shared in two ways. Each choice of the genes in `Part.paths` has weights of its own, as the choice blocks
+of Single-Path One-Shot (arXiv:1904.00420). All else shares one set, as large as the widest choice needs, of which a
+narrower one takes the first channels (arXiv:1812.08928). A subnet runs as the very static modules that `extract`
+builds, on slices of the shared tensors.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from supernet.layers import Supernet, initialise, permute, sorted_within, static_layers
+from supernet.operators import Operator, Operators, Parallel, Part, flat
+from supernet.space import Architecture, SearchSpace, Value
+
+
+class SlicedSupernet(Supernet):
+    """A supernet of any family whose layout describes it: choice blocks, elastic widths, elastic depth."""
+
+    def __init__(self, space: SearchSpace, generator: torch.Generator | None = None) -> None:
+        """Fresh weights from `generator`; None leaves them to be loaded.
+
+        Raises:
+            ValueError: two choices that should share weights run different kinds of operators.
+        """
+        super().__init__(space)
+        self.shared = nn.ModuleDict()
+        for part in space.parts:
+            for chosen in product(*(space.genes[gene].choices for gene in part.paths)):
+                paths = dict(zip(part.paths, chosen, strict=True))
+                self.shared[_key(part, paths)] = static_layers(_widest(space, part, paths))
+        self._skeletons: dict[Operators, _Skeleton] = {}
+        self._tensors: dict[str, dict[str, Tensor]] = {}
+        if generator is not None:
+            initialise(self, generator)
+
+    def forward(self, images: Tensor, arch: Architecture) -> Tensor:
+        """(N, classes) logits of one subnet. images: (N, C, R, R), normalised, R = arch.resolution."""
+        self.check_side(images, arch)
+        x = images
+        for _, key, records in self._parts(arch):
+            skeleton = self._skeleton(records)
+            tensors = self._tensors_of(key)
+            slices = {name: tensors[name][where] for name, where in skeleton.slices.items()}
+            x = functional_call(skeleton.network.train(self.training), slices, (x,))
+        return x
+
+    @torch.no_grad()
+    def extract(self, arch: Architecture) -> nn.Sequential:
+        """The subnet as a plain static network with its own copy of the weights and statistics."""
+        network: OrderedDict[str, nn.Module] = OrderedDict()
+        for part, key, records in self._parts(arch):
+            static, shared = static_layers(records), self.shared[key].state_dict()
+            for name, tensor in static.state_dict().items():
+                tensor.copy_(shared[name][_first(tensor)])
+            network[part.name.replace(".", "_")] = static
+        device = next(self.parameters()).device
+        return nn.Sequential(network).to(device).train(self.training)
+
+    @torch.no_grad()
+    def sort_channels(self, trained: Sequence[Sequence[int]]) -> None:
+        """Reorder the channels between the convolutions of every part, by the L1 norm of the weights that read them.
+
+        Channels between parts, those of a residual stream, stay in their order, since every block reads them.
+        """
+        genes = self.space.genes
+        for part in self.space.parts:
+            values = [[genes[gene].choices[index] for index in trained[gene]] for gene in part.genes]
+            for paths, variants in _by_path(part, product(*values)).items():
+                convs = [[record for record in flat(records) if record.kind == "conv"] for records in variants]
+                widest = _widest(self.space, part, dict(paths))
+                _sort(widest, self.shared[_key(part, dict(paths))], convs)
+
+    def _parts(self, arch: Architecture) -> Iterator[tuple[Part, str, Operators]]:
+        """The kept parts, each with the key of its weights and its records."""
+        values = self.space.values(self.space.encode(arch))
+        for part, records in self.space.part_operators(arch):
+            yield part, _key(part, {gene: values[gene] for gene in part.paths}), records
+
+    def _skeleton(self, records: Operators) -> "_Skeleton":
+        shape = _at_any_side(records)
+        if shape not in self._skeletons:
+            with torch.device("meta"):
+                self._skeletons[shape] = _Skeleton(static_layers(shape))
+        return self._skeletons[shape]
+
+    def _tensors_of(self, key: str) -> dict[str, Tensor]:
+        """Every parameter and buffer under a key, by name, without a walk over the modules each time."""
+        if key not in self._tensors:
+            module = self.shared[key]
+            self._tensors[key] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        return self._tensors[key]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self._tensors.clear()  # a move to another device makes new buffers
+        return super()._apply(fn, recurse)
+
+
+class _Skeleton:
+    """A static network without weights, and which slice of a shared tensor each of its tensors is."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.slices = {name: _first(tensor) for name, tensor in network.state_dict().items()}
+
+
+def _first(tensor: Tensor) -> tuple[slice, ...]:
+    """The slice that takes as much of a larger tensor as this one holds."""
+    return tuple(slice(size) for size in tensor.shape)
+
+
+def _key(part: Part, paths: dict[int, Value]) -> str:
+    """Name of the weights of one path through a part."""
+    return "__".join([part.name.replace(".", "_"), *(str(paths[gene]).replace(".", "p") for gene in part.paths)])
+
+
+def _at_any_side(records: Operators) -> Operators:
+    """The same layers, whatever the resolution: they hold the same weights."""
+    return tuple(
+        replace(record, side=0, branches=tuple(_at_any_side(branch) for branch in record.branches))
+        if isinstance(record, Parallel)
+        else replace(record, side=0)
+        for record in records
+    )
+
+
+def _by_path(part: Part, choices: Iterator[tuple[Value, ...]]) -> dict[tuple[tuple[int, Value], ...], list[Operators]]:
+    """The records that a part may have, of kept blocks, by the path they take."""
+    variants: dict[tuple[tuple[int, Value], ...], list[Operators]] = {}
+    for values in choices:
+        paths = tuple((gene, value) for gene, value in zip(part.genes, values, strict=True) if gene in part.paths)
+        if records := part.operators(*values):
+            variants.setdefault(paths, []).append(records)
+    return variants
+
+
+def _widest(space: SearchSpace, part: Part, paths: dict[int, Value]) -> Operators:
+    """The records of one path through a part with the most channels that any choice gives each of them."""
+    choices = product(*([paths[gene]] if gene in paths else space.genes[gene].choices for gene in part.genes))
+    (variants,) = _by_path(part, choices).values()
+    widest = _at_any_side(variants[0])
+    for records in dict.fromkeys(map(_at_any_side, variants)):
+        try:
+            widest = tuple(_wider(one, other) for one, other in zip(widest, records, strict=True))
+        except ValueError as error:
+            raise ValueError(
+                f"{space.name}: the choices of {part.name} cannot share weights, since they run different operators; "
+                "list the gene that makes the difference in Part.paths"
+            ) from error
+    return widest
+
+
+def _wider(one: Operator | Parallel, other: Operator | Parallel) -> Operator | Parallel:
+    """A record with the larger of the channels of two that are otherwise equal.
+
+    Raises:
+        ValueError: they differ in more than channels.
+    """
+    wide: dict[str, Any] = {"in_channels": max(one.in_channels, other.in_channels)}
+    if isinstance(one, Parallel) and isinstance(other, Parallel):
+        pairs = zip(one.branches, other.branches, strict=True)
+        wide["branches"] = tuple(tuple(map(_wider, *both)) for both in pairs if len(both[0]) == len(both[1]))
+    elif isinstance(one, Operator) and isinstance(other, Operator):
+        wide["out_channels"] = max(one.out_channels, other.out_channels)
+        if (one.groups, other.groups) == (one.in_channels, other.in_channels):
+            wide["groups"] = wide["in_channels"]
+    merged = replace(one, **wide)
+    if type(one) is not type(other) or merged != replace(other, **wide):
+        raise ValueError(f"{one} and {other} differ in more than channels")
+    return merged
+
+
+def _sort(widest: Operators, module: nn.Module, variants: list[list[Operator]]) -> None:
+    """Sort the channels between one dense convolution and the next, through depthwise ones, in place.
+
+    variants: the convolutions of every choice already trained; the next one's inputs are where their slices end.
+    """
+    convs = iter([layer for layer in module.modules() if isinstance(layer, nn.Conv2d)])
+    norms = iter([layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)])
+    writers: list[tuple[nn.Conv2d, nn.BatchNorm2d | None]] = []  # of the channels that the next convolution reads
+    number = -1
+    for record in _in_order(widest):
+        if record is None or record.kind != "conv":
+            writers = []
+            continue
+        number += 1
+        conv, norm = next(convs), next(norms) if record.norm else None
+        if record.groups == 1:
+            if writers:
+                cuts = {variant[number].in_channels for variant in variants}
+                _reorder(writers, conv, sorted_within(conv.weight.abs().sum((0, 2, 3)), cuts))
+            writers = [(conv, norm)]
+        elif writers:
+            writers.append((conv, norm))
+
+
+def _in_order(records: Operators) -> Iterator[Operator | None]:
+    """Every operator in order, and None wherever a branch begins or ends."""
+    for record in records:
+        if isinstance(record, Parallel):
+            for branch in record.branches:
+                yield None
+                yield from _in_order(branch)
+            yield None
+        else:
+            yield record
+
+
+def _reorder(writers: list[tuple[nn.Conv2d, nn.BatchNorm2d | None]], reader: nn.Conv2d, order: Tensor) -> None:
+    """Give channels a new order in all that writes them and in the convolution that reads them."""
+    permute(reader.weight, order, 1)
+    for conv, norm in writers:
+        for tensor in (conv.weight, conv.bias, *(_learned(norm) if norm else ())):
+            if tensor is not None:
+                permute(tensor, order)
+
+
+def _learned(norm: nn.BatchNorm2d) -> tuple[Tensor | None, ...]:
+    return norm.weight, norm.bias, norm.running_mean, norm.running_var
