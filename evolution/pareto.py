@@ -1,4 +1,8 @@
-"""Pareto fronts, computed by moocore. All objectives are minimised inside; outside, accuracy is a fraction."""
+"""Pareto fronts, computed by moocore. All objectives are minimised inside; outside, accuracy is a fraction.
+
+Deb 2002: K. Deb, A. Pratap, S. Agarwal, T. Meyarivan, "A fast and elitist multiobjective genetic algorithm: NSGA-II",
+IEEE Transactions on Evolutionary Computation 6 (2002).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +24,55 @@ def non_dominated(objectives: Floats) -> NDArray[np.bool_]:
     return inside
 
 
+def dominance_ranks(objectives: Floats) -> NDArray[np.intp]:
+    """(N,) ranks of (N, M) objectives, lower is better: 0 where none dominates, 1 where only those of rank 0 do, ...
+
+    Non-dominated sorting (Deb 2002, section III-A). Equal rows share a rank.
+    """
+    if not len(objectives):
+        return np.zeros(0, np.intp)
+    ranks: NDArray[np.intp] = moocore.pareto_rank(objectives).astype(np.intp)
+    return ranks
+
+
+def crowding_distances(objectives: Floats, ranks: NDArray[np.intp]) -> Floats:
+    """(N,) how far apart the neighbours of each of (N, M) objectives are, among those of its rank; inf at the ends.
+
+    Summed over the objectives, each a fraction of the range it has in that rank (Deb 2002, section III-B).
+    """
+    count = len(objectives)
+    rows, distances = np.arange(count), np.zeros(count)
+    for values in objectives.T:
+        order = np.lexsort((values, ranks))
+        values, rank = values[order], ranks[order]
+        first, last = np.diff(rank, prepend=-1) > 0, np.diff(rank, append=count) > 0
+        span = (values[last] - values[first])[np.cumsum(first) - 1]
+        between = values[np.minimum(rows + 1, count - 1)] - values[np.maximum(rows - 1, 0)]
+        gaps = np.divide(between, span, out=np.zeros(count), where=span > 0)
+        distances[order] += np.where(first | last, np.inf, gaps)
+    return distances
+
+
+def hypervolumes(objectives: Floats, ends: Sequence[int] | NDArray[np.intp], reference: Sequence[float]) -> Floats:
+    """(T,) the hypervolumes of the first `ends[0]`, `ends[1]`, ... of (N, M) objectives, lower is better.
+
+    ends: (T,) ascending. reference: (M,) the point up to which volume counts.
+    """
+    volumes = np.zeros(len(ends))
+    front, start = objectives[:0], 0
+    for t, end in enumerate(ends):
+        both = np.concatenate([front, objectives[start:end]])
+        front, start = both[non_dominated(both)], end
+        volumes[t] = _hypervolume(front, reference)
+    return volumes
+
+
+def _hypervolume(objectives: Floats, reference: Sequence[float]) -> float:
+    """The volume between (N, M) objectives and a reference point (M,); what is not below that in all M adds nothing."""
+    inside = (objectives < np.asarray(reference)).all(1)
+    return float(moocore.hypervolume(objectives[inside], ref=list(reference))) if inside.any() else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class ParetoFront:
     """Architectures of which none is better than another in accuracy and in every cost. Sorted by the first cost.
@@ -37,7 +90,25 @@ class ParetoFront:
         """The front of N architectures, any of which may be dominated."""
         kept = np.flatnonzero(non_dominated(np.column_stack([-accuracy, costs])))
         kept = kept[np.lexsort((-accuracy[kept], costs[kept, 0]))]
-        return cls(genomes[kept], accuracy[kept], costs[kept], tuple(names))
+        arrays = genomes[kept], accuracy[kept], costs[kept]
+        for array in arrays:
+            array.setflags(write=False)
+        return cls(*arrays, tuple(names))
+
+    def merge(self, other: Self) -> Self:
+        """The front of both fronts' architectures, such as one found now and one stored earlier.
+
+        Both must be predicted by the same model versions; of equal objectives this front's architecture is kept.
+
+        Raises:
+            ValueError: the fronts are over different costs.
+        """
+        if other.names != self.names:
+            raise ValueError(
+                f"a front over {', '.join(self.names)} cannot be merged with one over {', '.join(other.names)}"
+            )
+        accuracy, costs = np.concatenate([self.accuracy, other.accuracy]), np.concatenate([self.costs, other.costs])
+        return self.of(np.concatenate([self.genomes, other.genomes]), accuracy, costs, self.names)
 
     def __len__(self) -> int:
         """K."""
@@ -56,5 +127,4 @@ class ParetoFront:
         """
         if len(reference) != 1 + len(self.names):
             raise ValueError(f"the reference point needs 1 error and {len(self.names)} costs, not {list(reference)}")
-        inside = (self.objectives < np.asarray(reference)).all(1)
-        return float(moocore.hypervolume(self.objectives[inside], ref=list(reference))) if inside.any() else 0.0
+        return _hypervolume(self.objectives, reference)

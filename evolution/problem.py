@@ -11,6 +11,8 @@ from evolution.costs import AdditiveCost, CostTables
 from evolution.elimination import Floats
 from supernet.space import Genomes
 
+MOST_FRONT_COSTS = 2  # beside accuracy
+
 
 class Predictor(Protocol):
     """What predicts accuracy. `evolution.accuracy.AccuracyPredictor` is one, with layers to differentiate through."""
@@ -30,13 +32,15 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What is searched for: the highest predicted accuracy, or the least of one cost at a predicted accuracy.
+    """What is searched for: the highest predicted accuracy, the least of one cost at a predicted accuracy, or a front.
 
     constraints: hard limits. resolution: when given, the only input side allowed. minimise, min_accuracy: given
-    together, they replace the objective.
+    together, they replace the objective. pareto: one or two costs; the front of accuracy and these is then sought, over
+    all budgets up to their limits, and the best is its most accurate architecture.
 
     Raises:
-        ValueError: one of `minimise` and `min_accuracy` without the other, or a `min_accuracy` outside (0, 1).
+        ValueError: one of `minimise` and `min_accuracy` without the other, a `min_accuracy` outside (0, 1), or a front
+            over more than two costs or beside a minimised one.
     """
 
     tables: CostTables
@@ -45,27 +49,33 @@ class Problem:
     resolution: int | None = None
     minimise: AdditiveCost | None = None
     min_accuracy: float | None = None
+    pareto: tuple[AdditiveCost, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.minimise is None) != (self.min_accuracy is None):
             raise ValueError("a cost to minimise and min_accuracy belong together; give both or neither")
         if self.min_accuracy is not None and not 0 < self.min_accuracy < 1:
             raise ValueError(f"min_accuracy is {self.min_accuracy}; a fraction between 0 and 1 is needed")
+        if len({cost.name for cost in self.pareto}) != len(self.pareto) or len(self.pareto) > MOST_FRONT_COSTS:
+            names = ", ".join(cost.name for cost in self.pareto)
+            raise ValueError(f"a front is over accuracy and 1 or {MOST_FRONT_COSTS} different costs, not {names}")
+        if self.pareto and self.minimise:
+            raise ValueError("a front is over all accuracies; leave min_accuracy and the cost to minimise out")
 
     @cached_property
     def costs(self) -> tuple[AdditiveCost, ...]:
-        """The C costs that answers report: the limited ones, the minimised one, FLOPs and parameters."""
-        wanted = [constraint.cost for constraint in self.constraints]
+        """The C costs that answers report: the front's, the limited ones, the minimised one, FLOPs and parameters."""
+        wanted = [*self.pareto, *(constraint.cost for constraint in self.constraints)]
         wanted += [self.minimise] if self.minimise else []
         wanted += [self.tables.flops_cost, self.tables.params_cost]
         return tuple({cost.name: cost for cost in wanted}.values())
 
     @property
     def bounded(self) -> tuple[Constraint, ...]:
-        """The constraints; a minimised cost without a limit gets one that only rules out what cannot be predicted."""
-        if self.minimise is None or self.minimise.name in {constraint.cost.name for constraint in self.constraints}:
-            return self.constraints
-        return (*self.constraints, Constraint(self.minimise, self.minimise.ceiling))
+        """The constraints; sought costs without a limit get one that only rules out what cannot be predicted."""
+        limited = {constraint.cost.name for constraint in self.constraints}
+        sought = [*self.pareto, *([self.minimise] if self.minimise else [])]
+        return (*self.constraints, *(Constraint(cost, cost.ceiling) for cost in sought if cost.name not in limited))
 
     @cached_property
     def cost_names(self) -> tuple[str, ...]:
@@ -74,8 +84,24 @@ class Problem:
 
     @property
     def front_costs(self) -> int:
-        """How many of the costs, the first ones, span the front: the limited and minimised ones, or FLOPs alone."""
+        """How many of the costs, the first ones, span the front: as asked, or the limited and minimised, or FLOPs."""
+        if self.pareto:
+            return len(self.pareto)
         return max(1, len({c.cost.name for c in self.constraints} | ({self.minimise.name} if self.minimise else set())))
+
+    @property
+    def reference(self) -> tuple[float, ...]:
+        """(1 + front_costs,) where hypervolumes end: error 1, and each cost's limit or what the largest network costs.
+
+        With one cost, a hypervolume over that cost's range, limit - floor, is the mean accuracy over the budgets in it.
+        """
+        limits = {constraint.cost.name: constraint.max for constraint in self.constraints}
+        space = self.tables.space
+        largest = np.tile((space.num_choices - 1).astype(np.int8), (len(space.resolutions), 1))
+        largest[:, 0] = np.arange(len(largest))
+        ends = (np.max(known, initial=0, where=np.isfinite(known)) for known in (cost(largest) for cost in self.costs))
+        most = {cost.name: float(end) for cost, end in zip(self.costs, ends, strict=True)} | limits
+        return (1.0, *(most[name] for name in self.cost_names[: self.front_costs]))
 
     def fitness(self, accuracy: Floats, costs: Floats) -> Floats:
         """(N,) higher is better: the accuracy, or minus the minimised cost, below any such where too inaccurate."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from evolution.constraints import Refused, Region
 from evolution.elimination import Floats
-from evolution.pareto import ParetoFront
+from evolution.pareto import ParetoFront, hypervolumes
 from evolution.problem import Problem, Scores
 from evolution.strategies import SearchStrategy, State
 from supernet.space import Genomes, SearchSpace
@@ -30,6 +30,7 @@ Phase = Literal["seed", "explore", "polish", "done"]
 
 STRATEGIES: Mapping[str, str] = {  # module and class; loaded when asked for, since some need torch
     "evolution": "evolution.strategies.evolution:Evolution",
+    "nsga2": "evolution.strategies.nsga2:NSGA2",
     "random": "evolution.strategies.random:RandomSearch",
 }
 
@@ -103,7 +104,8 @@ class SearchResult:
 
     best: (G,) the best genome. costs: its costs by name. front: over everything evaluated. finalists: at most 200, best
     first. evaluated: everything, in order. locally_optimal: whether every single move from `best` that stays within the
-    limits was evaluated, and none was better.
+    limits was evaluated, and none was better. hypervolume: (generations,) of the front after each, up to the problem's
+    `reference`; empty unless a front was sought.
     """
 
     best: Genomes
@@ -116,13 +118,15 @@ class SearchResult:
     generations: int
     seed: int
     locally_optimal: bool
+    hypervolume: Floats
 
 
 class Search:
     """One search, from seed to answer. `run` it, save `state()` between its steps, and take the `result()` any time.
 
-    strategy: a key of `STRATEGIES`. evaluations: the most genomes that are ever scored. warm_start: (N, G) genomes to
-    score first. polish: end with the local search. The same arguments give the same answer.
+    strategy: a key of `STRATEGIES`; unless given, `nsga2` where a front is sought, else `evolution`. evaluations: the
+    most genomes that are ever scored. warm_start: (N, G) genomes to score first. polish: end with the local search,
+    unless a front is sought. The same arguments give the same answer.
 
     Raises:
         Infeasible, NotProven: from `Region`. ValueError: an unknown strategy or resolution, no positive budget, or a
@@ -133,7 +137,7 @@ class Search:
         self,
         problem: Problem,
         *,
-        strategy: str = "evolution",
+        strategy: str | None = None,
         evaluations: int = EVALUATIONS,
         seed: int = 0,
         warm_start: Genomes | None = None,
@@ -143,9 +147,10 @@ class Search:
             raise ValueError(f"evaluations is {evaluations}; at least 1 is needed")
         self.problem, self.budget, self.seed = problem, evaluations, seed
         self._region = Region(problem.tables, problem.bounded, problem.resolution)
-        self._strategy_name, self._polish = strategy, polish
+        self._strategy_name = strategy or ("nsga2" if problem.pareto else "evolution")
+        self._polish = polish and not problem.pareto
         self._rng = np.random.default_rng(seed)
-        self._strategy = make_strategy(strategy, problem, self._rng)
+        self._strategy = make_strategy(self._strategy_name, problem, self._rng)
         self._phase: Phase = "seed"
         self._generation = self._stale = 0
         self._locally_optimal = False
@@ -239,6 +244,11 @@ class Search:
 
     # State and result.
 
+    @property
+    def _ends(self) -> NDArray[np.intp]:
+        """(generations,) how many genomes had been scored after each."""
+        return np.cumsum([len(genomes) for genomes, _ in self._batches])
+
     def _evaluated(self) -> tuple[Evaluated, Floats]:
         """Everything scored, in order, and its fitness."""
         genomes = np.concatenate([genomes for genomes, _ in self._batches])
@@ -268,6 +278,7 @@ class Search:
             "genomes": evaluated.genomes,
             "accuracy": evaluated.accuracy,
             "costs": evaluated.costs,
+            "ends": self._ends,
         }
         return {"meta": np.array(json.dumps(meta)), **scored, **strategy}
 
@@ -286,7 +297,9 @@ class Search:
             arguments = {name: meta[name] for name in ("strategy", "evaluations", "seed", "polish")}
             search = cls(problem, **arguments)
             genomes, accuracy, costs = (np.asarray(state[name]) for name in ("genomes", "accuracy", "costs"))
-            search._remember(genomes, Scores(problem.fitness(accuracy, costs), accuracy, costs))
+            scored = genomes, problem.fitness(accuracy, costs), accuracy, costs
+            for batch, *scores in zip(*(np.split(array, state["ends"][:-1]) for array in scored), strict=True):
+                search._remember(batch, Scores(*scores))
             prefix = "strategy."
             search._strategy.restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
             search._phase, search._locally_optimal = meta["phase"], meta["locally_optimal"]
@@ -312,6 +325,7 @@ class Search:
         if problem.min_accuracy is not None and accuracy < problem.min_accuracy:
             raise NotReached.of(problem, self._region, best, accuracy, costs)
         spanned = problem.front_costs
+        objectives = np.column_stack([1 - evaluated.accuracy, evaluated.costs[:, :spanned]])
         return SearchResult(
             best=best,
             predicted_accuracy=accuracy,
@@ -323,6 +337,7 @@ class Search:
             generations=self._generation,
             seed=self.seed,
             locally_optimal=self._locally_optimal,
+            hypervolume=hypervolumes(objectives, self._ends if problem.pareto else (), problem.reference),
         )
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evolution.pareto import ParetoFront, non_dominated
+from evolution.pareto import ParetoFront, crowding_distances, dominance_ranks, hypervolumes, non_dominated
 
 
 @pytest.mark.parametrize("objectives", [2, 3, 4])
@@ -15,6 +15,45 @@ def test_non_dominated_is_its_definition(objectives: int) -> None:
         earlier_equal = (points[:i] == point).all(1)
         assert kept[i] == (not better.any() and not earlier_equal.any())
     assert non_dominated(points[:0]).tolist() == []
+
+
+@pytest.mark.parametrize("objectives", [2, 3])
+def test_ranks_are_the_fronts_that_remain_when_better_ones_are_taken_away(objectives: int) -> None:
+    points = np.random.default_rng(objectives).normal(size=(150, objectives))
+    ranks, left = dominance_ranks(points), np.arange(len(points))
+    for rank in range(int(ranks.max()) + 1):
+        best = non_dominated(points[left])
+        assert sorted(np.flatnonzero(ranks == rank)) == sorted(left[best])
+        left = left[~best]
+    assert not len(left)
+    assert dominance_ranks(points[:0]).tolist() == []
+
+
+def test_crowding_distance_is_as_its_paper_defines_it() -> None:
+    points = np.random.default_rng(0).integers(0, 50, (80, 3)).astype(np.float64)
+    ranks = dominance_ranks(points)
+    expected = np.zeros(len(points))
+    for rank in range(int(ranks.max()) + 1):
+        rows = np.flatnonzero(ranks == rank)
+        for values in points.T:
+            order = rows[np.argsort(values[rows], kind="stable")]
+            span = values[order[-1]] - values[order[0]]
+            expected[order[[0, -1]]] = np.inf
+            for before, here, after in zip(order, order[1:], order[2:], strict=False):
+                expected[here] += (values[after] - values[before]) / span if span else 0
+    assert crowding_distances(points, ranks) == pytest.approx(expected)
+    assert crowding_distances(np.array([[1.0, 2.0]]), np.zeros(1, np.intp)).tolist() == [np.inf]
+    assert crowding_distances(points[:0], ranks[:0]).tolist() == []
+
+
+def test_hypervolumes_are_those_of_ever_more_points() -> None:
+    points = np.random.default_rng(1).uniform(0, 1.2, (90, 3))
+    grid = (np.indices((40, 40, 40)).reshape(3, -1).T + 0.5) / 40
+    volumes = hypervolumes(points, [5, 30, 90], [1, 1, 1])
+    for volume, end in zip(volumes, [5, 30, 90], strict=True):
+        dominated = np.any([(grid >= point).all(1) for point in points[:end]], axis=0)
+        assert volume == pytest.approx(dominated.mean(), abs=0.02)
+    assert hypervolumes(points, [], [1, 1, 1]).tolist() == []
 
 
 def front(accuracy: list[float], flops: list[float]) -> ParetoFront:
@@ -44,3 +83,18 @@ def test_an_empty_front_dominates_nothing() -> None:
     empty = front([], [])
     assert len(empty) == 0
     assert empty.hypervolume([1, 1]) == 0
+
+
+def test_merged_fronts_are_the_front_of_both() -> None:
+    now, stored = front([0.9, 0.7], [30, 10]), front([0.95, 0.8, 0.6], [40, 9, 8])
+    both = now.merge(stored)
+    assert both.costs[:, 0].tolist() == [8, 9, 30, 40]
+    assert both.accuracy.tolist() == [0.6, 0.8, 0.9, 0.95]
+    assert both.hypervolume([1, 50]) >= max(now.hypervolume([1, 50]), stored.hypervolume([1, 50]))
+    assert now.merge(now).genomes.tolist() == now.genomes.tolist()
+    assert now.merge(front([], [])).genomes.tolist() == now.genomes.tolist()
+    other = ParetoFront.of(now.genomes, now.accuracy, now.costs, ["params"])
+    with pytest.raises(ValueError, match="over flops cannot be merged with one over params"):
+        now.merge(other)
+    with pytest.raises(ValueError, match="read-only"):
+        both.accuracy[0] = 1

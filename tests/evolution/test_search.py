@@ -304,7 +304,7 @@ def test_a_fixed_resolution_is_kept() -> None:
 
 def test_bad_settings_and_bad_predictors_are_refused() -> None:
     problem = imagenet_problem()
-    with pytest.raises(ValueError, match="unknown strategy 'luck'; there are evolution, random"):
+    with pytest.raises(ValueError, match="unknown strategy 'luck'; there are evolution, "):
         Search(problem, strategy="luck")
     with pytest.raises(ValueError, match="evaluations is 0"):
         Search(problem, evaluations=0)
