@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from service.failures import explained
+from service.failures import InputError, explained
 from service.inputs import (
     check_folder,
     check_input,
@@ -41,8 +42,19 @@ BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle
 ArchOption = Annotated[
     str, typer.Option("--arch", help="An architecture: JSON, a file of JSON, an id, or `largest`, `smallest`.")
 ]
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of images like those trained on, to recalibrate batch norm with."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 ChildOption = Annotated[bool, typer.Option("--child", hidden=True, help="End when standard input is closed.")]
+
+
+class BatchNormOption(StrEnum):
+    """Which statistics an exported network's batch norms have."""
+
+    recalibrated = "recalibrated"
+    stored = "stored"
 
 
 def main() -> None:
@@ -92,6 +104,38 @@ def train(
         bundle = Bundle.open(output / "bundle")
     show_corners(bundle.report, out)
     out.print(f"bundle {bundle.hash[:16]} in {bundle.path}")
+
+
+@app.command("import-ofa")
+def import_ofa(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the bundle.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="A published supernet, FILE.pth.")] = None,
+    predictor: Annotated[Path | None, typer.Option(help="The published accuracy predictor, FILE.pth.")] = None,
+    latency_tables: Annotated[Path | None, typer.Option(help="Folder of RESOLUTION_lookup_table.yaml.")] = None,
+    device: Annotated[str | None, typer.Option(help="The name of the device that the tables are of.")] = None,
+    width: Annotated[str | None, typer.Option(help="1.0 or 1.2; a checkpoint shows its own.")] = None,
+    calibration: CalibrationOption = None,
+    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
+) -> None:
+    """Turn what Once-for-All published into a bundle: a supernet, its predictor, a device's latency tables."""
+    from service.importing import abilities, import_once_for_all
+
+    for option, path in (("--checkpoint", checkpoint), ("--predictor", predictor)):
+        if path is not None:
+            check_input(option, path)
+    with err.status("importing"):
+        bundle = import_once_for_all(
+            output,
+            checkpoint=checkpoint,
+            predictor=predictor,
+            latency_tables=latency_tables,
+            device=device,
+            width=width,
+            calibration=calibration,
+            name=name,
+        )
+    out.print(f"bundle {bundle.hash[:16]} ({bundle.name}) in {bundle.path}")
+    out.print("\n".join(abilities(bundle)), markup=False, highlight=False)
 
 
 @app.command()
@@ -155,7 +199,7 @@ def probe(
 def search(
     bundle: BundleArgument,
     device: Annotated[
-        Path | None, typer.Option(help="Measurements of a device, as `supple probe` writes them.")
+        str | None, typer.Option(help="A device inside the bundle, or measurements as `supple probe` writes them.")
     ] = None,
     max_latency_ms: Annotated[str | None, typer.Option(help="Hard limit, as in 8 or 8ms.")] = None,
     max_flops: Annotated[str | None, typer.Option(help="Hard limit in multiply-adds, as in 300M.")] = None,
@@ -172,8 +216,6 @@ def search(
 
     typed = {"latency_ms": max_latency_ms, "flops": max_flops, "params": max_params}
     limits = {cost: quantity(text, UNITS[cost]) for cost, text in typed.items() if text is not None}
-    if device is not None:
-        check_input("--device", device)
     opened = _open(bundle)
     try:
         found = search_bundle(opened, limits, device=device, resolution=resolution, budget=budget, seed=seed)
@@ -194,13 +236,22 @@ def export(
     bundle: BundleArgument,
     arch: ArchOption,
     output: Annotated[Path, typer.Option("-o", "--output", help="ONNX file to write.")],
+    batch_norm: Annotated[
+        BatchNormOption, typer.Option(help="Statistics of the subnet's own, or the supernet's as stored.")
+    ] = BatchNormOption.recalibrated,
+    calibration: CalibrationOption = None,
 ) -> None:
     """Extract a subnet, recalibrate it, and write it as ONNX once onnxruntime agrees with torch."""
+    from service.importing import calibration_images
     from service.offline import export_subnet_of
 
     check_output("--output", output)
     opened = _open(bundle)
-    exported = export_subnet_of(opened, read_arch(arch, opened.space), output)
+    wanted = read_arch(arch, opened.space)
+    if calibration is not None and batch_norm is BatchNormOption.stored:
+        raise InputError(f"--calibration is {calibration}, but --batch-norm stored recalibrates nothing; drop one")
+    images = None if calibration is None else calibration_images(calibration, opened.space)
+    exported = export_subnet_of(opened, wanted, output, batch_norm=batch_norm.value, calibration=images)
     out.print(f"{output} written: {exported['bytes']:,} bytes, SHA-256 {exported['sha256']}")
     out.print(f"largest difference between onnxruntime and torch: {exported['difference']:.2g}")
 

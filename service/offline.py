@@ -16,7 +16,11 @@ from evolution.problem import Problem
 from evolution.search import Search
 from service.devices.rules import fit
 from service.devices.schemas import MeasurementsIn
+from service.failures import InputError
+from service.inputs import check_input
 from supernet.bundle import Bundle
+from supernet.data import Images
+from supernet.evaluate import BatchNorm
 from supernet.export import export_metadata, export_subnet
 from supernet.files import write_atomically
 from supernet.space import Architecture
@@ -26,26 +30,30 @@ def search_bundle(
     bundle: Bundle,
     limits: Mapping[str, float],
     *,
-    device: Path | None = None,
+    device: str | None = None,
     resolution: int | None = None,
     budget: int = 5_000,
     seed: int = 0,
 ) -> dict[str, Any]:
     """The best architecture by prediction within hard limits, as JSON.
 
-    limits: per cost, the most it may be. device: measurements of a device, for a limit on latency_ms.
+    limits: per cost, the most it may be. device: for a limit on latency_ms, a device inside the bundle or a file of
+    measurements.
 
     Raises:
         Infeasible (a ValueError): with each limit's floor. ValueError: a bundle without a predictor, a limit on
-            latency without a device, measurements of another space.
+            latency without a device, measurements of another space. InputError: no such device and no such file.
     """
     if bundle.predictor_path is None:
         raise ValueError(f"{bundle.path} has no accuracy predictor, so it cannot be searched")
     if "latency_ms" in limits and device is None:
-        raise ValueError("a limit on latency needs --device: measurements that `supple probe` wrote")
+        raise ValueError(
+            "a limit on latency needs --device: measurements that `supple probe` wrote, or a device inside the bundle "
+            f"({_devices_of(bundle)})"
+        )
     tables = CostTables(bundle.space)
-    name = device.stem if device else None
-    models = {} if device is None or name is None else {name: latency_model(tables, device)}
+    name = None if device is None else device if device in bundle.devices else Path(device).stem
+    models = {} if device is None or name is None else {name: latency_model_of(bundle, tables, device)}
     wanted = [Limit(cost, most, name if cost == "latency_ms" else None) for cost, most in limits.items()]
     predictor = AccuracyPredictor.load(bundle.predictor_path, bundle.space)
     problem = Problem(tables, predictor, constrain(wanted, tables, models), resolution)
@@ -74,6 +82,25 @@ def search_bundle(
     }
 
 
+def latency_model_of(bundle: Bundle, tables: CostTables, device: str) -> LatencyModel:
+    """The latency model of a device inside a bundle, or of the file that the probe wrote.
+
+    Raises:
+        InputError: neither. ValueError: what `latency_model` raises.
+    """
+    if device in bundle.devices:
+        return LatencyModel.from_json(bundle.devices[device]["latency_model"], tables)
+    try:
+        check_input("--device", Path(device))
+    except InputError as error:
+        raise InputError(f"{error}, or a device inside the bundle ({_devices_of(bundle)})") from error
+    return latency_model(tables, Path(device))
+
+
+def _devices_of(bundle: Bundle) -> str:
+    return ", ".join(bundle.devices) or "it has none"
+
+
 def latency_model(tables: CostTables, measurements: Path) -> LatencyModel:
     """Fit the latency model of a device from the file that the probe wrote.
 
@@ -98,21 +125,35 @@ def latency_model(tables: CostTables, measurements: Path) -> LatencyModel:
         raise ValueError(f"{measurements} makes no latency model: {error}") from error
 
 
-def export_subnet_of(bundle: Bundle, arch: Architecture, output: Path) -> dict[str, Any]:
-    """Extract, recalibrate and verify a subnet; write it as ONNX once onnxruntime agrees with torch on real images.
+def export_subnet_of(
+    bundle: Bundle,
+    arch: Architecture,
+    output: Path,
+    *,
+    batch_norm: BatchNorm = "recalibrated",
+    calibration: Images | None = None,
+) -> dict[str, Any]:
+    """Extract, recalibrate and verify a subnet; write it as ONNX once onnxruntime agrees with torch.
+
+    batch_norm: `stored` keeps the supernet's own statistics. calibration: images to use instead of the bundle's own.
 
     Raises:
-        ParityError (a ValueError): onnxruntime and torch differ; nothing is written.
+        ParityError (a ValueError): onnxruntime and torch differ; nothing is written. BundleError: the bundle was made
+            without weights. ValueError: there are no images to recalibrate with.
     """
-    evaluator = bundle.evaluator()
-    network = evaluator.subnet(arch)
+    evaluator = bundle.evaluator(calibration)
+    network = evaluator.subnet(arch, batch_norm)
     scored = evaluator.evaluate(network, arch.resolution)
     predicted = None
     if bundle.predictor_path is not None:
         predictor = AccuracyPredictor.load(bundle.predictor_path, bundle.space)
         predicted = float(predictor.predict(bundle.space.encode(arch)[None])[0])
     metadata = export_metadata(
-        bundle, arch, predicted_accuracy=predicted, verified_accuracy=scored.accuracy if scored else None
+        bundle,
+        arch,
+        batch_norm=batch_norm,
+        predicted_accuracy=predicted,
+        verified_accuracy=scored.accuracy if scored else None,
     )
     file = export_subnet(network, evaluator.sample(arch.resolution), metadata)
     write_atomically(output, file.data)

@@ -172,6 +172,7 @@ def run(
     write_bundle(
         folder / "bundle",
         name=config.name,
+        space=space,
         supernet=state.supernet,
         classes=dataset.classes,
         normalization=dataset.normalization,

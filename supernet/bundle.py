@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -24,11 +25,18 @@ from supernet.space import SearchSpace
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-REQUIRED = {"weights.safetensors", "calibration.npz", "report.json"}
+WEIGHTS = "weights.safetensors"
+CALIBRATION = "calibration.npz"
+REQUIRED = {"report.json"}
+DEVICE = re.compile(r"device-(.+)\.json")
+NO_WEIGHTS = (
+    "the bundle was made without a checkpoint, so it can be searched but nothing can be extracted from it; "
+    "`supple import-ofa --checkpoint FILE.pth ... -o BUNDLE` makes one that can be exported"
+)
 
 
 class BundleError(ValueError):
-    """A bundle is missing, incomplete, altered or of another format."""
+    """A bundle is missing, incomplete, altered or of another format, or was made without what is asked of it."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,11 @@ class Bundle:
         return Normalization(tuple(values["mean"]), tuple(values["std"]))
 
     @property
+    def has_weights(self) -> bool:
+        """Whether subnets can be extracted."""
+        return WEIGHTS in self.manifest["files"]
+
+    @property
     def predictor_path(self) -> Path | None:
         """The accuracy predictor's arrays, None where the bundle has none."""
         return self._optional("predictor.npz")
@@ -114,29 +127,52 @@ class Bundle:
         """Corner accuracies and training curves."""
         return dict(json.loads((self.path / "report.json").read_text()))
 
+    @cached_property
+    def devices(self) -> dict[str, dict[str, Any]]:
+        """By name, devices whose latency models came with the supernet: what `write_bundle` was given."""
+        found = {match[1]: self.path / match[0] for match in map(DEVICE.fullmatch, self.manifest["files"]) if match}
+        return {name: dict(json.loads(path.read_text())) for name, path in sorted(found.items())}
+
     def supernet(self) -> Supernet:
-        """The supernet with its weights, in evaluation mode."""
+        """The supernet with its weights, in evaluation mode.
+
+        Raises:
+            BundleError: the bundle was made without weights.
+        """
         from safetensors.torch import load_file
 
+        if not self.has_weights:
+            raise BundleError(f"{self.path}: {NO_WEIGHTS}")
         supernet: Supernet = supernet_class(self.space.family)(self.space)
-        supernet.load_state_dict(load_file(self.path / "weights.safetensors"))
+        supernet.load_state_dict(load_file(self.path / WEIGHTS))
         return supernet.to(memory_format=torch.channels_last).eval()
 
-    def calibration(self) -> Images:
-        """Training images for batch norm and INT8, at the largest resolution."""
-        return _load_images(self.path / "calibration.npz")
+    def calibration(self) -> Images | None:
+        """Images for batch norm and INT8, at the largest resolution; None without any."""
+        return self._images(CALIBRATION)
 
     def holdout(self) -> Images | None:
         """Images of the search split as they are, at the largest resolution; None without any."""
-        path = self._optional("holdout.npz")
-        return None if path is None else _load_images(path)
+        return self._images("holdout.npz")
 
-    def evaluator(self) -> Evaluator:
-        """Extracts, recalibrates and scores this bundle's subnets, on the views of the holdout the manifest names."""
+    def evaluator(self, calibration: Images | None = None) -> Evaluator:
+        """Extracts, recalibrates and scores this bundle's subnets, on the views of the holdout the manifest names.
+
+        calibration: images to recalibrate with instead of the bundle's own.
+
+        Raises:
+            BundleError: the bundle was made without weights.
+        """
         holdout = self.holdout()
         if holdout is not None:
             holdout = perturbed(holdout, Views(**self.manifest["views"]))
-        return Evaluator(self.supernet(), self.normalization, self.calibration(), holdout)
+        if calibration is None:
+            calibration = self.calibration()
+        return Evaluator(self.supernet(), self.normalization, calibration, holdout)
+
+    def _images(self, name: str) -> Images | None:
+        path = self._optional(name)
+        return None if path is None else _load_images(path)
 
     def _optional(self, name: str) -> Path | None:
         return self.path / name if name in self.manifest["files"] else None
@@ -146,20 +182,23 @@ def write_bundle(
     path: Path,
     *,
     name: str,
-    supernet: Supernet,
+    space: SearchSpace,
+    supernet: Supernet | None,
     classes: tuple[str, ...],
     normalization: Normalization,
-    calibration: Images,
+    calibration: Images | None,
     holdout: Images | None,
     views: Views,
     predictor: bytes | None,
     report: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    devices: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Bundle:
     """Write a bundle beside `path` and rename it into place, so that `path` is never half a bundle.
 
-    views: how held-out images are perturbed for evaluation. predictor: the bytes of predictor.npz.
-    provenance: dataset, seeds, versions and whatever else made the weights.
+    supernet: None makes a bundle that can be searched alone. views: how held-out images are perturbed for evaluation.
+    predictor: the bytes of predictor.npz. provenance: dataset, seeds, versions and whatever else made the weights.
+    devices: by name, `runtime`, `threads`, `batch_size` and `latency_model`, all JSON-able.
     An earlier bundle at `path` is replaced.
 
     Raises:
@@ -167,21 +206,21 @@ def write_bundle(
     """
     from safetensors.torch import save
 
-    weights = {key: value.contiguous() for key, value in supernet.state_dict().items()}
-    contents = {
-        "weights.safetensors": save(weights),
-        "calibration.npz": _npz(pixels=calibration.pixels.numpy(), labels=calibration.labels.numpy()),
-        "report.json": json.dumps(report, indent=1).encode(),
-    }
-    if holdout is not None:
-        contents["holdout.npz"] = _npz(pixels=holdout.pixels.numpy(), labels=holdout.labels.numpy())
+    contents = {"report.json": json.dumps(report, indent=1).encode()}
+    if supernet is not None:
+        contents[WEIGHTS] = save({key: value.contiguous() for key, value in supernet.state_dict().items()})
+    for file, images in ((CALIBRATION, calibration), ("holdout.npz", holdout)):
+        if images is not None:
+            contents[file] = _npz(pixels=images.pixels.numpy(), labels=images.labels.numpy())
+    for device, values in (devices or {}).items():
+        contents[f"device-{device}.json"] = json.dumps(values, indent=1).encode()
     if predictor is not None:
         contents["predictor.npz"] = predictor
     manifest = {
         "format": FORMAT,
         "name": name,
-        "space": supernet.space.to_json(),
-        "space_hash": supernet.space.hash,
+        "space": space.to_json(),
+        "space_hash": space.hash,
         "classes": list(classes),
         "normalization": {"mean": normalization.mean, "std": normalization.std},
         **provenance,

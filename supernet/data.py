@@ -4,7 +4,7 @@ Images are kept at the space's largest resolution and resized from there, in tra
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,10 @@ from torch import Tensor
 from supernet.config import FORBID_EXTRA, require
 
 LARGEST_CACHE_BYTES = 16 * 2**30
+UNLABELLED = -1
+CROP = (
+    0.875  # of the shorter side: what Once-for-All, like most of the field, keeps of an ImageNet image to evaluate it
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,23 +200,58 @@ def _image_folder(folder: Path, resolution: int, channels: int) -> tuple[tuple[s
     return tuple(train.classes), _decode(train, resolution, channels), _decode(test, resolution, channels)
 
 
+def sample_folder(folder: Path, resolution: int, *, most: int, seed: int) -> Images:
+    """A sample of the photographs in a folder, at any depth, in colour and without labels: for calibration.
+
+    As Once-for-All evaluates: the shorter side resized to resolution / 0.875, the centre cropped.
+
+    Raises:
+        ValueError: there are none, or one cannot be decoded; the message names it.
+    """
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
+    if not paths:
+        raise ValueError(f"{folder} holds no images; it may be laid out as DIR/CLASS/* or hold images itself")
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(paths))[:most])
+    pixels = _decode_files([paths[i] for i in chosen], resolution, 3, -(-resolution * 1000 // round(1000 * CROP)))
+    return Images(pixels, torch.full((len(pixels),), UNLABELLED))
+
+
 def _decode(folder: Any, resolution: int, channels: int) -> Images:
     """Every image of an ImageFolder: the shorter side resized to `resolution`, the centre cropped, uint8."""
-    from torchvision.transforms import v2
-
     size = len(folder.samples) * channels * resolution**2
     if size > LARGEST_CACHE_BYTES:
         raise ValueError(
             f"{folder.root}: {len(folder.samples)} images at {resolution} pixels take {size / 2**30:.1f} GiB decoded; "
             f"the limit is {LARGEST_CACHE_BYTES / 2**30:.0f} GiB. Use a smaller largest resolution or fewer images"
         )
-    transform = v2.Compose([v2.Resize(resolution, antialias=True), v2.CenterCrop(resolution), v2.PILToTensor()])
-    pixels = torch.empty(len(folder.samples), channels, resolution, resolution, dtype=torch.uint8)
+    pixels = _decode_files([Path(path) for path, _ in folder.samples], resolution, channels, resolution)
+    return Images(pixels, torch.tensor(folder.targets))
+
+
+def _decode_files(paths: Sequence[Path], resolution: int, channels: int, shorter_side: int) -> Tensor:
+    """(N, channels, resolution, resolution) uint8: the shorter side resized, then the centre cropped.
+
+    Raises:
+        ValueError: a file that cannot be decoded.
+    """
+    from PIL import Image
+    from torchvision.transforms import v2
+
+    transform = v2.Compose([v2.Resize(shorter_side, antialias=True), v2.CenterCrop(resolution), v2.PILToTensor()])
+    pixels = torch.empty(len(paths), channels, resolution, resolution, dtype=torch.uint8)
     mode = "L" if channels == 1 else "RGB"
 
     def decode(index: int) -> None:
-        pixels[index] = transform(folder.loader(folder.samples[index][0]).convert(mode))
+        try:
+            with Image.open(paths[index]) as image:
+                pixels[index] = transform(image.convert(mode))
+        except OSError as error:
+            raise ValueError(
+                f"{paths[index]} cannot be read as an image; replace it or take it away: {error}"
+            ) from error
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(decode, range(len(pixels))))
-    return Images(pixels, torch.tensor(folder.targets))
+    return pixels

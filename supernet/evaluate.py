@@ -21,6 +21,12 @@ NOISE = 8  # standard deviation of a view's noise, on pixels of 0 to 255
 
 
 Split = Literal["calibration", "holdout"]
+BatchNorm = Literal["recalibrated", "stored"]
+NO_CALIBRATION = (
+    "there are no calibration images to recalibrate batch norm with; give some with `--calibration DIR`, at import or "
+    "at export, or export with `--batch-norm stored`"
+)
+SAMPLE_SEED = 0  # of the random images that stand for real ones where there are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +94,12 @@ class Evaluator:
 
     Normalised images are kept for the resolutions used last, where they are small: ask for one after another.
 
-    calibration: training images for batch norm. holdout: images that neither training nor calibration saw, or None.
+    calibration: training images for batch norm, or None. holdout: images that neither training nor calibration saw, or
+    None.
     """
 
     def __init__(
-        self, supernet: Supernet, normalization: Normalization, calibration: Images, holdout: Images | None
+        self, supernet: Supernet, normalization: Normalization, calibration: Images | None, holdout: Images | None
     ) -> None:
         self.supernet = supernet.eval()
         self.normalization = normalization
@@ -100,10 +107,19 @@ class Evaluator:
         self.holdout = holdout
         self._kept = lru_cache(maxsize=4)(lambda which, resolution: list(self._make(which, resolution)))
 
-    def subnet(self, arch: Architecture) -> nn.Sequential:
-        """The subnet as a static network with statistics of its own, in evaluation mode."""
+    def subnet(self, arch: Architecture, batch_norm: BatchNorm = "recalibrated") -> nn.Sequential:
+        """The subnet as a static network, in evaluation mode.
+
+        batch_norm: with statistics of its own, or with the supernet's, sliced, as they are stored.
+
+        Raises:
+            ValueError: there are no images to recalibrate with.
+        """
         network = self.supernet.extract(arch).to(memory_format=torch.channels_last)
-        recalibrate(network, (pixels for pixels, _ in self._batches("calibration", arch.resolution)))
+        if batch_norm == "recalibrated":
+            if self.calibration is None:
+                raise ValueError(NO_CALIBRATION)
+            recalibrate(network, (pixels for pixels, _ in self._batches("calibration", arch.resolution)))
         return network.eval()
 
     def evaluate(self, network: nn.Module, resolution: int) -> Evaluation | None:
@@ -111,8 +127,15 @@ class Evaluator:
         return None if self.holdout is None else evaluate(network, self._batches("holdout", resolution))
 
     def sample(self, resolution: int, count: int = 16) -> Tensor:
-        """(at most count, C, R, R) real images, normalised: what an exported file is compared with torch on."""
-        return next(iter(self._batches("calibration", resolution)))[0][:count].cpu()
+        """(at most count, C, R, R) images, normalised: what an exported file is compared with torch on.
+
+        Real ones where there are any; otherwise random ones, of mean 0 and variance 1, always the same.
+        """
+        images = self.calibration if self.holdout is None else self.holdout
+        if images is not None:
+            return self.normalization(images.pixels[:count], resolution)
+        shape = (count, self.supernet.space.in_channels, resolution, resolution)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(SAMPLE_SEED))
 
     def _batches(self, which: Split, resolution: int) -> Iterable[tuple[Tensor, Tensor]]:
         size = 4 * len(self._images(which)) * self.supernet.space.in_channels * resolution**2

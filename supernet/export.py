@@ -5,6 +5,7 @@ layer to ONNX node, `_LAYERS`, writes the same file in tens of milliseconds. Pro
 all come from here, so what is measured is what is exported.
 """
 
+import copy
 import json
 import math
 import operator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 OPSET = 18
 IR_VERSION = 8  # the one that came with opset 18: newer ones are refused by older runtimes on small devices
 TOLERANCE = 1e-4  # of max(1, largest |logit|)
+ROUNDING = 8.0  # times the error of torch itself: two ways of rounding, over a few images
 
 
 class ExportError(ValueError):
@@ -66,8 +68,8 @@ def export_metadata(
 ) -> dict[str, str]:
     """What a reader of the file needs to use it and to know where it comes from; values that are no names are JSON.
 
-    batch_norm: which statistics went into the file. predicted_accuracy: what a predictor says; verified_accuracy: evaluated on held-out images. Fractions in [0, 1];
-    one that is None has no key.
+    batch_norm: which statistics went into the file. predicted_accuracy: what a predictor says; verified_accuracy:
+    evaluated on held-out images. Fractions in [0, 1]; one that is None has no key.
     """
     normalization = bundle.normalization
     metadata = {
@@ -91,8 +93,12 @@ def export_metadata(
 def check_parity(data: bytes, network: nn.Module, images: Tensor) -> float:
     """The largest |onnxruntime - torch| over the logits of (N, C, R, R) images.
 
+    Some networks amplify the rounding of single precision so much that torch itself is not that close to the exact
+    logits. Of such a network the file need only be about as exact as torch is.
+
     Raises:
-        ParityError: it exceeds 1e-4 of max(1, largest |logit|), or the logits are not finite or of another shape.
+        ParityError: it exceeds 1e-4 of max(1, largest |logit|) and, beside the logits in double precision, 8 times
+            torch's own error; or the logits are not finite or of another shape.
     """
     with torch.inference_mode():
         expected = network(images).numpy()
@@ -102,6 +108,11 @@ def check_parity(data: bytes, network: nn.Module, images: Tensor) -> float:
     difference = float(np.abs(actual - expected).max())
     limit = TOLERANCE * max(1.0, float(np.abs(expected).max()))
     if not difference <= limit:  # so that a NaN fails
+        with torch.inference_mode():
+            exact = copy.deepcopy(network).double()(images.double()).numpy()
+        own, error = (float(np.abs(logits - exact).max()) for logits in (expected, actual))
+        if error <= ROUNDING * own:
+            return difference
         raise ParityError(
             f"logits in onnxruntime differ from torch by {difference:.3g}; the limit is {limit:.3g}. "
             "The file is not offered"

@@ -6,7 +6,8 @@ torch are read with `weights_only=True`, so that nothing in them is executed.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,165 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet.operators import Operator, Operators, block_key
+from supernet.families import preset, supernet_class
+from supernet.families.mobilenetv3 import MobileNetV3Layout
+from supernet.operators import Operator, Operators, Parallel, block_key, flat
 from supernet.space import SearchSpace
 
 PREDICTOR_LAYERS = ("0", "2", "4", "6")  # of an nn.Sequential with ReLU between them
+COUNTER = "num_batches_tracked"  # of a batch norm; nothing depends on it
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A supernet that Once-for-All published. weights: by the names of our state dict."""
+
+    space: SearchSpace
+    weights: Mapping[str, NDArray[Any]]
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The weights of one of Once-for-All's supernets; which one it is follows from their names and shapes.
+
+    Names are today's or the older ones that Once-for-All's own `load_state_dict` maps.
+
+    Raises:
+        ValueError: tensors missing, misshapen or too many; the message names the file and the tensors. OSError: it
+            cannot be read.
+    """
+    given: dict[str, str] = {}
+    tensors = {name: value for name, value in _state_dict(path).items() if not name.endswith(COUNTER)}
+    for name in tensors:
+        if (other := given.setdefault(_short(name), name)) != name:
+            raise ValueError(f"{path} holds one tensor twice, as {other} and as {name}")
+    matches = [_Match.of(preset(name), given, tensors) for name in LAYERS]
+    best = min(matches, key=lambda match: len(match.faults))
+    if best.faults:
+        raise ValueError(
+            f"{path} is none of Once-for-All's checkpoints; it comes closest to {best.space.name}: {best.described()}"
+        )
+    return Checkpoint(best.space, best.weights(tensors))
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A space's supernet against the tensors of a file.
+
+    shapes: by our names. source: our names to the file's, '' where it has none. The rest: faults, for people.
+    """
+
+    space: SearchSpace
+    shapes: Mapping[str, tuple[int, ...]]
+    source: Mapping[str, str]
+    missing: list[str]
+    extra: list[str]
+    misshapen: list[str]
+
+    @classmethod
+    def of(cls, space: SearchSpace, given: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]) -> "_Match":
+        """given: short names to those of the file."""
+        import torch
+
+        with torch.device("meta"):
+            state = supernet_class(space.family)(space).state_dict()
+        shapes = {name: tuple(value.shape) for name, value in state.items()}
+        theirs = _published_names(space, [name for name in shapes if not name.endswith(COUNTER)])
+        missing, misshapen, source = [], [], {}
+        for ours, name in theirs.items():
+            found = source[ours] = given.get(_short(name), "")
+            if not found:
+                missing.append(name)
+            elif tensors[found].shape != shapes[ours]:
+                misshapen.append(f"{found} {tensors[found].shape} instead of {shapes[ours]}")
+        known = set(source.values())
+        return cls(space, shapes, source, missing, [name for name in tensors if name not in known], misshapen)
+
+    @property
+    def faults(self) -> list[str]:
+        return self.missing + self.extra + self.misshapen
+
+    def described(self) -> str:
+        kinds = (("missing", self.missing), ("unknown", self.extra), ("of another shape", self.misshapen))
+        return "; ".join(f"{kind}: {_listed(names)}" for kind, names in kinds if names)
+
+    def weights(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return {
+            name: np.zeros(shape, np.int64) if name.endswith(COUNTER) else tensors[self.source[name]]
+            for name, shape in self.shapes.items()
+        }
+
+
+def _short(name: str) -> str:
+    """One form of all the names that Once-for-All's versions have had for a tensor."""
+    name = name.replace(".mobile_inverted_conv.", ".conv.")
+    return re.sub(r"\.(bn|conv|linear)(\.\1)+\.", r".\1.", name)
+
+
+def _published_names(space: SearchSpace, ours: Iterable[str]) -> dict[str, str]:
+    """Our names to Once-for-All's of today. Layers are paired in the order in which they run."""
+    layers: dict[str, list[str]] = {}
+    for name in ours:
+        found = re.fullmatch(r"(.*?)\.((?:matrices\.)?\w+)", name)
+        assert found is not None
+        layers.setdefault(found[1], []).append(found[2])
+    return {
+        f"{layer}.{tensor}": _published_tensor(published, tensor)
+        for (layer, tensors), published in zip(layers.items(), LAYERS[space.name](space), strict=True)
+        for tensor in tensors
+    }
+
+
+def _published_tensor(layer: str, tensor: str) -> str:
+    """Kernel transforms lie beside the convolution, inside the layer that holds it."""
+    if tensor.startswith("matrices."):
+        side = int(tensor.removeprefix("matrices."))
+        return f"{layer.rpartition('.')[0]}.{side + 2}to{side}_matrix"
+    return f"{layer}.{tensor}"
+
+
+def _mobile_layers(space: SearchSpace) -> list[str]:
+    """Every layer with weights of a MobileNetV3 or ProxylessNAS, in the order in which our supernet holds them."""
+    layout = space.layout
+    assert isinstance(layout, MobileNetV3Layout)
+    layers = ["first_conv.conv", "first_conv.bn", *_inverted_residual_layers("blocks.0", elastic=False)]
+    number = 0
+    for depths, squeeze_excite in zip(space.depths, layout.squeeze_excite, strict=True):
+        for _ in range(depths[-1]):
+            number += 1
+            layers += _inverted_residual_layers(f"blocks.{number}", squeeze_excite=squeeze_excite)
+    if layout.feature_width is None:
+        return [*layers, "feature_mix_layer.conv", "feature_mix_layer.bn", "classifier.linear"]
+    return [*layers, "final_expand_layer.conv", "final_expand_layer.bn", "feature_mix_layer.conv", "classifier.linear"]
+
+
+def _inverted_residual_layers(block: str, *, elastic: bool = True, squeeze_excite: bool = False) -> list[str]:
+    layers = []
+    for piece in ("inverted_bottleneck", "depth_conv", "point_linear")[0 if elastic else 1 :]:
+        layers += [f"{block}.conv.{piece}.{kind}{f'.{kind}' if elastic else ''}" for kind in ("conv", "bn")]
+        if piece == "depth_conv" and squeeze_excite:
+            layers += [f"{block}.conv.depth_conv.se.fc.{layer}" for layer in ("reduce", "expand")]
+    return layers
+
+
+def _resnet_layers(space: SearchSpace) -> list[str]:
+    """Every layer with weights of a ResNet50-D, in the order in which our supernet holds them: shortcuts first."""
+    blocks = ["input_stem.0", "input_stem.1.conv", "input_stem.2"]
+    number = 0
+    for depths in space.depths:
+        for block in range(depths[-1]):
+            pieces = ("conv1", "conv2", "conv3") if block else ("downsample", "conv1", "conv2", "conv3")
+            blocks += [f"blocks.{number}.{piece}" for piece in pieces]
+            number += 1
+    return [*(f"{block}.{kind}.{kind}" for block in blocks for kind in ("conv", "bn")), "classifier.linear.linear"]
+
+
+# The published supernets by preset, and their layers.
+LAYERS: dict[str, Callable[[SearchSpace], list[str]]] = {
+    "mbv3-imagenet-w1.0": _mobile_layers,
+    "mbv3-imagenet-w1.2": _mobile_layers,
+    "proxyless-imagenet-w1.3": _mobile_layers,
+    "resnet50d-imagenet": _resnet_layers,
+}
 
 
 def read_predictor(path: Path) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]:
@@ -44,12 +200,17 @@ def read_latency_tables(directory: Path, space: SearchSpace) -> dict[int, dict[s
     Raises:
         ValueError: no file for any resolution, no such file, a block that it does not hold; the message names the file.
     """
-    found = {side: directory / f"{side}_lookup_table.yaml" for side in space.resolutions}
-    found = {side: path for side, path in found.items() if path.is_file()}
+    found = latency_table_files(directory, space)
     if not found:
         sides = ", ".join(map(str, space.resolutions))
         raise ValueError(f"{directory} holds no RESOLUTION_lookup_table.yaml for a resolution of {space.name}: {sides}")
     return {side: _read_table(path, space, side) for side, path in found.items()}
+
+
+def latency_table_files(directory: Path, space: SearchSpace) -> dict[int, Path]:
+    """By resolution, those of the space's latency tables that a folder holds."""
+    paths = {side: directory / f"{side}_lookup_table.yaml" for side in space.resolutions}
+    return {side: path for side, path in paths.items() if path.is_file()}
 
 
 def _read_table(path: Path, space: SearchSpace, resolution: int) -> dict[str, float]:
@@ -78,7 +239,7 @@ def _mean(path: Path, name: str, row: Any) -> float:
     return float(value)
 
 
-def _blocks(space: SearchSpace, resolution: int) -> "set[Operators]":
+def _blocks(space: SearchSpace, resolution: int) -> set[Operators]:
     """The records of every part of the network, at one resolution, for every combination of its genes."""
     choices = [gene.choices for gene in space.genes]
     choices[0] = (resolution,)
@@ -86,33 +247,23 @@ def _blocks(space: SearchSpace, resolution: int) -> "set[Operators]":
 
 
 def _table_names(records: Operators) -> list[str]:
-    """What Once-for-All's tables call the pieces of one part: convolutions, inverted residuals, pooling, classifier."""
-    names, rest = [], list(records)
-    while rest:
-        expands = rest[0].kernel == 1 and rest[0].groups == 1 and len(rest) > 1 and rest[1].groups > 1
-        if expands or rest[0].groups > 1:
-            end = next(i for i, record in enumerate(rest) if _projects(record)) + 1
-            end += len(rest) > end and rest[end].kind == "add"
-            names.append(_inverted_residual_name(rest[:end], rest[int(expands)]))
-        else:
-            end = 1
-            names.append(_layer_name(rest[0]))
-        del rest[:end]
-    return names
+    """What Once-for-All's tables call the pieces of one part: inverted residuals, other convolutions, and so on."""
+    if any(isinstance(record, Operator) and record.groups > 1 for record in records):
+        return [_inverted_residual_name(records, residual=False)]
+    return [
+        _layer_name(record) if isinstance(record, Operator) else _inverted_residual_name(record.branches[1])
+        for record in records
+    ]
 
 
-def _projects(record: Operator) -> bool:
-    return record.kind == "conv" and record.norm and record.activation is None
-
-
-def _inverted_residual_name(records: list[Operator], depthwise: Operator) -> str:
-    kinds = [record.kind for record in records]
-    projection = next(record for record in records if _projects(record))
+def _inverted_residual_name(body: Operators, *, residual: bool = True) -> str:
+    depthwise = next(record for record in flat(body) if record.groups > 1)
+    inputs = _shape("input", body[0].side, body[0].in_channels)
+    outputs = _shape("output", body[-1].out_side, body[-1].out_channels)
     return (
-        f"expanded_conv-{_shape('input', records[0].side, records[0].in_channels)}"
-        f"-{_shape('output', projection.out_side, projection.out_channels)}-expand:{depthwise.in_channels}"
-        f"-kernel:{depthwise.kernel}-stride:{depthwise.stride}-idskip:{int('add' in kinds)}"
-        f"-se:{int('multiply' in kinds)}-hs:{int(depthwise.activation == 'h_swish')}"
+        f"expanded_conv-{inputs}-{outputs}-expand:{depthwise.in_channels}-kernel:{depthwise.kernel}"
+        f"-stride:{depthwise.stride}-idskip:{int(residual)}-se:{int(any(isinstance(r, Parallel) for r in body))}"
+        f"-hs:{int(depthwise.activation == 'h_swish')}"
     )
 
 
@@ -143,23 +294,23 @@ def _state_dict(path: Path) -> dict[str, NDArray[Any]]:
     Raises:
         ValueError: not such a file, or one that holds more than tensors.
     """
-    import pickle
-
     import torch
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file breaks the unpickler in many ways
         reason = re.split(r"[.\n]", str(error))[0]
         raise ValueError(f"{path} is not a state dict that torch can read without running code: {reason}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise ValueError(f"{path} is not a state dict: tensors by name, alone or under `state_dict`")
-    return {str(name): value.numpy() for name, value in content.items()}
+    return {str(name): value.detach().float().numpy() for name, value in content.items()}
 
 
-def _listed(names: Any, most: int = 5) -> str:
+def _listed(names: Any, most: int = 10) -> str:
     """The first few names, and how many more there are."""
     ordered = sorted(names)
     more = f" and {len(ordered) - most} more" if len(ordered) > most else ""

@@ -29,6 +29,7 @@ from service.devices.schemas import DeviceIn, MeasurementsIn
 from service.settings import Settings
 from service.supernets.rules import register
 from supernet.families import preset
+from supernet.operators import flat
 
 SERVER = os.environ.get("SUPPLE_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
 
@@ -123,6 +124,7 @@ def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle = write_bundle(
         directory / "untrained",
         name="untrained digits",
+        space=space,
         supernet=supernet,
         classes=tuple(map(str, range(space.classes))),
         normalization=Normalization((0.5,) * space.in_channels, (0.25,) * space.in_channels),
@@ -207,7 +209,7 @@ def measurements(tables: CostTables) -> dict[str, Any]:
 def make_measurements(tables: CostTables, rng: np.random.Generator, networks: int = 40) -> dict[str, Any]:
     space = tables.space
     blocks = {
-        key: 0.001 + sum(record.flops for record in records) / 1e8
+        key: 0.001 + sum(record.flops for record in flat(records)) / 1e8
         for key, records in zip(tables.block_keys, tables.operators, strict=True)
         if key is not None
     }

@@ -17,8 +17,6 @@ from supernet.evaluate import Evaluator
 from supernet.export import ExportError, export_metadata, export_subnet
 from supernet.space import Architecture
 
-PARITY_IMAGES = 16  # real images on which the file is compared with the network
-
 
 @dataclass(frozen=True)
 class Subnet:
@@ -60,9 +58,7 @@ def export(context: Context, subnet: Subnet, precision: Precision, verified_accu
         predicted_accuracy=subnet.predicted_accuracy,
         verified_accuracy=verified_accuracy,
     )
-    real = subnet.evaluator.holdout or subnet.evaluator.calibration
-    images = subnet.evaluator.normalization(real.pixels[:PARITY_IMAGES], subnet.arch.resolution)
-    file = export_subnet(subnet.network, images, metadata)
+    file = export_subnet(subnet.network, subnet.evaluator.sample(subnet.arch.resolution), metadata)
     digest = context.store.put(file.data)
     with context.database.writing() as session:
         queries.add(session, subnet.candidate.id, precision)

@@ -28,6 +28,7 @@ def write(path: Path, **changes: Any) -> Bundle:
     supernet: Supernet = supernet_class(SPACE.family)(SPACE, torch.Generator().manual_seed(0))
     fields: dict[str, Any] = {
         "name": "small",
+        "space": SPACE,
         "supernet": supernet,
         "classes": tuple("0123456789"),
         "normalization": Normalization((0.3,), (0.4,)),
@@ -53,7 +54,11 @@ def test_a_bundle_opens_to_what_was_written_and_can_be_moved(tmp_path: Path) -> 
     expected: Supernet = supernet_class(SPACE.family)(SPACE, torch.Generator().manual_seed(0))
     actual = opened.supernet().state_dict()
     assert all(torch.equal(value, actual[key]) for key, value in expected.state_dict().items())
-    assert torch.equal(opened.calibration().pixels, images(40).pixels)
+    calibration = opened.calibration()
+    assert calibration is not None
+    assert torch.equal(calibration.pixels, images(40).pixels)
+    assert opened.has_weights
+    assert opened.devices == {}
 
 
 def test_the_same_content_has_the_same_hash_and_other_content_another(tmp_path: Path) -> None:
@@ -107,7 +112,7 @@ def _add_file(bundle: Path, name: str) -> None:
         (lambda b: _edit(b / "manifest.json", format=99), "has format 99; this version reads format 1"),
         (lambda b: _edit(b / "manifest.json", space_hash="0"), "space_hash is not the hash of the space"),
         (lambda b: _add_file(b, "../x"), "names a file outside the bundle"),
-        (lambda b: _edit(b / "manifest.json", files={}), "does not list calibration.npz, report.json, weights.safet"),
+        (lambda b: _edit(b / "manifest.json", files={}), "does not list report.json"),
         (lambda b: _edit(b / "manifest.json", files=[]), "does not list"),
         (lambda b: _edit(b / "manifest.json", classes=["a"]), "classes or normalisation do not fit the space"),
         (lambda b: _edit(b / "manifest.json", views={"number": 3}), "manifest.json cannot be read"),
