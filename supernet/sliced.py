@@ -32,10 +32,8 @@ class SlicedSupernet(Supernet):
         """
         super().__init__(space)
         self.shared = nn.ModuleDict()
-        for part in space.parts:
-            for chosen in product(*(space.genes[gene].choices for gene in part.paths)):
-                paths = dict(zip(part.paths, chosen, strict=True))
-                self.shared[_key(part, paths)] = static_layers(_widest(space, part, paths))
+        for part, paths in self._paths():
+            self.shared[_key(part, paths)] = static_layers(_widest(space, part, paths))
         self._skeletons: dict[Operators, _Skeleton] = {}
         self._tensors: dict[str, dict[str, Tensor]] = {}
         if generator is not None:
@@ -71,12 +69,16 @@ class SlicedSupernet(Supernet):
         Channels between parts, those of a residual stream, stay in their order, since every block reads them.
         """
         genes = self.space.genes
+        for part, paths in self._paths():
+            choices = [[genes[gene].choices[index] for index in trained[gene]] for gene in part.genes]
+            variants = _variants(part, paths, choices)
+            _sort(_widest(self.space, part, paths), self.shared[_key(part, paths)], variants)
+
+    def _paths(self) -> Iterator[tuple[Part, dict[int, Value]]]:
+        """Every part with every choice of the genes that give it weights of their own."""
         for part in self.space.parts:
-            values = [[genes[gene].choices[index] for index in trained[gene]] for gene in part.genes]
-            for paths, variants in _by_path(part, product(*values)).items():
-                convs = [[record for record in flat(records) if record.kind == "conv"] for records in variants]
-                widest = _widest(self.space, part, dict(paths))
-                _sort(widest, self.shared[_key(part, dict(paths))], convs)
+            for chosen in product(*(self.space.genes[gene].choices for gene in part.paths)):
+                yield part, dict(zip(part.paths, chosen, strict=True))
 
     def _parts(self, arch: Architecture) -> Iterator[tuple[Part, str, Operators]]:
         """The kept parts, each with the key of its weights and its records."""
@@ -131,22 +133,17 @@ def _at_any_side(records: Operators) -> Operators:
     )
 
 
-def _by_path(part: Part, choices: Iterator[tuple[Value, ...]]) -> dict[tuple[tuple[int, Value], ...], list[Operators]]:
-    """The records that a part may have, of kept blocks, by the path they take."""
-    variants: dict[tuple[tuple[int, Value], ...], list[Operators]] = {}
-    for values in choices:
-        paths = tuple((gene, value) for gene, value in zip(part.genes, values, strict=True) if gene in part.paths)
-        if records := part.operators(*values):
-            variants.setdefault(paths, []).append(records)
-    return variants
+def _variants(part: Part, paths: dict[int, Value], choices: Sequence[Sequence[Value]]) -> list[Operators]:
+    """The distinct records, at any side, of one path through a part. choices: per gene of the part."""
+    open_choices = ([paths[gene]] if gene in paths else some for gene, some in zip(part.genes, choices, strict=True))
+    kept = (records for values in product(*open_choices) if (records := part.operators(*values)))
+    return list(dict.fromkeys(map(_at_any_side, kept)))
 
 
 def _widest(space: SearchSpace, part: Part, paths: dict[int, Value]) -> Operators:
     """The records of one path through a part with the most channels that any choice gives each of them."""
-    choices = product(*([paths[gene]] if gene in paths else space.genes[gene].choices for gene in part.genes))
-    (variants,) = _by_path(part, choices).values()
-    widest = _at_any_side(variants[0])
-    for records in dict.fromkeys(map(_at_any_side, variants)):
+    widest, *others = _variants(part, paths, [space.genes[gene].choices for gene in part.genes])
+    for records in others:
         try:
             widest = tuple(_wider(one, other) for one, other in zip(widest, records, strict=True))
         except ValueError as error:
@@ -177,11 +174,12 @@ def _wider(one: Operator | Parallel, other: Operator | Parallel) -> Operator | P
     return merged
 
 
-def _sort(widest: Operators, module: nn.Module, variants: list[list[Operator]]) -> None:
+def _sort(widest: Operators, module: nn.Module, trained: list[Operators]) -> None:
     """Sort the channels between one dense convolution and the next, through depthwise ones, in place.
 
-    variants: the convolutions of every choice already trained; the next one's inputs are where their slices end.
+    trained: the records of every choice already trained; the inputs of their convolutions are where slices end.
     """
+    slices = [[record.in_channels for record in flat(records) if record.kind == "conv"] for records in trained]
     convs = iter([layer for layer in module.modules() if isinstance(layer, nn.Conv2d)])
     norms = iter([layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)])
     writers: list[tuple[nn.Conv2d, nn.BatchNorm2d | None]] = []  # of the channels that the next convolution reads
@@ -194,7 +192,7 @@ def _sort(widest: Operators, module: nn.Module, variants: list[list[Operator]]) 
         conv, norm = next(convs), next(norms) if record.norm else None
         if record.groups == 1:
             if writers:
-                cuts = {variant[number].in_channels for variant in variants}
+                cuts = {in_channels[number] for in_channels in slices}
                 _reorder(writers, conv, sorted_within(conv.weight.abs().sum((0, 2, 3)), cuts))
             writers = [(conv, norm)]
         elif writers:
