@@ -145,23 +145,16 @@ def describe(
     as_json: JsonOption = False,
 ) -> None:
     """Exact costs of one architecture, at any resolution that is a multiple of 4."""
-    from service.display import architecture_lines
+    from service.display import show_costs
     from supernet.families import preset
 
-    space = _open(Path(what)).space if Path(what).is_dir() else preset(what)
+    bundle = _open(Path(what)) if Path(what).is_dir() else None
+    space = bundle.space if bundle else preset(what)
     wanted = read_arch(arch, space)
-    records = space.operators(wanted)
-    described: dict[str, Any] = {
-        "id": space.id(wanted) if wanted.resolution in space.resolutions else None,
-        "arch": wanted.to_json(),
-        "flops": sum(record.flops for record in records),
-        "params": sum(record.params for record in records),
-    }
-    if as_json:
-        _print_json(described)
-        return
-    out.print("\n".join(architecture_lines(described["arch"], [gene.name for gene in space.block_genes])))
-    out.print(f"FLOPs (multiply-adds)  {described['flops']:,}\nparameters             {described['params']:,}")
+    costs = space.costs(wanted, bundle.classes if bundle else None)
+    identity = space.id(wanted) if wanted.resolution in space.resolutions else None
+    described = {"id": identity, "arch": wanted.to_json(), **costs}
+    _print_json(described) if as_json else show_costs(described, [gene.name for gene in space.block_genes], out)
 
 
 @app.command()

@@ -65,7 +65,17 @@ def architecture_lines(arch: Mapping[str, Any], genes: Sequence[str]) -> list[st
         blocks = [dict(zip(genes, block, strict=True)) for block in stage]
         shown = (form.format(*(block[gene] for gene in doubled)) for block in blocks)
         lines.append(f"stage {number}     " + "   ".join(f"\\[{block}]" for block in shown))
-    return lines
+    extra = (f"{name} {value}" for name, value in arch.items() if name not in ("resolution", "stages"))
+    return lines + [f"otherwise   {'   '.join(line)}" for line in [list(extra)] if line]
+
+
+def show_costs(described: Mapping[str, Any], genes: Sequence[str], console: Console) -> None:
+    """The answer of `supple describe`."""
+    console.print("\n".join(architecture_lines(described["arch"], genes)))
+    console.print(f"FLOPs (multiply-adds)  {described['flops']:,}")
+    console.print(f"parameters             {described['params']:,}")
+    console.print(f"ONNX file              at most {described['model_bytes']:,} bytes")
+    console.print(f"peak memory            {described['peak_memory_bytes']:,} bytes of activations, one image, fp32")
 
 
 def show_corners(report: Mapping[str, Any], console: Console) -> None:
