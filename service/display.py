@@ -65,8 +65,8 @@ def architecture_lines(arch: Mapping[str, Any], genes: Sequence[str]) -> list[st
         blocks = [dict(zip(genes, block, strict=True)) for block in stage]
         shown = (form.format(*(block[gene] for gene in doubled)) for block in blocks)
         lines.append(f"stage {number}     " + "   ".join(f"\\[{block}]" for block in shown))
-    extra = (f"{name} {value}" for name, value in arch.items() if name not in ("resolution", "stages"))
-    return lines + [f"otherwise   {'   '.join(line)}" for line in [list(extra)] if line]
+    extra = [f"{name} {value}" for name, value in arch.items() if name not in ("resolution", "stages")]
+    return [*lines, "other genes " + "   ".join(extra)] if extra else lines
 
 
 def show_costs(described: Mapping[str, Any], genes: Sequence[str], console: Console) -> None:
