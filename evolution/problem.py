@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from evolution.constraints import Constraint
+from evolution.constraints import Constraint, Region
 from evolution.costs import AdditiveCost, CostTables
 from evolution.elimination import Floats
 from supernet.space import Genomes
@@ -76,6 +76,11 @@ class Problem:
         limited = {constraint.cost.name for constraint in self.constraints}
         sought = [*self.pareto, *([self.minimise] if self.minimise else [])]
         return (*self.constraints, *(Constraint(cost, cost.ceiling) for cost in sought if cost.name not in limited))
+
+    @cached_property
+    def region(self) -> Region:
+        """The architectures within every limit. Raises what `Region` does."""
+        return Region(self.tables, self.bounded, self.resolution)
 
     @cached_property
     def cost_names(self) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ STRATEGIES: Mapping[str, str] = {  # module and class; loaded when asked for, si
     "evolution": "evolution.strategies.evolution:Evolution",
     "nsga2": "evolution.strategies.nsga2:NSGA2",
     "random": "evolution.strategies.random:RandomSearch",
+    "reinforce": "evolution.strategies.reinforce:Reinforce",
 }
 
 
@@ -146,7 +147,7 @@ class Search:
         if evaluations < 1:
             raise ValueError(f"evaluations is {evaluations}; at least 1 is needed")
         self.problem, self.budget, self.seed = problem, evaluations, seed
-        self._region = Region(problem.tables, problem.bounded, problem.resolution)
+        self._region = problem.region
         self._strategy_name = strategy or ("nsga2" if problem.pareto else "evolution")
         self._polish = polish and not problem.pareto
         self._rng = np.random.default_rng(seed)
