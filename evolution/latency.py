@@ -240,8 +240,9 @@ class LatencyModel:
                 )
             scale, offset = (np.array(data[key], np.float64) for key in ("scale", "offset_ms"))
             calibration = _Calibration(float(data["overhead_ms"]), scale, offset)
-            return cls(tables, dict(data["block_ms"]), calibration, np.array(data["ratios"]), dict(data["card"]))
-        except (KeyError, TypeError) as error:
+            block_ms = {str(key): float(ms) for key, ms in data["block_ms"].items()}
+            return cls(tables, block_ms, calibration, np.array(data["ratios"], np.float64), dict(data["card"]))
+        except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"not a latency model: {error!r}") from error
 
 

@@ -129,9 +129,16 @@ class Bundle:
 
     @cached_property
     def devices(self) -> dict[str, dict[str, Any]]:
-        """By name, devices whose latency models came with the supernet: what `write_bundle` was given."""
+        """By name, devices whose latency models came with the supernet: what `write_bundle` was given.
+
+        Raises:
+            BundleError: one of them is not JSON.
+        """
         found = {match[1]: self.path / match[0] for match in map(DEVICE.fullmatch, self.manifest["files"]) if match}
-        return {name: dict(json.loads(path.read_text())) for name, path in sorted(found.items())}
+        try:
+            return {name: dict(json.loads(path.read_text())) for name, path in sorted(found.items())}
+        except (ValueError, TypeError) as error:
+            raise BundleError(f"{self.path}: a file of a device cannot be read: {error}") from error
 
     def supernet(self) -> Supernet:
         """The supernet with its weights, in evaluation mode.

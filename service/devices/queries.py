@@ -95,6 +95,16 @@ def models_by_id(session: Session, ids: Sequence[str]) -> list[LatencyModel]:
     return list(session.scalars(select(LatencyModel).where(LatencyModel.id.in_(ids))))
 
 
+def has_model(session: Session, device: str, space_hash: str, measurements: str) -> bool:
+    """Whether a device has a latency model for a space, of any version, made from this artifact."""
+    wanted = select(LatencyModel.id).where(
+        LatencyModel.device == device,
+        LatencyModel.space_hash == space_hash,
+        LatencyModel.measurements == measurements,
+    )
+    return session.scalar(wanted.limit(1)) is not None
+
+
 def next_version(session: Session, device: str, space_hash: str) -> int:
     """The version that a new latency model gets. Call it with the device locked."""
     newest = select(func.max(LatencyModel.version)).where(

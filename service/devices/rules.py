@@ -1,6 +1,8 @@
 """Registering devices, and turning measurements into latency models."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from sqlalchemy.orm import Session
@@ -10,7 +12,7 @@ from evolution.latency import LatencyModel
 from service import models
 from service.devices import queries
 from service.devices.schemas import DeviceIn, DeviceOut, LatencyModelOut, MeasurementsIn
-from service.errors import ConflictError
+from service.errors import ConflictError, InvalidError
 from service.models import new_id
 from service.schemas import Page
 from service.store import Store
@@ -46,6 +48,45 @@ def describe(device: models.Device, latency_models: Sequence[models.LatencyModel
         latency_models=own,
         created_at=device.created_at,
     )
+
+
+def register_published(
+    session: Session, store: Store, name: str, published: Mapping[str, Any], tables: CostTables
+) -> None:
+    """Register a device that came in a bundle, with its latency model as a new version.
+
+    Doing so again changes nothing: a model measured since then stays the newest.
+
+    Raises:
+        InvalidError: not what a bundle keeps of a device. ConflictError: a device of this name has other settings.
+    """
+    try:
+        settings = {field: published[field] for field in ("runtime", "threads", "batch_size")}
+        body = DeviceIn.model_validate({"name": name, **settings})
+        model = LatencyModel.from_json(published["latency_model"], tables)
+    except (KeyError, ValueError) as error:
+        raise InvalidError(f"the bundle's device {name!r} cannot be read: {error}") from error
+    try:
+        register(session, body)
+    except ConflictError as error:
+        raise ConflictError(f"{error}: import the latency tables again with another --device") from error
+    queries.lock(session, name)
+    artifact = store.put(json.dumps(model.to_json(), sort_keys=True).encode())
+    space_hash = tables.space.hash
+    if queries.has_model(session, name, space_hash, artifact):
+        return
+    row = models.LatencyModel(
+        id=new_id(),
+        device=name,
+        space_hash=space_hash,
+        version=queries.next_version(session, name, space_hash),
+        model=model.to_json(),
+        card=dict(model.card),
+        host={},
+        reference_ms=None,
+        measurements=artifact,
+    )
+    queries.add_model(session, row, [], [])
 
 
 def every(session: Session) -> list[DeviceOut]:

@@ -11,6 +11,7 @@ from service.exports import queries
 from service.jobs import Jobs
 from service.models import Export
 from service.supernets import queries as supernets
+from service.supernets.rules import check_extractable
 
 Precision = Literal["fp32"]
 PRIORITY = 1  # somebody waits
@@ -32,9 +33,10 @@ def ask(session: Session, jobs: Jobs, candidate_id: str, precision: Precision) -
     """The export of a candidate; the first call for it has a worker build it, and so has the first after a failure.
 
     Raises:
-        NotFoundError: no such candidate. ExportFailedError: it was tried, and why no try will do.
+        NotFoundError: no such candidate. InvalidError: its supernet has no weights, or no images to recalibrate with.
+        ExportFailedError: it was tried, and why no try will do.
     """
-    candidates.get(session, candidate_id)
+    check_extractable(supernets.get(session, candidates.get(session, candidate_id).supernet_id))
     export = queries.lock(session, candidate_id, precision)
     if export is not None and export.status == "impossible":
         raise ExportFailedError((export.problem or {})["detail"])

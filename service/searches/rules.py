@@ -24,6 +24,7 @@ from service.searches import queries
 from service.searches.schemas import Holds, SearchIn
 from service.store import Store, pack
 from service.supernets import queries as supernets
+from service.supernets.rules import check_extractable
 from supernet.space import Genomes
 
 IN_PROCESS = 20_000  # evaluations that a request may wait for; more are a job's work
@@ -61,6 +62,8 @@ def ask(session: Session, body: SearchIn) -> Question:
         NotFoundError, InvalidError: a supernet or device that is not there or not measured; fields that contradict.
     """
     supernet = supernets.get(session, body.supernet) if body.supernet else supernets.only(session)
+    if body.verify:
+        check_extractable(supernet)
     request = canonical(body, supernet.id)
     names = {limit["device"] for limit in request["limits"]} | {request["device"]}
     latency = devices.models_for(session, sorted(names - {None}), supernet.space_hash)

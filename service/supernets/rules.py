@@ -5,6 +5,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from evolution.costs import CostTables
+from service.devices.rules import register_published
 from service.errors import InvalidError
 from service.models import Supernet, now
 from service.store import Store
@@ -15,17 +17,20 @@ DIGITS = 16  # of a hash, that serve as a short id
 
 
 def register(session: Session, store: Store, bundle_path: Path) -> Supernet:
-    """Check a bundle, keep a copy of it in the store and make it a supernet. Doing so again changes nothing.
+    """Check a bundle, keep a copy of it in the store and make it a supernet, and its devices the service's.
+
+    Doing so again changes nothing.
 
     Raises:
-        BundleError (a ValueError): a file is missing or altered. StoreFullError: no room for the copy.
+        BundleError (a ValueError): a file is missing or altered. StoreFullError: no room for the copy. ConflictError: a
+            device of the same name has other settings. InvalidError: a device in the bundle cannot be read.
     """
     from supernet.bundle import Bundle  # loads torch, which the service otherwise leaves to its workers
 
     bundle = Bundle.open(bundle_path)
     kept = Bundle.open(store.add_bundle(bundle.path, bundle.hash))
     predictor = kept.manifest["files"].get("predictor.npz")
-    return queries.add(
+    supernet = queries.add(
         session,
         {
             "id": kept.hash[:DIGITS],
@@ -39,6 +44,28 @@ def register(session: Session, store: Store, bundle_path: Path) -> Supernet:
             "created_at": now(),
         },
     )
+    for name, device in kept.devices.items():
+        register_published(session, store, name, device, CostTables(kept.space))
+    return supernet
+
+
+def check_extractable(supernet: Supernet) -> None:
+    """Refuse what needs subnets of a supernet whose bundle was made without weights, or without images to calibrate on.
+
+    Raises:
+        InvalidError: naming what is missing and what to do.
+    """
+    files, name = supernet.manifest["files"], f"supernet {supernet.id} ({supernet.name})"
+    if "weights.safetensors" not in files:
+        raise InvalidError(
+            f"{name} was made without a checkpoint, so it can be searched but neither verified nor exported; make a "
+            "bundle with `supple import-ofa --checkpoint FILE.pth` and register that"
+        )
+    if "calibration.npz" not in files:
+        raise InvalidError(
+            f"{name} has no calibration images to recalibrate batch norm with; make a bundle with `supple import-ofa "
+            "--checkpoint FILE.pth --calibration DIR` and register that, or use `supple export --batch-norm stored`"
+        )
 
 
 def register_stored(session: Session, store: Store, bundle_hash: str) -> SupernetDetail:

@@ -20,7 +20,7 @@ OVERHEAD, SCALE, OFFSET = 0.004, 0.8, 0.02  # ms per call, without unit, ms per 
 def probe(rng: np.random.Generator) -> dict[str, float]:
     """What a probe measures of blocks that do 20 multiply-adds a nanosecond: their work and the overhead of a call."""
     return {
-        key: OVERHEAD + sum(record.flops for record in flat(records)) / 1e6 * 0.05 * float(rng.lognormal(0, 0.2)) + 0.001
+        key: OVERHEAD + 0.001 + sum(one.flops for one in flat(records)) / 1e6 * 0.05 * float(rng.lognormal(0, 0.2))
         for key, records in zip(TABLES.block_keys, TABLES.operators, strict=True)
         if key is not None
     }
