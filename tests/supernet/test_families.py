@@ -28,6 +28,7 @@ from supernet.layers import Supernet
 from supernet.operators import Operator, Part, live_elements
 from supernet.sliced import SlicedSupernet
 from supernet.space import Architecture, Gene, SearchSpace, Value
+from tests.supernet.subnets import archs_of, images_for, supernet_of
 
 PROXYLESS = replace(
     preset("proxyless-imagenet-w1.3"),
@@ -58,29 +59,6 @@ LARGE = sorted(presets().keys() - SMALL.keys())
 
 def space_of(name: str) -> SearchSpace:
     return SMALL.get(name) or preset(name)
-
-
-def supernet_of(space: SearchSpace) -> Supernet:
-    """Random weights and random statistics, so that a wrong slice of either shows."""
-    generator = torch.Generator().manual_seed(1)
-    supernet: Supernet = supernet_class(space.family)(space, generator).eval()
-    for key, tensor in supernet.state_dict().items():
-        if key.endswith("running_mean"):
-            tensor.normal_(0, 0.1, generator=generator)
-        elif key.endswith(("running_var", "norm.weight")):
-            tensor.uniform_(0.5, 1.5, generator=generator)
-        elif "matrices" in key:
-            tensor.add_(torch.empty_like(tensor).normal_(0, 0.05, generator=generator))
-    return supernet
-
-
-def archs_of(space: SearchSpace, count: int) -> list[Architecture]:
-    genomes = space.sample(np.random.default_rng(0), count)
-    return [space.smallest(), space.largest(), *map(space.decode, genomes)]
-
-
-def images_for(space: SearchSpace, resolution: int, count: int = 2) -> Tensor:
-    return torch.randn(count, space.in_channels, resolution, resolution, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.mark.parametrize(
@@ -123,9 +101,11 @@ def test_a_full_size_network_equals_the_supernet_and_its_file(name: str) -> None
 @torch.no_grad()
 def test_costs_are_what_torch_counts_on_the_extracted_network(name: str) -> None:
     space = space_of(name)
-    for arch in archs_of(space, 8 if name in SMALL else 1):
+    with torch.device("meta"):
+        supernet = supernet_class(space.family)(space).eval()
+    for arch in archs_of(space, 2 if name in SMALL else 0):
         with torch.device("meta"):
-            network = supernet_class(space.family)(space).eval().extract(arch)
+            network = supernet.extract(arch)
         with FlopCounterMode(display=False) as counter:
             network(torch.empty(1, space.in_channels, arch.resolution, arch.resolution, device="meta"))
         costs = space.costs(arch)
@@ -140,7 +120,7 @@ def test_costs_are_exact_at_any_multiple_of_four(name: str) -> None:
     space = SMALL[name]
     with torch.device("meta"):
         network = supernet_class(space.family)(space).eval().extract(space.largest())
-    for resolution in (4, 20, 36, 60, 100):
+    for resolution in (4, 36, 100):
         with FlopCounterMode(display=False) as counter:
             network(torch.empty(1, space.in_channels, resolution, resolution, device="meta"))
         costs = space.costs(space.largest().at(resolution))

@@ -1,99 +1,21 @@
-"""The supernet is the network the literature means; what is extracted equals it; costs equal what torch counts."""
+"""The supernet is Once-for-All's: its published figures, its logits, its kernel transforms, its channel sort."""
 
 import json
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from supernet.families import preset, presets, supernet_class
-from supernet.layers import ElasticDepthwiseConv, Supernet
+from supernet.families import preset, supernet_class
+from supernet.layers import ElasticDepthwiseConv
 from supernet.operators import live_elements
 from supernet.space import Architecture
+from tests.supernet.subnets import archs_of, images_for, supernet_of
 
 OFA = Path(__file__).parents[1] / "fixtures" / "ofa"
 SMALL = ["mbv3-digits", "mbv3-cifar"]
-
-
-def supernet_of(name: str) -> Supernet:
-    """Random weights and random statistics, so that a wrong slice of either shows."""
-    space = preset(name)
-    generator = torch.Generator().manual_seed(1)
-    supernet: Supernet = supernet_class(space.family)(space, generator).eval()
-    for key, tensor in supernet.state_dict().items():
-        if key.endswith("running_mean"):
-            tensor.normal_(0, 0.1, generator=generator)
-        elif key.endswith(("running_var", "norm.weight")):
-            tensor.uniform_(0.5, 1.5, generator=generator)
-        elif "matrices" in key:
-            tensor.add_(torch.empty_like(tensor).normal_(0, 0.05, generator=generator))
-    return supernet
-
-
-def archs_of(supernet: Supernet, count: int) -> list[Architecture]:
-    genomes = supernet.space.sample(np.random.default_rng(0), count)
-    corners = [supernet.space.smallest(), supernet.space.largest()]
-    return corners + [supernet.space.decode(genome) for genome in genomes]
-
-
-def images_for(supernet: Supernet, arch: Architecture) -> torch.Tensor:
-    shape = (2, supernet.space.in_channels, arch.resolution, arch.resolution)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
-
-
-@pytest.mark.parametrize(("name", "count"), [("mbv3-digits", 100), ("mbv3-cifar", 60), ("mbv3-imagenet-w1.0", 4)])
-@torch.no_grad()
-def test_an_extracted_network_equals_the_supernet(name: str, count: int) -> None:
-    supernet = supernet_of(name)
-    for arch in archs_of(supernet, count):
-        images = images_for(supernet, arch)
-        expected = supernet(images, arch)
-        actual = supernet.extract(arch)(images)
-        assert (actual - expected).abs().max() <= 1e-5 * max(1.0, float(expected.abs().max()))
-
-
-@pytest.mark.parametrize("name", [*SMALL, "mbv3-imagenet-w1.2"])
-@torch.no_grad()
-def test_flops_and_parameters_equal_what_torch_counts_on_the_extracted_network(name: str) -> None:
-    supernet = supernet_of(name)
-    for arch in archs_of(supernet, 10 if name in SMALL else 2):
-        network = supernet.extract(arch)
-        with FlopCounterMode(display=False) as counter:
-            network(images_for(supernet, arch)[:1])
-        records = supernet.space.operators(arch)
-        assert sum(record.flops for record in records) * 2 == counter.get_total_flops()
-        assert sum(record.params for record in records) == sum(p.numel() for p in network.parameters())
-
-
-@pytest.mark.parametrize("name", SMALL)
-@torch.no_grad()
-def test_operator_records_describe_the_extracted_layers_in_order(name: str) -> None:
-    supernet = supernet_of(name)
-    for arch in archs_of(supernet, 10):
-        seen: list[tuple[Any, ...]] = []
-
-        def record(
-            layer: torch.nn.Conv2d, inputs: tuple[torch.Tensor, ...], output: torch.Tensor, seen: Any = seen
-        ) -> None:
-            side = (inputs[0].shape[-1], output.shape[-1])
-            kernel = (layer.kernel_size[0], layer.stride[0], layer.groups, layer.bias is not None)
-            seen.append((layer.in_channels, layer.out_channels, *side, *kernel))
-
-        network = supernet.extract(arch)
-        for layer in network.modules():
-            if isinstance(layer, torch.nn.Conv2d):
-                layer.register_forward_hook(record)
-        network(images_for(supernet, arch))
-        expected = [
-            (r.in_channels, r.out_channels, r.side, r.out_side, r.kernel, r.stride, r.groups, r.bias)
-            for r in supernet.space.operators(arch)
-            if r.kind == "conv"
-        ]
-        assert seen == expected
 
 
 def test_published_subnets_have_their_published_multiply_adds_and_parameters() -> None:
@@ -197,9 +119,9 @@ def test_a_smaller_kernel_is_the_transformed_centre_of_the_next_larger() -> None
 @pytest.mark.parametrize("name", SMALL)
 @torch.no_grad()
 def test_sorting_channels_leaves_the_largest_network_unchanged_and_keeps_the_important_ones(name: str) -> None:
-    supernet = supernet_of(name)
+    supernet = supernet_of(preset(name))
     arch = supernet.space.largest()
-    images = images_for(supernet, arch)
+    images = images_for(supernet.space, arch.resolution)
     before = supernet(images, arch)
     supernet.sort_channels([[]] * supernet.space.num_genes)
     assert torch.allclose(supernet(images, arch), before, atol=1e-4)
@@ -211,25 +133,27 @@ def test_sorting_channels_leaves_the_largest_network_unchanged_and_keeps_the_imp
 
 @torch.no_grad()
 def test_a_later_sort_keeps_the_outputs_of_widths_already_trained() -> None:
-    supernet = supernet_of("mbv3-digits")
-    trained = [arch for arch in archs_of(supernet, 40) if all(r in (3, 4) for stage in arch.stages for _, r in stage)]
+    supernet = supernet_of(preset("mbv3-digits"))
+    trained = [
+        arch for arch in archs_of(supernet.space, 40) if all(r in (3, 4) for stage in arch.stages for _, r in stage)
+    ]
     arch = supernet.space.largest()
     trained.append(Architecture(16, tuple(tuple((kernel, 3) for kernel, _ in stage) for stage in arch.stages)))
-    before = [supernet(images_for(supernet, arch), arch) for arch in trained]
+    before = [supernet(images_for(supernet.space, arch.resolution), arch) for arch in trained]
     supernet.sort_channels(supernet.space.open_choices(expand_ratio=(3, 4)))
     for arch, expected in zip(trained, before, strict=True):
-        assert torch.allclose(supernet(images_for(supernet, arch), arch), expected, atol=1e-4)
+        assert torch.allclose(supernet(images_for(supernet.space, arch.resolution), arch), expected, atol=1e-4)
 
 
 def test_images_of_another_side_than_the_resolution_are_refused() -> None:
-    supernet = supernet_of("mbv3-digits")
+    supernet = supernet_of(preset("mbv3-digits"))
     arch = supernet.space.largest()
     with pytest.raises(ValueError, match="images are 8x8 pixels; the architecture's resolution is 16"):
         supernet(torch.zeros(1, 1, 8, 8), arch)
 
 
 def test_extracting_copies_so_that_changing_the_copy_leaves_the_supernet() -> None:
-    supernet = supernet_of("mbv3-digits")
+    supernet = supernet_of(preset("mbv3-digits"))
     before = {key: value.clone() for key, value in supernet.state_dict().items()}
     network = supernet.extract(supernet.space.largest())
     for parameter in network.parameters():
@@ -252,8 +176,3 @@ def test_live_memory_of_one_block_is_what_its_tensors_add_up_to() -> None:
         inputs + inner + inputs,
         3 * inputs,
     ]
-
-
-def test_every_preset_has_a_torch_half() -> None:
-    for name, space in presets().items():
-        assert issubclass(supernet_class(space.family), Supernet), name
