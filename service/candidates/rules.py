@@ -15,6 +15,7 @@ from service.context import Context
 from service.devices import queries as devices
 from service.errors import InvalidError
 from service.supernets import queries as supernets
+from service.supernets.rules import why_not_extractable
 
 NOT_VERIFIED = "not verified yet; POST a search with verify: true"
 NOT_MEASURED = "not measured; a search with verify: true measures it if a worker runs on the device"
@@ -46,9 +47,11 @@ def describe(
     ids = [candidate.id for candidate in candidates]
     verified = queries.verifications(session, ids)
     measured = queries.measurements(session, ids, search_id)
+    named = {candidate.supernet_id for candidate in candidates}
+    wanting = {name: why_not_extractable(supernets.get(session, name)) for name in named}
     return [
-        _describe(candidate, said, verified.get(candidate.id), measured.get(candidate.id))
-        for candidate, said in zip(candidates, predicted, strict=True)
+        _describe(one, said, verified.get(one.id), measured.get(one.id), wanting[one.supernet_id])
+        for one, said in zip(candidates, predicted, strict=True)
     ]
 
 
@@ -57,7 +60,9 @@ def _describe(
     predicted: Predicted,
     verification: models.Verification | None,
     measured: Mapping[str, models.LatencyMeasurement] | None,
+    wanting: str | None,
 ) -> CandidateOut:
+    """wanting: why the supernet gives no networks to verify and measure, None where it does."""
     return CandidateOut(
         id=candidate.id,
         supernet=candidate.supernet_id,
@@ -72,12 +77,12 @@ def _describe(
         latency_models=dict(predicted.latency_models),
         verified_accuracy=verification.verified_accuracy if verification else None,
         verified_images=verification.images if verification and verification.images else None,
-        verified_accuracy_reason=verification.reason if verification else NOT_VERIFIED,
+        verified_accuracy_reason=verification.reason if verification else wanting or NOT_VERIFIED,
         measured_latency_ms={name: row.measured_latency_ms for name, row in measured.items()} if measured else None,
         measured_latency_details=(
             {name: MeasuredLatency.model_validate(row.details) for name, row in measured.items()} if measured else None
         ),
-        measured_latency_reason=None if measured else NOT_MEASURED,
+        measured_latency_reason=None if measured else wanting or NOT_MEASURED,
         onnx=f"/v1/candidates/{candidate.id}/onnx",
         created_at=candidate.created_at,
     )

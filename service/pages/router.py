@@ -135,6 +135,8 @@ def answer(search_id: str, request: Request, context: ContextOf) -> Response:
     """One search and its answer, with the form that asks it again."""
     search = searches.one(search_id, context)
     budget, supernet = Budget.of(search.request), supernets.one(search.supernet, context)
+    with context.database.reading() as session:
+        wanting = supernet_rules.why_not_extractable(supernet_queries.get(session, search.supernet))
     return _page(
         request,
         "search.html",
@@ -142,6 +144,7 @@ def answer(search_id: str, request: Request, context: ContextOf) -> Response:
         search=search,
         running=search.status in UNFINISHED,
         space=supernet.space,
+        wanting=wanting,
         views=supernet.provenance["views"]["count"],
         chart=chart(search, supernet.space),
         problem=search.problem,

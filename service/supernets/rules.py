@@ -50,22 +50,29 @@ def register(session: Session, store: Store, bundle_path: Path) -> Supernet:
 
 
 def check_extractable(supernet: Supernet) -> None:
-    """Refuse what needs subnets of a supernet whose bundle was made without weights, or without images to calibrate on.
+    """Refuse what needs subnets of a supernet that gives none.
 
     Raises:
-        InvalidError: naming what is missing and what to do.
+        InvalidError: for `why_not_extractable`.
     """
+    if reason := why_not_extractable(supernet):
+        raise InvalidError(reason)
+
+
+def why_not_extractable(supernet: Supernet) -> str | None:
+    """What the supernet's bundle was made without that recalibrated subnets need, and what to do; None if nothing."""
     files, name = supernet.manifest["files"], f"supernet {supernet.id} ({supernet.name})"
     if "weights.safetensors" not in files:
-        raise InvalidError(
+        return (
             f"{name} was made without a checkpoint, so it can be searched but neither verified nor exported; make a "
             "bundle with `supple import-ofa --checkpoint FILE.pth` and register that"
         )
     if "calibration.npz" not in files:
-        raise InvalidError(
+        return (
             f"{name} has no calibration images to recalibrate batch norm with; make a bundle with `supple import-ofa "
             "--checkpoint FILE.pth --calibration DIR` and register that, or use `supple export --batch-norm stored`"
         )
+    return None
 
 
 def register_stored(session: Session, store: Store, bundle_hash: str) -> SupernetDetail:
