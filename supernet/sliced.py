@@ -46,7 +46,7 @@ class SlicedSupernet(Supernet):
         for _, key, records in self._parts(arch):
             skeleton = self._skeleton(records)
             tensors = self._tensors_of(key)
-            slices = {name: tensors[name][where] for name, where in skeleton.slices.items()}
+            slices = {name: _slice(tensors[name], shape) for name, shape in skeleton.shapes.items()}
             x = functional_call(skeleton.network.train(self.training), slices, (x,))
         return x
 
@@ -57,7 +57,7 @@ class SlicedSupernet(Supernet):
         for part, key, records in self._parts(arch):
             static, shared = static_layers(records), self.shared[key].state_dict()
             for name, tensor in static.state_dict().items():
-                tensor.copy_(shared[name][_first(tensor)])
+                tensor.copy_(_slice(shared[name], tensor.shape))
             network[part.name.replace(".", "_")] = static
         device = next(self.parameters()).device
         return nn.Sequential(network).to(device).train(self.training)
@@ -106,16 +106,16 @@ class SlicedSupernet(Supernet):
 
 
 class _Skeleton:
-    """A static network without weights, and which slice of a shared tensor each of its tensors is."""
+    """A static network without weights, and the shapes of what it needs of the shared tensors."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        self.slices = {name: _first(tensor) for name, tensor in network.state_dict().items()}
+        self.shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
-def _first(tensor: Tensor) -> tuple[slice, ...]:
-    """The slice that takes as much of a larger tensor as this one holds."""
-    return tuple(slice(size) for size in tensor.shape)
+def _slice(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """The first channels of a shared tensor; itself if all are wanted: a slice costs a copy of its gradient."""
+    return tensor if tensor.shape == shape else tensor[tuple(slice(size) for size in shape)]
 
 
 def _key(part: Part, paths: dict[int, Value]) -> str:
