@@ -30,6 +30,8 @@ Phase = Literal["seed", "explore", "polish", "done"]
 
 STRATEGIES: Mapping[str, str] = {  # module and class; loaded when asked for, since some need torch
     "evolution": "evolution.strategies.evolution:Evolution",
+    "gumbel": "evolution.strategies.gumbel:Gumbel",
+    "gumbel-soft": "evolution.strategies.gumbel:SoftGumbel",
     "nsga2": "evolution.strategies.nsga2:NSGA2",
     "random": "evolution.strategies.random:RandomSearch",
     "reinforce": "evolution.strategies.reinforce:Reinforce",
@@ -126,8 +128,9 @@ class Search:
     """One search, from seed to answer. `run` it, save `state()` between its steps, and take the `result()` any time.
 
     strategy: a key of `STRATEGIES`; unless given, `nsga2` where a front is sought, else `evolution`. evaluations: the
-    most genomes that are ever scored. warm_start: (N, G) genomes to score first. polish: end with the local search,
-    unless a front is sought. The same arguments give the same answer.
+    most genomes that are ever scored; what a strategy spends by itself counts, and can exceed it by one step.
+    warm_start: (N, G) genomes to score first. polish: end with the local search, unless a front is sought. The same
+    arguments give the same answer.
 
     Raises:
         Infeasible, NotProven: from `Region`. ValueError: an unknown strategy or resolution, no positive budget, or a
@@ -162,8 +165,8 @@ class Search:
 
     @property
     def evaluations(self) -> int:
-        """How many genomes have been scored."""
-        return len(self._known)
+        """How many predictions have been made: of genomes scored, and by the strategy itself."""
+        return len(self._known) + self._strategy.spent
 
     def run(self) -> Iterator[Progress]:
         """Search on to the end of the budget or of the local search, one batch of evaluations at a time."""
@@ -192,13 +195,12 @@ class Search:
 
     def _explore(self) -> None:
         """One generation of the strategy."""
-        reserve = int(self.budget * POLISH_SHARE) if self._polish else 0
-        room = self.budget - reserve - self.evaluations
-        if room <= 0 or self._stale >= STALE_GENERATIONS:
+        budget = self.budget - (int(self.budget * POLISH_SHARE) if self._polish else 0)
+        if self.evaluations >= budget or self._stale >= STALE_GENERATIONS:
             self._phase = "polish" if self._polish else "done"
             return
         fresh = self._inside(self._strategy.ask())
-        self._evaluate(fresh, room)
+        self._evaluate(fresh, budget - self.evaluations)
         self._stale = 0 if len(fresh) else self._stale + 1
 
     def _improve(self) -> None:

@@ -3,7 +3,7 @@
 A strategy is made from (`Problem`, `np.random.Generator`). It may look at the problem's tables, limits and predictor,
 but every score comes from the driver: it moves what is asked inside the limits, leaves out what was scored before, cuts
 that to the budget, scores it, and counts each genome once, whichever strategy asked. A strategy that uses the predictor
-in another way, such as through its gradient, says in its docstring how often.
+in another way, such as through its gradient, counts that in `spent`.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,12 @@ State = Mapping[str, NDArray[Any]]
 
 
 class SearchStrategy(Protocol):
-    """Proposes architectures and learns from their scores."""
+    """Proposes architectures and learns from their scores.
+
+    spent: predictions that the strategy made by itself, which count as evaluations too.
+    """
+
+    spent: int
 
     def ask(self) -> Genomes:
         """(N, G) genomes to score next; (0, G) when there is nothing left to propose."""

@@ -24,6 +24,8 @@ MOST_MUTATION = 0.5
 class Evolution:
     """Keeps the fittest architectures and proposes mutants and children of them."""
 
+    spent = 0
+
     def __init__(self, problem: Problem, rng: np.random.Generator) -> None:
         self._space, self._rng = problem.tables.space, rng
         self._parents = np.zeros((0, self._space.num_genes), np.int8)

@@ -28,6 +28,8 @@ MOST_MUTATIONS = 8.0  # while what is proposed has been scored before
 class NSGA2:
     """Keeps a population spread over the front of accuracy and costs."""
 
+    spent = 0
+
     def __init__(self, problem: Problem, rng: np.random.Generator) -> None:
         self._space, self._rng = problem.tables.space, rng
         self._num_costs = problem.front_costs

@@ -5,6 +5,7 @@ from itertools import product
 
 import numpy as np
 
+from evolution.accuracy import Layer, Link
 from evolution.costs import AdditiveCost, CostTables
 from evolution.elimination import Floats
 from supernet.operators import Operator, Operators, Part
@@ -75,14 +76,27 @@ def random_cost(tables: CostTables, rng: np.random.Generator, name: str = "rando
 
 def smooth_accuracy(space: SearchSpace, rng: np.random.Generator) -> "Additive":
     """An accuracy that is additive in the genes before a logistic link, growing with most of them."""
-    return Additive(rng.normal(0.4, 0.5, space.num_genes) / np.sqrt(space.num_genes))
+    return Additive(space, rng.normal(0.4, 0.5, space.num_genes) / np.sqrt(space.num_genes))
 
 
 @dataclass(frozen=True)
 class Additive:
     """A predictor that a vector of weights per gene defines."""
 
+    space: SearchSpace
     weights: Floats
+
+    @property
+    def link(self) -> Link:
+        """The logistic function."""
+        return Link(1.0, 0.0)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The same on one-hot genes."""
+        choices = np.concatenate([np.arange(n) for n in self.space.num_choices])
+        weights = np.repeat(self.weights, self.space.num_choices) * choices
+        return ((weights[:, None].astype(np.float32), np.zeros(1, np.float32)),)
 
     def predict(self, genomes: Genomes) -> Floats:
         """(N,) fractions."""
