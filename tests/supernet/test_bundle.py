@@ -162,3 +162,52 @@ def test_no_file_of_a_bundle_is_a_pickle(tmp_path: Path) -> None:
     write(tmp_path / "a")
     suffixes = {path.suffix for path in (tmp_path / "a").iterdir()}
     assert suffixes == {".json", ".npz", ".safetensors"}
+
+
+DEVICE = {"runtime": "some", "threads": 1, "batch_size": 1, "latency_model": {"card": {}}}
+
+
+def test_a_bundle_may_lack_weights_and_images_and_hold_devices(tmp_path: Path) -> None:
+    bundle = write(tmp_path / "a", supernet=None, calibration=None, holdout=None, devices={"phone.x": DEVICE})
+    assert not bundle.has_weights
+    assert bundle.calibration() is bundle.holdout() is None
+    assert bundle.devices == {"phone.x": DEVICE}
+    assert set(bundle.manifest["files"]) == {"report.json", "device-phone.x.json"}
+    for use in (bundle.supernet, bundle.evaluator):
+        with pytest.raises(
+            BundleError, match=r"made without a checkpoint, so it can be searched .* `supple import-ofa"
+        ):
+            use()
+
+
+def test_a_broken_device_is_named(tmp_path: Path) -> None:
+    bundle = write(tmp_path / "a", devices={"phone": DEVICE})
+    (bundle.path / "device-phone.json").write_text("{")
+    with pytest.raises(BundleError, match="a file of a device cannot be read"):
+        _ = Bundle(bundle.path, bundle.manifest, bundle.hash).devices
+    with pytest.raises(BundleError, match=r"device-phone\.json was altered"):
+        Bundle.open(bundle.path)
+
+
+def test_stored_statistics_need_no_images(tmp_path: Path) -> None:
+    evaluator = write(tmp_path / "a", calibration=None, holdout=None).evaluator()
+    arch = SPACE.smallest()
+    with pytest.raises(ValueError, match=r"no calibration images .* `--calibration DIR`.* `--batch-norm stored`"):
+        evaluator.subnet(arch)
+    sample = evaluator.sample(8)
+    assert sample.shape == (16, 1, 8, 8)
+    assert torch.equal(sample, evaluator.sample(8))
+    with torch.inference_mode():
+        stored = evaluator.subnet(arch, "stored")(sample)
+        assert torch.allclose(stored, evaluator.supernet(sample, arch), atol=1e-5)
+
+
+def test_other_calibration_images_take_the_place_of_the_bundles_own(tmp_path: Path) -> None:
+    bundle = write(tmp_path / "a", holdout=None)
+    arch, sample = SPACE.smallest(), bundle.evaluator().sample(8)
+    with torch.inference_mode():
+        own, same, other = (
+            bundle.evaluator(calibration).subnet(arch)(sample) for calibration in (None, images(40), images(30))
+        )
+    assert torch.equal(own, same)
+    assert not torch.allclose(own, other, atol=1e-3)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from supernet.data import Augmentation, Images, Normalization, load, resize
+from supernet.data import Augmentation, Images, Normalization, load, resize, sample_folder
 from supernet.evaluate import Views, perturbed
 
 
@@ -114,3 +114,39 @@ def test_perturbed_views_are_fixed_by_their_seed() -> None:
     assert torch.equal(views.pixels, perturbed(images, Views(8, 3)).pixels)
     assert not torch.equal(views.pixels, perturbed(images, Views(8, 4)).pixels)
     assert perturbed(images, Views()) is images
+
+
+def photographs(folder: Path, count: int) -> Path:
+    """Images of 40 x 30 pixels, plain ones and some in folders, each of one grey level."""
+    (folder / "cat").mkdir(parents=True)
+    for number in range(count):
+        name = folder / ("cat" if number % 2 else "") / f"{number}.png"
+        Image.new("RGB", (40, 30), (number, number, number)).save(name)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_a_sample_of_a_folder_is_seeded_and_of_one_size(tmp_path: Path) -> None:
+    folder = photographs(tmp_path / "images", 20)
+    every = sample_folder(folder, 16, most=100, seed=0)
+    assert every.pixels.shape == (20, 3, 16, 16)
+    assert sorted(every.pixels[:, 0, 8, 8].tolist()) == list(range(20))
+    some = sample_folder(folder, 16, most=5, seed=0)
+    assert len(set(some.pixels[:, 0, 8, 8].tolist())) == len(some) == 5
+    assert torch.equal(some.pixels, sample_folder(folder, 16, most=5, seed=0).pixels)
+    assert not torch.equal(some.pixels, sample_folder(folder, 16, most=5, seed=1).pixels)
+
+
+def test_a_sampled_image_is_the_centre_of_which_an_eighth_is_cut_off(tmp_path: Path) -> None:
+    gradient = np.broadcast_to(np.arange(256, dtype=np.uint8), (256, 256))
+    Image.fromarray(np.stack([gradient] * 3, 2)).save(tmp_path / "a.png")
+    row = sample_folder(tmp_path, 224, most=1, seed=0).pixels[0, 0, 0]
+    assert row.tolist() == list(range(16, 240))
+
+
+def test_a_folder_without_images_or_with_a_broken_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no images; it may be laid out as"):
+        sample_folder(tmp_path, 16, most=5, seed=0)
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"a\.jpg cannot be read as an image; replace it"):
+        sample_folder(tmp_path, 16, most=5, seed=0)

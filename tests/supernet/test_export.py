@@ -207,6 +207,25 @@ def test_a_corrupted_weight_is_a_parity_error(value: float) -> None:
         check_parity(model.SerializeToString(), network, images(2, *shape))
 
 
+def test_a_network_that_amplifies_rounding_need_only_be_as_exact_as_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(2048, generator=generator)
+    large = 1e4 * torch.rand(1024, generator=generator)
+    cancelling = nn.Linear(2048, 10)
+    cancelling.weight.data[:] = torch.cat([large, -large])[order]  # their products with equal features add up to 0
+    spread = nn.Conv2d(3, 2048, 1)
+    spread.weight.data[:] = spread.weight.data[:1024].repeat(2, 1, 1, 1)[order]
+    spread.bias = None
+    network = nn.Sequential(spread, nn.AdaptiveAvgPool2d(1), nn.Flatten(), cancelling).eval()
+    data, pixels = to_onnx(network, (3, 4, 4)), images(8, 3, 4, 4)
+    with torch.inference_mode():
+        logits = network(pixels)
+    assert check_parity(data, network, pixels) > 1e-4 * max(1.0, float(logits.abs().max()))
+    cancelling.bias.data += 100
+    with pytest.raises(ParityError, match=r"differ from torch by .* limit is"):
+        check_parity(data, network, pixels)
+
+
 def test_another_number_of_classes_is_a_parity_error() -> None:
     network, shape = subnet("mbv3-digits", 1)
     data = to_onnx(nn.Sequential(network, nn.Linear(10, 3)).eval(), shape)
