@@ -14,6 +14,7 @@ from evolution.pareto import non_dominated
 from evolution.problem import Predictor, Problem
 from evolution.search import STRATEGIES, NotReached, Search, SearchResult, make_strategy, solve
 from supernet.families import preset
+from supernet.operators import flat
 from supernet.space import Genomes
 from tests.evolution.tiny import TINY, enumerate_space, random_cost, smooth_accuracy
 
@@ -157,7 +158,7 @@ def test_of_many_budgets_each_is_answered_within_or_refused_with_the_true_floor(
     """200 feasible and 50 infeasible budgets on FLOPs, parameters and a latency, one to three limits at a time."""
     space, rng = DIGITS.space, np.random.default_rng(6)
     blocks = {
-        key: 0.002 + sum(record.flops for record in records) / 1e8 * float(rng.lognormal(0, 0.3))
+        key: 0.002 + sum(record.flops for record in flat(records)) / 1e8 * float(rng.lognormal(0, 0.3))
         for key, records in zip(DIGITS.block_keys, DIGITS.operators, strict=True)
         if key is not None
     }
