@@ -19,7 +19,7 @@ def test_every_setting_is_documented_and_no_other() -> None:
 
 def test_the_commands_it_shows_exist_with_their_options() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
-    shown = re.findall(r"supple ((?:db |keys )?[a-z]+)([^\n`]*)", README)
+    shown = re.findall(r"supple ((?:db |keys )?[a-z-]+)([^\n`]*)", README)
     assert len(shown) > 8
     for name, rest in shown:
         command = commands[name.split()[0]]
