@@ -116,7 +116,7 @@ def test_a_second_run_reuses_what_is_there_and_says_so(story: tuple[Path, str]) 
 
 def test_searching_offline_holds_every_limit_and_repeats_itself(bundle: Bundle, measurements: Path) -> None:
     limits = {"latency_ms": 0.2, "flops": 9e5, "params": 9e4}
-    one, again = (search_bundle(bundle, limits, device=measurements, budget=2_000, seed=3) for _ in range(2))
+    one, again = (search_bundle(bundle, limits, device=str(measurements), budget=2_000, seed=3) for _ in range(2))
     assert one["best"] == again["best"]
     assert all(one["best"][cost] <= most for cost, most in limits.items())
 
