@@ -150,10 +150,11 @@ def _accuracy_predictor(path: Path, space: SearchSpace) -> AccuracyPredictor:
         "kendall_tau_accuracy": None,
         "source": f"Once-for-All's predictor of ImageNet top-1 on {PREDICTOR_SPACE}",
     }
+    layers = ofa.read_predictor(path)
     try:
-        return AccuracyPredictor.once_for_all(space, ofa.read_predictor(path), card)
+        return AccuracyPredictor.once_for_all(space, layers, card)
     except ValueError as error:
-        raise ValueError(f"--predictor is {path}: {error}") from error
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _device(name: str, directory: Path, space: SearchSpace) -> dict[str, Any]:

@@ -199,7 +199,10 @@ def read_latency_tables(directory: Path, space: SearchSpace) -> dict[int, dict[s
 
     Raises:
         ValueError: no file for any resolution, no such file, a block that it does not hold; the message names the file.
+            A space of another family.
     """
+    if not isinstance(space.layout, MobileNetV3Layout):
+        raise ValueError(f"Once-for-All's latency tables are of its MobileNetV3 space, which {space.name} is not")
     found = latency_table_files(directory, space)
     if not found:
         sides = ", ".join(map(str, space.resolutions))
@@ -292,7 +295,7 @@ def _state_dict(path: Path) -> dict[str, NDArray[Any]]:
     """The tensors of a file that torch saved, bare or under `state_dict`.
 
     Raises:
-        ValueError: not such a file, or one that holds more than tensors.
+        ValueError: not such a file, one that holds more than tensors, or tensors that are not finite.
     """
     import torch
 
@@ -307,7 +310,10 @@ def _state_dict(path: Path) -> dict[str, NDArray[Any]]:
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise ValueError(f"{path} is not a state dict: tensors by name, alone or under `state_dict`")
-    return {str(name): value.detach().float().numpy() for name, value in content.items()}
+    tensors = {str(name): value.detach().float().numpy() for name, value in content.items()}
+    if wild := [name for name, array in tensors.items() if not np.isfinite(array).all()]:
+        raise ValueError(f"{path} holds numbers that are not finite in {_listed(wild)}")
+    return tensors
 
 
 def _listed(names: Any, most: int = 10) -> str:

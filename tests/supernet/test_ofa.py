@@ -144,6 +144,10 @@ CHANGES: dict[str, tuple[Callable[[State], Any], list[str]]] = {
     ),
     "no tensors": (lambda state: {"state_dict": {"a": 1}}, ["is not a state dict: tensors by name"]),
     "a list": (lambda state: [1, 2], ["is not a state dict: tensors by name"]),
+    "not finite": (
+        lambda state: {**state, LAST: torch.full((160, 960, 1, 1), torch.nan)},
+        [f"holds numbers that are not finite in {LAST}$"],
+    ),
     "code": (lambda state: {"a": Path("/")}, ["without running code"]),
 }
 
@@ -211,6 +215,11 @@ def test_tables_add_up_as_once_for_all_adds_them(name: str, tmp_path: Path) -> N
         expected = sum(milliseconds(side, entry) for entry in entries(name, arch)) if side in sides else np.inf
         assert predicted == pytest.approx(expected)
     assert model.card["resolutions"] == list(sides)
+
+
+def test_tables_of_another_family_are_refused() -> None:
+    with pytest.raises(ValueError, match="of its MobileNetV3 space, which resnet50d-imagenet is not"):
+        read_latency_tables(Path("tables"), preset("resnet50d-imagenet"))
 
 
 def test_other_tables_are_refused_by_name(tmp_path: Path) -> None:
