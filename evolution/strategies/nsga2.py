@@ -21,8 +21,8 @@ from supernet.space import Genomes
 
 POPULATION = 100  # Deb's, as is the probability of crossover and the mean number of mutated genes
 CROSSOVER = 0.9
-MUTATIONS = 1.0  # genes drawn anew per child, in the mean
-MOST_MUTATIONS = 8.0  # while what is proposed has been scored before
+MUTATIONS, MOST_MUTATIONS = 1.0, 8.0  # genes drawn anew per child, in the mean
+FRESH = 0.75  # the share of children not scored before that the number of mutations is steered to
 
 
 class NSGA2:
@@ -44,8 +44,8 @@ class NSGA2:
         if not self._sampled:
             self._sampled = True
             return self._space.sample(self._rng, POPULATION)
-        repeats = self._told < POPULATION // 2
-        self._mutations = min(MOST_MUTATIONS, 1.25 * self._mutations) if repeats else MUTATIONS
+        steer = 1.1 if self._told < FRESH * POPULATION else 1 / 1.1
+        self._mutations = min(max(MUTATIONS, steer * self._mutations), MOST_MUTATIONS)
         self._told = 0
         one = self._tournament()
         other = self._mates(one)
