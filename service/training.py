@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from evolution.accuracy import LEAST_PAIRS, AccuracyPredictor
 from supernet.bundle import MANIFEST, Bundle, BundleError, write_bundle
+from supernet.checkpoints import load_checkpoint, save_checkpoint
 from supernet.config import FORBID_EXTRA, require
 from supernet.data import Dataset, load
 from supernet.evaluate import Evaluator, Views, evaluate, perturbed
@@ -22,7 +23,7 @@ from supernet.evaluate import batches as evaluation_batches
 from supernet.families import preset
 from supernet.schedule import Schedule
 from supernet.space import Architecture, Genomes, SearchSpace
-from supernet.train import TrainingState, load_checkpoint, save_checkpoint, train
+from supernet.train import TrainingState, train
 
 log = logging.getLogger("supple.train")
 LARGEST_HOLDOUT = 10_000  # images that travel in a bundle
@@ -198,13 +199,13 @@ def _load(config: TrainingConfig, data_root: Path) -> tuple[Dataset, SearchSpace
     space = preset(config.space)
     dataset = load(
         config.dataset.source,
-        max(*space.resolutions, *(config.schedule.resolutions or ())),
+        max((*space.resolutions, *(config.schedule.resolutions or ()))),
         seed=config.schedule.seed,
         holdout=config.dataset.holdout,
         root=data_root,
         channels=config.dataset.channels,
     )
-    return dataset, preset(config.space, classes=len(dataset.classes), in_channels=dataset.train.pixels.shape[1])
+    return dataset, preset(config.space, classes=len(dataset.classes), in_channels=dataset.train.channels)
 
 
 def _distinct(space: SearchSpace, rng: np.random.Generator, count: int) -> Genomes:

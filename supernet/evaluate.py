@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from supernet.calibrate import recalibrate
 from supernet.config import FORBID_EXTRA, require
-from supernet.data import Images, Normalization
+from supernet.data import ImageFiles, Images, Normalization
 from supernet.layers import Supernet
 from supernet.space import Architecture
 
@@ -152,15 +153,14 @@ class Evaluator:
 
 
 def batches(
-    images: Images, resolution: int, normalization: Normalization, device: torch.device | str = "cpu"
+    images: Images | ImageFiles, resolution: int, normalization: Normalization, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Normalised images (N, C, R, R), channels last, with labels (N,), in nearly equal batches.
 
     Nearly equal, because a last batch of one image has no variance to recalibrate with.
     """
     count = -(-len(images) // BATCH)
-    for pixels, labels in zip(images.pixels.tensor_split(count), images.labels.tensor_split(count), strict=True):
-        yield (
-            normalization(pixels.to(device), resolution).contiguous(memory_format=torch.channels_last),
-            labels.to(device),
-        )
+    for first, end in pairwise(len(images) * number // count for number in range(count + 1)):
+        chosen = images[first:end]
+        pixels = normalization(chosen.pixels.to(device), resolution)
+        yield pixels.contiguous(memory_format=torch.channels_last), chosen.labels.to(device)

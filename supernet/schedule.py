@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from supernet.augmentation import Augmentation
 from supernet.config import FORBID_EXTRA, require
-from supernet.data import Augmentation
+
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,10 @@ class Schedule:
     """How a supernet is trained. Everything random follows from `seed`.
 
     resolutions: input sides drawn per batch; None takes the space's. clip: largest gradient norm, None for no limit.
+    ema: decay per step of an average of the weights, begun anew in each phase, which is what the bundle and the teacher
+    get. precision: of the arithmetic; weights stay fp32. micro_batches: into how many equal parts, each with batch
+    statistics of its own, a batch is split to take less memory; torchrun's processes share them. sync_batch_norm: take
+    batch statistics over all of torchrun's processes.
     """
 
     phases: tuple[Phase, ...]
@@ -67,6 +73,10 @@ class Schedule:
     clip: float | None = None
     resolutions: tuple[int, ...] | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
+    ema: float | None = None
+    precision: Precision = "fp32"
+    micro_batches: int = 1
+    sync_batch_norm: bool = False
 
     __pydantic_config__ = FORBID_EXTRA
 
@@ -80,6 +90,9 @@ class Schedule:
         require("label_smoothing", self.label_smoothing, 0, below=1)
         if self.clip is not None:
             require("clip", self.clip, 1e-9)
+        if self.ema is not None:
+            require("ema", self.ema, 0, below=1)
+        require("micro_batches", self.micro_batches, 1, self.batch_size // 2)
         for side in self.resolutions or ():
             if side < 4 or side % 4:
                 raise ValueError(f"resolutions has {side}; multiples of 4 from 4 upwards are needed")

@@ -1,30 +1,33 @@
-"""The training loop and its checkpoints."""
+"""The training loop."""
 
+import copy
 import json
-import logging
 import math
+import resource
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from supernet import distributed
+from supernet.batches import Batches
 from supernet.data import Dataset
 from supernet.families import supernet_class
-from supernet.files import sha256, write_atomically
 from supernet.layers import Supernet
 from supernet.sampling import SAMPLERS, Sampler
 from supernet.schedule import Phase, Schedule
 from supernet.space import Architecture, SearchSpace
 
-log = logging.getLogger("supple.train")
-KEPT_CHECKPOINTS = 2
+T = TypeVar("T")
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainingError(ValueError):
@@ -33,7 +36,10 @@ class TrainingError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where training stands after a step. loss: the mean over the step's subnets."""
+    """Where training stands after a step. loss: the mean over the step's subnets.
+
+    images_per_second: forward and backward, of all processes together; an image counts once for every subnet.
+    """
 
     phase: str
     epoch: int
@@ -45,76 +51,140 @@ class Progress:
 
 @dataclass
 class TrainingState:
-    """Everything that a checkpoint holds. `phase` and `step` are what comes next; step 0 is a phase not yet entered."""
+    """Everything that a checkpoint holds. `phase` and `step` are what comes next; step 0 is a phase not yet entered.
+
+    ema: the average of the weights, by name. checkpoint: where this state, or an earlier one, was saved last.
+    """
 
     supernet: Supernet
     schedule: Schedule
+    scaler: torch.amp.GradScaler
     teacher: nn.Module | None = None
     optimiser: torch.optim.SGD | None = None
+    ema: dict[str, Tensor] | None = None
     phase: int = 0
     step: int = 0
     dataset_hash: str = ""
     curves: list[dict[str, Any]] = field(default_factory=list)
+    checkpoint: Path | None = None
 
     @classmethod
-    def fresh(cls, space: SearchSpace, schedule: Schedule) -> "TrainingState":
-        """Random weights from the schedule's seed."""
+    def fresh(cls, space: SearchSpace, schedule: Schedule, device: torch.device | str = "cpu") -> "TrainingState":
+        """Random weights from the schedule's seed, the same on every device."""
         generator = torch.Generator().manual_seed(schedule.seed)
-        supernet = supernet_class(space.family)(space, generator).to(memory_format=torch.channels_last)
-        return cls(supernet, schedule)
+        supernet = supernet_class(space.family)(space, generator).to(device, memory_format=torch.channels_last)
+        scaler = torch.amp.GradScaler(torch.device(device).type, enabled=schedule.precision == "fp16")
+        return cls(supernet, schedule, scaler)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.supernet.parameters()).device
+
+    def averaged(self) -> Supernet:
+        """The supernet with the average of its weights, where the schedule asks for one; else the supernet itself."""
+        if self.ema is None:
+            return self.supernet
+        averaged = copy.deepcopy(self.supernet)
+        averaged.load_state_dict(self.ema, strict=False)  # running statistics stay as they are
+        return averaged
+
+    def fresh_teacher(self) -> nn.Module:
+        """A frozen copy of the largest network."""
+        largest = self.supernet.space.largest()
+        return self.averaged().extract(largest).to(memory_format=torch.channels_last).requires_grad_(False)
+
+    def fresh_optimiser(self) -> torch.optim.SGD:
+        """SGD with Nesterov momentum; weight decay on the weights of convolutions and linear layers alone."""
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
+        for name, parameter in self.supernet.named_parameters():
+            is_weight = parameter.ndim == 4 or (parameter.ndim == 2 and name.endswith("weight"))
+            (decayed if is_weight else plain).append(parameter)
+        groups = [
+            {"params": decayed, "weight_decay": self.schedule.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        return torch.optim.SGD(groups, lr=0.0, momentum=self.schedule.momentum, nesterov=True)
 
 
-def train(state: TrainingState, dataset: Dataset) -> Iterator[Progress]:
+def train(state: TrainingState, dataset: Dataset, *, workers: int = 0) -> Iterator[Progress]:
     """Train from where `state` stands to the end of the schedule; yields after every optimiser step.
 
     Between two yields the state is whole and may be saved. All randomness is a function of (seed, phase, step), so a
-    run resumed from any checkpoint goes through the same batches and subnets as one that was never interrupted.
+    run resumed from any checkpoint goes through the same batches and subnets as one that was never interrupted. Each of
+    torchrun's processes runs this with an equal state: all draw the same subnets and each takes its share of the batch.
+
+    workers: processes of each process that decode images ahead, where they are files.
 
     Raises:
         TrainingError: the loss is not finite; the weights are then as they were before that step.
-        ValueError: the schedule does not fit the space or the dataset.
+        ValueError: the schedule does not fit the space, the dataset or the number of processes, or an image cannot be
+            decoded.
     """
     schedule, space = state.schedule, state.supernet.space
     steps_per_epoch = len(dataset.train) // schedule.batch_size
     if not steps_per_epoch:
         raise ValueError(f"batch_size is {schedule.batch_size}; there are only {len(dataset.train)} training images")
+    _check_shares(schedule)
     dataset_hash = dataset.hash
     if state.dataset_hash not in ("", dataset_hash):
         raise TrainingError(
             f"the run was started on other images: their hash was {state.dataset_hash[:16]}, that of {dataset.name} "
-            f"with {len(dataset.holdout)} held out is {dataset_hash[:16]}. Resume with the dataset and holdout that "
-            "started it, or train into another folder"
+            f"with {len(dataset.holdout)} held out is {dataset_hash[:16]}. Resume with the dataset, holdout and cache "
+            "that started it, or train into another folder"
         )
     state.dataset_hash = dataset_hash
     samplers = [_sampler(space, schedule, number) for number in range(len(schedule.phases))]
-    order = lru_cache(maxsize=1)(partial(_order, schedule.seed, len(dataset.train)))
     totals = [phase.epochs * steps_per_epoch for phase in schedule.phases]
+    pinned = state.device.type == "cuda"
     while state.phase < len(schedule.phases):
-        phase = schedule.phases[state.phase]
+        phase, total = schedule.phases[state.phase], totals[state.phase]
         if state.step == 0:
             _enter(state, phase)
+        _forget_peak_memory(state.device)
         done = sum(totals[: state.phase])
-        for step in range(state.step, totals[state.phase]):
-            started = time.perf_counter()
+        batches = Batches(dataset.train, schedule, state.phase, distributed.rank(), distributed.world())
+        started = time.perf_counter()
+        for step, batch in zip(
+            range(state.step, total), batches.steps(state.step, total, workers, pinned), strict=True
+        ):
             archs = samplers[state.phase].draw(step)
             epoch, position = divmod(step, steps_per_epoch)
-            chosen = order(state.phase, epoch)[position * schedule.batch_size :][: schedule.batch_size]
-            pixels, labels = _batch(dataset, schedule, state.phase, step, chosen, archs[0].resolution)
-            loss = _optimise(state, phase, archs, pixels, labels, phase.rate(step, steps_per_epoch))
-            seconds = time.perf_counter() - started
-            progress = Progress(
-                phase.name,
-                epoch + 1,
-                done + step + 1,
-                sum(totals),
-                loss,
-                len(labels) * len(archs) / seconds,
+            pixels = dataset.normalization(batches.augmented(batch, state.device), archs[0].resolution)
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+            loss = _optimise(
+                state, phase, archs, pixels, batch.labels.to(state.device), phase.rate(step, steps_per_epoch)
             )
-            _record(state, progress, position + 1 == steps_per_epoch)
+            images, seconds = schedule.batch_size * len(archs), time.perf_counter() - started
+            progress = Progress(phase.name, epoch + 1, done + step + 1, sum(totals), loss, images / seconds)
+            _record(state, progress, images, seconds, epoch_ended=position + 1 == steps_per_epoch)
             state.step = step + 1
-            if state.step == totals[state.phase]:
+            if state.step == total:
                 state.phase, state.step = state.phase + 1, 0
+                distributed.average_statistics(state.supernet)
             yield progress
+            started = time.perf_counter()
+
+
+def _check_shares(schedule: Schedule) -> None:
+    """Refuse batches that processes and micro-batches cannot share equally."""
+    world, pieces = distributed.world(), _pieces(schedule)
+    if pieces % world:
+        raise ValueError(
+            f"micro_batches is {schedule.micro_batches}, and {world} processes cannot share them equally; make it a "
+            f"multiple of {world}"
+        )
+    if schedule.batch_size % pieces or schedule.batch_size < 2 * pieces:
+        raise ValueError(
+            f"batch_size is {schedule.batch_size}, to be split into {pieces} equal parts of at least 2 images, one for "
+            f"each process and micro-batch; make it a multiple of {pieces}"
+        )
+
+
+def _pieces(schedule: Schedule) -> int:
+    """How many parts, each with batch statistics of its own, a batch has: at least one for every process."""
+    return max(schedule.micro_batches, distributed.world())
 
 
 def _sampler(space: SearchSpace, schedule: Schedule, number: int) -> Sampler:
@@ -131,181 +201,141 @@ def _sampler(space: SearchSpace, schedule: Schedule, number: int) -> Sampler:
 
 
 def _enter(state: TrainingState, phase: Phase) -> None:
-    """What happens once, before the first step of a phase: the teacher, the channel sort, a fresh optimiser."""
+    """What happens once, before the first step of a phase: teacher, channel sort, a fresh optimiser and average."""
     if state.phase == 1:
-        state.teacher = state.supernet.extract(state.supernet.space.largest())
+        state.teacher = state.fresh_teacher()
     if phase.sort_channels:
         past = [state.supernet.space.open_choices(**phase.open) for phase in state.schedule.phases[: state.phase]]
         genes = range(state.supernet.space.num_genes)
         state.supernet.sort_channels([sorted({index for opened in past for index in opened[gene]}) for gene in genes])
-    state.optimiser = _fresh_optimiser(state)
-
-
-def _fresh_optimiser(state: TrainingState) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; weight decay on the weights of convolutions and linear layers alone."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in state.supernet.named_parameters():
-        is_weight = parameter.ndim == 4 or (parameter.ndim == 2 and name.endswith("weight"))
-        (decayed if is_weight else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": state.schedule.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=0.0, momentum=state.schedule.momentum, nesterov=True)
-
-
-def _order(seed: int, count: int, phase: int, epoch: int) -> Tensor:
-    """(count,) the order in which an epoch goes through the training images."""
-    return torch.from_numpy(np.random.default_rng([seed, 3, phase, epoch]).permutation(count))
-
-
-def _batch(
-    dataset: Dataset, schedule: Schedule, phase: int, step: int, chosen: Tensor, resolution: int
-) -> tuple[Tensor, Tensor]:
-    """The augmented images (N, C, resolution, resolution) and labels (N,) of a step. chosen: (N,) which images."""
-    images = dataset.train[chosen]
-    draw = int(np.random.default_rng([schedule.seed, 4, phase, step]).integers(2**62))
-    pixels = schedule.augmentation(images.pixels, torch.Generator().manual_seed(draw))
-    pixels = dataset.normalization(pixels, resolution)
-    return pixels.contiguous(memory_format=torch.channels_last), images.labels
+    state.optimiser = state.fresh_optimiser()
+    if state.schedule.ema is not None:
+        state.ema = {name: parameter.detach().clone() for name, parameter in state.supernet.named_parameters()}
 
 
 def _optimise(
     state: TrainingState, phase: Phase, archs: tuple[Architecture, ...], pixels: Tensor, labels: Tensor, rate: float
 ) -> float:
-    """Sum the gradients of all subnets, then one optimiser step. Returns the mean loss."""
-    supernet, optimiser, smoothing = state.supernet.train(), state.optimiser, state.schedule.label_smoothing
+    """Sum the gradients of all subnets, micro-batches and processes, then one optimiser step. Returns the mean loss.
+
+    pixels: (N, C, R, R) this process's share of the batch, normalised; labels: (N,).
+    """
+    supernet, optimiser, scaler = state.supernet, state.optimiser, state.scaler
     assert optimiser is not None
-    soft_labels = None
-    if phase.distillation and state.teacher is not None:
-        with torch.no_grad():
-            soft_labels = F.softmax(state.teacher.train()(pixels), dim=1)
-    total = 0.0
     optimiser.zero_grad(set_to_none=True)
-    for arch in archs:
-        logits = supernet(pixels, arch)
-        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        if soft_labels is not None:
-            loss = loss + phase.distillation * F.cross_entropy(logits, soft_labels)
-        loss.backward()
-        total += loss.item()
+    pieces = _pieces(state.schedule)
+    own = pieces // distributed.world()
+    total = torch.zeros((), device=pixels.device)
+    for shared in _from_equal_statistics(supernet, zip(pixels.chunk(own), labels.chunk(own), strict=True), own):
+        for loss in _losses(state, phase, archs, *shared):
+            scaler.scale(loss / pieces).backward()
+            total += loss.detach() / pieces
+    gradients = [parameter.grad for parameter in supernet.parameters() if parameter.grad is not None]
+    distributed.sum_over_processes([*gradients, total])  # equal subnets have equal parameters, on every process
+    scaler.unscale_(optimiser)
     norm = float(nn.utils.clip_grad_norm_(supernet.parameters(), state.schedule.clip or math.inf))
-    if not (math.isfinite(total) and math.isfinite(norm)):
+    overflow = scaler.is_enabled() and scaler.get_scale() >= 1  # of fp16 alone: the scaler leaves this step out
+    if not (math.isfinite(total) and (math.isfinite(norm) or overflow)):
         names = "; ".join(json.dumps(arch.to_json()) for arch in archs)
+        saved = f"the last good checkpoint is {state.checkpoint}" if state.checkpoint else "no checkpoint was saved yet"
         raise TrainingError(
-            f"the loss is {total} and its gradient's norm {norm} in phase {phase.name}, step {state.step}, learning "
-            f"rate {rate:.3g}; the weights are unchanged since the step before. Lower learning_rate or set clip. "
-            f"Subnets of the step: {names}"
+            f"the loss is {float(total)} and its gradient's norm {norm} in phase {phase.name}, step {state.step}, "
+            f"learning rate {rate:.3g}; the weights are unchanged since the step before, and {saved}. Lower "
+            f"learning_rate or set clip. Subnets of the step: {names}"
         )
     for group in optimiser.param_groups:
         group["lr"] = rate
-    optimiser.step()
-    return total / len(archs)
+    scaler.step(optimiser)
+    scaler.update()
+    if state.ema is not None:
+        _average(state)
+    return float(total) / len(archs)
 
 
-def _record(state: TrainingState, progress: Progress, epoch_ended: bool) -> None:
-    """Keep one line a phase and epoch: the mean loss."""
+def _losses(
+    state: TrainingState, phase: Phase, archs: tuple[Architecture, ...], pixels: Tensor, labels: Tensor
+) -> Iterator[Tensor]:
+    """The loss of each subnet on a micro-batch, one after another: each is done with before the next is computed."""
+    supernet, schedule = state.supernet.train(), state.schedule
+    soft_labels = None
+    if phase.distillation and state.teacher is not None:
+        with torch.no_grad(), _arithmetic(schedule, pixels.device):
+            soft_labels = F.softmax(state.teacher.train()(pixels).float(), dim=1)
+    for arch in archs:
+        with _arithmetic(schedule, pixels.device):
+            logits = supernet(pixels, arch).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=schedule.label_smoothing)
+        if soft_labels is not None:
+            loss = loss + phase.distillation * F.cross_entropy(logits, soft_labels)
+        yield loss
+
+
+@contextmanager
+def _arithmetic(schedule: Schedule, device: torch.device) -> Iterator[None]:
+    """The precision and the batch statistics of forward passes."""
+    synchronised = distributed.SynchronisedBatchNorm() if schedule.sync_batch_norm else nullcontext()
+    dtype = AUTOCAST.get(schedule.precision)
+    with synchronised, torch.autocast(device.type, dtype, enabled=dtype is not None):
+        yield
+
+
+def _from_equal_statistics(supernet: Supernet, parts: Iterable[T], count: int) -> Iterator[T]:
+    """Yield each part; each moves the running statistics from where they were at first, and their mean is kept.
+
+    So that micro-batches leave the statistics that as many processes would.
+    """
+    if count == 1:
+        yield from parts
+        return
+    statistics = distributed.running_statistics(supernet)
+    first = [tensor.clone() for tensor in statistics]
+    mean = [torch.zeros_like(tensor) for tensor in statistics]
+    for part in parts:
+        for tensor, value in zip(statistics, first, strict=True):
+            tensor.copy_(value)
+        yield part
+        for tensor, value in zip(mean, statistics, strict=True):
+            tensor += value / count
+    for tensor, value in zip(statistics, mean, strict=True):
+        tensor.copy_(value)
+
+
+@torch.no_grad()
+def _average(state: TrainingState) -> None:
+    """Move the average of the weights; its first steps weigh more, as it begins with weights that move fast."""
+    assert state.ema is not None
+    assert state.schedule.ema is not None
+    decay = min(state.schedule.ema, (1 + state.step) / (10 + state.step))
+    get_ema_multi_avg_fn(decay)(list(state.ema.values()), list(state.supernet.parameters()), None)
+
+
+def _record(state: TrainingState, progress: Progress, images: int, seconds: float, *, epoch_ended: bool) -> None:
+    """Keep one line a phase and epoch: the mean loss, images per second, the phase's peak memory so far."""
     curve = state.curves[-1] if state.curves else None
     if curve is None or (curve["phase"], curve["epoch"]) != (progress.phase, progress.epoch):
-        curve = {"phase": progress.phase, "epoch": progress.epoch, "loss": 0.0, "steps": 0}
+        curve = {"phase": progress.phase, "epoch": progress.epoch, "loss": 0.0, "steps": 0, "images": 0, "seconds": 0.0}
         state.curves.append(curve)
     curve["steps"] += 1
     curve["loss"] += (progress.loss - curve["loss"]) / curve["steps"]
+    curve["images"] += images
+    curve["seconds"] += seconds
+    curve["images_per_second"] = round(curve["images"] / curve["seconds"], 1)
+    curve["peak_memory_bytes"] = _peak_memory(state.device)
     if epoch_ended:
         curve["loss"] = round(curve["loss"], 5)
 
 
-# Checkpoints: NUMBER.safetensors with every tensor, then NUMBER.json, which names its hash. A pair without the second
-# file, or whose hash differs, was cut short and is passed over.
+def _forget_peak_memory(device: torch.device) -> None:
+    """Begin a new maximum. On a CPU only Linux can; elsewhere it stays the process's own since it started."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
 
 
-def save_checkpoint(state: TrainingState, folder: Path) -> Path:
-    """Write a checkpoint atomically and drop all but the newest two.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written; earlier checkpoints stay as they were.
-    """
-    from safetensors.torch import save
-
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"supernet.{name}": value for name, value in state.supernet.state_dict().items()}
-    if state.teacher is not None:
-        tensors |= {f"teacher.{name}": value for name, value in state.teacher.state_dict().items()}
-    if state.optimiser is not None:
-        for name, parameter in state.supernet.named_parameters():
-            if "momentum_buffer" in (kept := state.optimiser.state.get(parameter, {})):
-                tensors[f"momentum.{name}"] = kept["momentum_buffer"]
-    for leftover in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
-        leftover.unlink()
-    number = max((int(path.stem) for path in folder.glob("[0-9]*.safetensors")), default=0) + 1
-    path = folder / f"{number:08}.safetensors"
-    position = {
-        "schedule_hash": state.schedule.hash,
-        "space_hash": state.supernet.space.hash,
-        "phase": state.phase,
-        "step": state.step,
-        "dataset_hash": state.dataset_hash,
-        "curves": state.curves,
-    }
-    try:
-        write_atomically(path, save({name: value.contiguous() for name, value in tensors.items()}))
-        write_atomically(path.with_suffix(".json"), json.dumps({"sha256": sha256(path), **position}).encode())
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
-    oldest = sorted(folder.glob("[0-9]*.json"))[-KEPT_CHECKPOINTS:][0].stem
-    for old in (*folder.glob("[0-9]*.json"), *folder.glob("[0-9]*.safetensors")):
-        if old.stem < oldest:
-            old.unlink()
-    return path
-
-
-def load_checkpoint(folder: Path, space: SearchSpace, schedule: Schedule) -> TrainingState | None:
-    """The state of the newest intact checkpoint in a folder; None when none was ever finished there.
-
-    Raises:
-        TrainingError: the checkpoint is of another schedule or space, or every finished one is damaged.
-    """
-    from safetensors.torch import load_file
-
-    damaged = []
-    for path in sorted((path.with_suffix(".safetensors") for path in folder.glob("[0-9]*.json")), reverse=True):
-        try:
-            position = json.loads(path.with_suffix(".json").read_text())
-            intact = position["sha256"] == sha256(path)
-        except (OSError, ValueError, KeyError, TypeError):
-            intact = False
-        if not intact:
-            damaged.append(str(path))
-            log.warning("checkpoint %s is damaged: it is not what was written; looking for an older one", path)
-            continue
-        if (position["schedule_hash"], position["space_hash"]) != (schedule.hash, space.hash):
-            raise TrainingError(
-                f"{path} belongs to another schedule or space than this configuration's. Resume with the configuration "
-                "that started it, or train into another folder"
-            )
-        return _restore(load_file(path), position, space, schedule)
-    if damaged:
-        raise TrainingError(
-            f"every checkpoint is damaged: {', '.join(damaged)}. Restore one of them, or delete the folder"
-        )
-    return None
-
-
-def _restore(
-    tensors: dict[str, Tensor], position: dict[str, Any], space: SearchSpace, schedule: Schedule
-) -> TrainingState:
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-    state = TrainingState.fresh(space, schedule)
-    state.supernet.load_state_dict(under("supernet."))
-    state.phase, state.step, state.curves = position["phase"], position["step"], position["curves"]
-    state.dataset_hash = position["dataset_hash"]
-    if teacher := under("teacher."):
-        state.teacher = state.supernet.extract(space.largest())
-        state.teacher.load_state_dict(teacher)
-    if momentum := under("momentum."):
-        state.optimiser = _fresh_optimiser(state)
-        for name, parameter in state.supernet.named_parameters():
-            if name in momentum:
-                state.optimiser.state[parameter]["momentum_buffer"] = momentum[name]
-    return state
+def _peak_memory(device: torch.device) -> int:
+    """Bytes at most: allocated on CUDA; resident of this process, without those that decode images, on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from supernet.data import Augmentation, Dataset, load
+from supernet.augmentation import Augmentation
+from supernet.checkpoints import load_checkpoint, save_checkpoint
+from supernet.data import Dataset, load
 from supernet.families import preset
 from supernet.schedule import Phase, Schedule
-from supernet.train import TrainingError, TrainingState, _enter, load_checkpoint, save_checkpoint, train
+from supernet.train import TrainingError, TrainingState, _enter, train
 
 SPACE = preset("mbv3-digits")
 LARGEST = {"depth": (2,), "kernel_size": (7,), "expand_ratio": (4,)}
@@ -50,6 +52,11 @@ def one_thread() -> Any:
 
 def weights(state: TrainingState) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in state.supernet.state_dict().items()}
+
+
+def losses(state: TrainingState) -> list[tuple[Any, ...]]:
+    """The part of the curves that is the same in every run."""
+    return [tuple(curve[key] for key in ("phase", "epoch", "steps", "images", "loss")) for curve in state.curves]
 
 
 def test_phases_run_in_order_and_the_loss_falls(dataset: Dataset) -> None:
@@ -88,7 +95,7 @@ def test_resuming_from_any_step_ends_bit_equal_to_never_stopping(stop: int, data
     assert [p.step for p in train(resumed, dataset)] == list(range(stop + 1, 13))
     expected, actual = weights(straight), weights(resumed)
     assert all(torch.equal(expected[key], actual[key]) for key in expected)
-    assert resumed.curves == straight.curves
+    assert losses(resumed) == losses(straight)
 
 
 def test_the_newest_intact_checkpoint_is_used_and_two_are_kept(tmp_path: Path) -> None:

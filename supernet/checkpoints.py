@@ -1,0 +1,143 @@
+"""Checkpoints of training: NUMBER.safetensors with every tensor, then NUMBER.json, which names its hash.
+
+A pair without the second file, or whose hash differs, was cut short and is passed over. No state of random generators
+is kept, because all randomness of training is a function of (seed, phase, step).
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from supernet import distributed
+from supernet.files import sha256, write_atomically
+from supernet.schedule import Schedule
+from supernet.space import SearchSpace
+from supernet.train import TrainingError, TrainingState
+
+log = logging.getLogger("supple.train")
+Packed = tuple[dict[str, Tensor], dict[str, Any]]  # tensors by name, and what is not a tensor
+
+
+def save_checkpoint(state: TrainingState, folder: Path, *, keep: int = 2) -> Path:
+    """Write a checkpoint atomically and drop all but the newest `keep`. Call it on every process; the first writes.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; earlier checkpoints stay as they were.
+    """
+    distributed.average_statistics(state.supernet)
+    state.checkpoint = distributed.of_the_first(lambda: _write(state, folder, keep))
+    return state.checkpoint
+
+
+def load_checkpoint(
+    folder: Path, space: SearchSpace, schedule: Schedule, device: torch.device | str = "cpu"
+) -> TrainingState | None:
+    """The state of the newest intact checkpoint in a folder; None when none was ever finished there.
+
+    Of several processes the first alone reads it, since the others' machines may not see the folder.
+
+    Raises:
+        TrainingError: the checkpoint is of another schedule or space, or every finished one is damaged.
+    """
+    packed = distributed.of_the_first(lambda: _read(folder, space, schedule))
+    return None if packed is None else _unpacked(packed, space, schedule, device)
+
+
+def _write(state: TrainingState, folder: Path, keep: int) -> Path:
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+        leftover.unlink()
+    number = max((int(path.stem) for path in folder.glob("[0-9]*.safetensors")), default=0) + 1
+    path = folder / f"{number:08}.safetensors"
+    tensors, position = _pack(state)
+    try:
+        write_atomically(path, save({name: value.contiguous() for name, value in tensors.items()}))
+        write_atomically(path.with_suffix(".json"), json.dumps({"sha256": sha256(path), **position}).encode())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    oldest = sorted(folder.glob("[0-9]*.json"))[-keep:][0].stem
+    for old in (*folder.glob("[0-9]*.json"), *folder.glob("[0-9]*.safetensors")):
+        if old.stem < oldest:
+            old.unlink()
+    return path
+
+
+def _read(folder: Path, space: SearchSpace, schedule: Schedule) -> Packed | None:
+    from safetensors.torch import load_file
+
+    damaged = []
+    for path in sorted((path.with_suffix(".safetensors") for path in folder.glob("[0-9]*.json")), reverse=True):
+        try:
+            position = json.loads(path.with_suffix(".json").read_text())
+            intact = position["sha256"] == sha256(path)
+        except (OSError, ValueError, KeyError, TypeError):
+            intact = False
+        if not intact:
+            damaged.append(str(path))
+            log.warning("checkpoint %s is damaged: it is not what was written; looking for an older one", path)
+            continue
+        if (position["schedule_hash"], position["space_hash"]) != (schedule.hash, space.hash):
+            raise TrainingError(
+                f"{path} belongs to another schedule or space than this configuration's. Resume with the configuration "
+                "that started it, or train into another folder"
+            )
+        return load_file(path), {**position, "path": str(path)}
+    if damaged:
+        raise TrainingError(
+            f"every checkpoint is damaged: {', '.join(damaged)}. Restore one of them, or delete the folder"
+        )
+    return None
+
+
+def _pack(state: TrainingState) -> Packed:
+    tensors = {f"supernet.{name}": value for name, value in state.supernet.state_dict().items()}
+    if state.teacher is not None:
+        tensors |= {f"teacher.{name}": value for name, value in state.teacher.state_dict().items()}
+    if state.ema is not None:
+        tensors |= {f"ema.{name}": value for name, value in state.ema.items()}
+    if state.optimiser is not None:
+        for name, parameter in state.supernet.named_parameters():
+            if "momentum_buffer" in (kept := state.optimiser.state.get(parameter, {})):
+                tensors[f"momentum.{name}"] = kept["momentum_buffer"]
+    position = {
+        "schedule_hash": state.schedule.hash,
+        "space_hash": state.supernet.space.hash,
+        "phase": state.phase,
+        "step": state.step,
+        "dataset_hash": state.dataset_hash,
+        "curves": state.curves,
+        "scaler": state.scaler.state_dict(),
+    }
+    return tensors, position
+
+
+def _unpacked(packed: Packed, space: SearchSpace, schedule: Schedule, device: torch.device | str) -> TrainingState:
+    tensors, position = packed
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    state = TrainingState.fresh(space, schedule, device)
+    state.supernet.load_state_dict(under("supernet."))
+    state.phase, state.step, state.curves = position["phase"], position["step"], position["curves"]
+    state.dataset_hash = position["dataset_hash"]
+    state.checkpoint = Path(position["path"])
+    state.scaler.load_state_dict(position["scaler"])
+    if ema := under("ema."):
+        state.ema = {name: value.to(device) for name, value in ema.items()}
+    if teacher := under("teacher."):
+        state.teacher = state.fresh_teacher()
+        state.teacher.load_state_dict(teacher)
+    if momentum := under("momentum."):
+        state.optimiser = state.fresh_optimiser()
+        for name, parameter in state.supernet.named_parameters():
+            if name in momentum:
+                state.optimiser.state[parameter]["momentum_buffer"] = momentum[name].to(device)
+    return state
