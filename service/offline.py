@@ -41,22 +41,10 @@ def search_bundle(
     measurements.
 
     Raises:
-        Infeasible (a ValueError): with each limit's floor. ValueError: a bundle without a predictor, a limit on
-            latency without a device, measurements of another space. InputError: no such device and no such file.
+        Infeasible (a ValueError): with each limit's floor. Also what `problem_of` raises.
     """
-    if bundle.predictor_path is None:
-        raise ValueError(f"{bundle.path} has no accuracy predictor, so it cannot be searched")
-    if "latency_ms" in limits and device is None:
-        raise ValueError(
-            "a limit on latency needs --device: measurements that `supple probe` wrote, or a device inside the bundle "
-            f"({_devices_of(bundle)})"
-        )
-    tables = CostTables(bundle.space)
-    name = None if device is None else device if device in bundle.devices else Path(device).stem
-    models = {} if device is None or name is None else {name: latency_model_of(bundle, tables, device)}
-    wanted = [Limit(cost, most, name if cost == "latency_ms" else None) for cost, most in limits.items()]
-    predictor = AccuracyPredictor.load(bundle.predictor_path, bundle.space)
-    problem = Problem(tables, predictor, constrain(wanted, tables, models), resolution)
+    problem, models = problem_of(bundle, limits, device=device, resolution=resolution)
+    tables, name = problem.tables, next(iter(models), None)
     started = time.perf_counter()
     search = Search(problem, evaluations=budget, seed=seed)
     for _ in search.run():
@@ -80,6 +68,30 @@ def search_bundle(
         "seed": seed,
         "search_seconds": seconds,
     }
+
+
+def problem_of(
+    bundle: Bundle, limits: Mapping[str, float], *, device: str | None = None, resolution: int | None = None
+) -> tuple[Problem, dict[str, LatencyModel]]:
+    """What `search_bundle` searches for, and the latency model of the device, if one is named, by its name.
+
+    Raises:
+        ValueError: a bundle without a predictor, a limit on latency without a device, measurements of another space.
+            InputError: no such device and no such file.
+    """
+    if bundle.predictor_path is None:
+        raise ValueError(f"{bundle.path} has no accuracy predictor, so it cannot be searched")
+    if "latency_ms" in limits and device is None:
+        raise ValueError(
+            "a limit on latency needs --device: measurements that `supple probe` wrote, or a device inside the bundle "
+            f"({_devices_of(bundle)})"
+        )
+    tables = CostTables(bundle.space)
+    name = None if device is None else device if device in bundle.devices else Path(device).stem
+    models = {} if device is None or name is None else {name: latency_model_of(bundle, tables, device)}
+    wanted = [Limit(cost, most, name if cost == "latency_ms" else None) for cost, most in limits.items()]
+    predictor = AccuracyPredictor.load(bundle.predictor_path, bundle.space)
+    return Problem(tables, predictor, constrain(wanted, tables, models), resolution), models
 
 
 def latency_model_of(bundle: Bundle, tables: CostTables, device: str) -> LatencyModel:
