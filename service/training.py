@@ -14,10 +14,11 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from evolution.accuracy import LEAST_PAIRS, AccuracyPredictor
+from supernet import distributed
 from supernet.bundle import MANIFEST, Bundle, BundleError, write_bundle
 from supernet.checkpoints import load_checkpoint, save_checkpoint
 from supernet.config import FORBID_EXTRA, require
-from supernet.data import Dataset, load
+from supernet.data import CACHE_BYTES, Dataset, load
 from supernet.evaluate import Evaluator, Views, evaluate, perturbed
 from supernet.evaluate import batches as evaluation_batches
 from supernet.families import preset
@@ -31,16 +32,24 @@ LARGEST_HOLDOUT = 10_000  # images that travel in a bundle
 
 @dataclass(frozen=True, slots=True)
 class DatasetConfig:
-    """source: `digits`, `cifar10`, `cifar100` or a folder with train/CLASS/*; holdout: images kept from training."""
+    """source: `digits`, `cifar10`, `cifar100`, `imagenet` or a folder with train/CLASS/*.
+
+    holdout: images kept from training. cache_gib: a split of files that takes more memory, decoded, is decoded anew in
+    every epoch, by `workers` processes for each that trains.
+    """
 
     source: str
     holdout: int
     channels: int | None = None
+    cache_gib: float = CACHE_BYTES / 2**30
+    workers: int = 4
 
     __pydantic_config__ = FORBID_EXTRA
 
     def __post_init__(self) -> None:
         require("dataset.holdout", self.holdout, 1)
+        require("dataset.cache_gib", self.cache_gib, 0)
+        require("dataset.workers", self.workers, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +69,27 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, slots=True)
 class TrainingConfig:
-    """What a YAML file in configs/ says. threads: of torch on the CPU; None leaves torch its own choice."""
+    """What a YAML file in configs/ says.
+
+    device: `cpu`, `cuda`, ...; None takes CUDA where there is some. threads: of torch on the CPU; None leaves torch its
+    own choice. keep_checkpoints: the newest so many.
+    """
 
     name: str
     space: str
     dataset: DatasetConfig
     schedule: Schedule
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    device: str | None = None
     threads: int | None = None
+    keep_checkpoints: int = 2
 
     __pydantic_config__ = FORBID_EXTRA
 
     def __post_init__(self) -> None:
         if self.threads is not None:
             require("threads", self.threads, 1)
+        require("keep_checkpoints", self.keep_checkpoints, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +142,8 @@ def run(
     """Train, measure subnets, fit the accuracy predictor and write `folder/bundle`.
 
     Yields progress. A checkpoint is written every `checkpoint_steps` steps and at each phase's end; killed at any
-    moment, the run goes on from the newest one when called with `resume`.
+    moment, the run goes on from the newest one when called with `resume`, or when torchrun starts it again. Of several
+    processes all train; the first alone does the rest.
 
     Raises:
         ValueError: a configuration that fits neither space nor data, or checkpoints present without `resume`.
@@ -134,23 +151,28 @@ def run(
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    dataset, space = _load(config, data_root)
+    device = distributed.choose_device(config.device)
     checkpoints = folder / "checkpoints"
-    state = load_checkpoint(checkpoints, space, config.schedule) if checkpoints.is_dir() else None
-    if state is not None and not resume:
-        kind = "an unfinished run" if state.phase < len(config.schedule.phases) else "a finished training run"
-        raise ValueError(f"{checkpoints} holds {kind}; pass --resume to go on from it, or choose another folder")
-    state = state or TrainingState.fresh(space, config.schedule)
-    for progress in train(state, dataset):
-        if progress.step % checkpoint_steps == 0 or state.step == 0:
-            save_checkpoint(state, checkpoints)
-        detail = f"{progress.phase} {progress.epoch}, loss {progress.loss:.2f}, {progress.images_per_second:.0f}/s"
-        yield Step("train", progress.step, progress.total_steps, detail)
+    with distributed.joined(device):
+        dataset, space = distributed.in_turns(lambda: _load(config, data_root))
+        state = load_checkpoint(checkpoints, space, config.schedule, device)
+        if state is not None and not (resume or distributed.restarted()):
+            kind = "an unfinished run" if state.phase < len(config.schedule.phases) else "a finished training run"
+            raise ValueError(f"{checkpoints} holds {kind}; pass --resume to go on from it, or choose another folder")
+        state = state or TrainingState.fresh(space, config.schedule, device)
+        for progress in train(state, dataset, workers=config.dataset.workers):
+            if progress.step % checkpoint_steps == 0 or state.step == 0:
+                save_checkpoint(state, checkpoints, keep=config.keep_checkpoints)
+            detail = f"{progress.phase} {progress.epoch}, loss {progress.loss:.2f}, {progress.images_per_second:.0f}/s"
+            yield Step("train", progress.step, progress.total_steps, detail)
+    if not distributed.is_first():
+        return
 
+    supernet = state.averaged()
     calibration = dataset.train[: config.evaluation.calibration_images]
     holdout = dataset.holdout[:LARGEST_HOLDOUT]
     views = config.evaluation.views
-    evaluator = Evaluator(state.supernet, dataset.normalization, calibration, perturbed(holdout, views))
+    evaluator = Evaluator(supernet, dataset.normalization, calibration, perturbed(holdout, views))
     rng = np.random.default_rng([config.schedule.seed, 5])
     genomes = _distinct(space, rng, config.evaluation.subnets)
     scores = np.empty((len(genomes), 2))
@@ -174,7 +196,7 @@ def run(
         folder / "bundle",
         name=config.name,
         space=space,
-        supernet=state.supernet,
+        supernet=supernet,
         classes=dataset.classes,
         normalization=dataset.normalization,
         calibration=calibration,
@@ -204,6 +226,7 @@ def _load(config: TrainingConfig, data_root: Path) -> tuple[Dataset, SearchSpace
         holdout=config.dataset.holdout,
         root=data_root,
         channels=config.dataset.channels,
+        cache_bytes=int(config.dataset.cache_gib * 2**30),
     )
     return dataset, preset(config.space, classes=len(dataset.classes), in_channels=dataset.train.channels)
 

@@ -1,0 +1,50 @@
+"""`supple train` for the families that the demo does not train: from a configuration to a bundle that answers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evolution.accuracy import LEAST_PAIRS
+from service import training
+from service.offline import export_subnet_of, search_bundle
+from service.training import DatasetConfig, EvaluationConfig, TrainingConfig, run
+from supernet.bundle import Bundle
+from supernet.families import preset
+from supernet.schedule import Phase, Schedule
+from supernet.space import Architecture
+
+PHASES = (
+    Phase("all", 1, 0.02, sampler="strict_fair"),
+    Phase("sorted", 1, 0.01, distillation=1.0, sort_channels=True),
+)
+
+
+@pytest.mark.parametrize("name", ["fairnas-cifar", "spos-cifar", "spos-cifar-channels", "resnet-cifar"])
+def test_a_short_training_ends_in_a_bundle_that_searches_and_exports(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small(name: str, *, classes: int | None = None, in_channels: int | None = None) -> object:
+        return replace(preset(name, classes=classes, in_channels=in_channels), resolutions=(8,))
+
+    monkeypatch.setattr(training, "preset", small)
+    config = TrainingConfig(
+        "short",
+        name,
+        DatasetConfig("digits", holdout=1400),
+        Schedule(PHASES, batch_size=8, clip=2.0),
+        EvaluationConfig(subnets=LEAST_PAIRS, calibration_images=8),
+        threads=1,
+    )
+    for _ in run(config, tmp_path, data_root=tmp_path):
+        pass
+    bundle = Bundle.open(tmp_path / "bundle")
+    assert (bundle.space.classes, bundle.space.in_channels, bundle.space.resolutions) == (10, 1, (8,))
+    rng = np.random.default_rng(0)
+    limit = bundle.space.costs(bundle.space.decode(bundle.space.sample(rng, 1)[0]))["flops"]
+    best = search_bundle(bundle, {"flops": limit}, budget=50)["best"]
+    assert best["flops"] <= limit
+    exported = export_subnet_of(bundle, Architecture.from_json(best["arch"]), tmp_path / "best.onnx")
+    costs = bundle.space.costs(Architecture.from_json(best["arch"]), bundle.classes)
+    assert exported["bytes"] <= costs["model_bytes"] <= 1.01 * exported["bytes"] + 4096
