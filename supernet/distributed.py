@@ -4,7 +4,7 @@ Without torchrun everything here is the identity, and there is one process, of r
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -21,13 +21,18 @@ PATIENCE = timedelta(hours=2)  # the first process may decode a folder of images
 T = TypeVar("T")
 
 
+def is_first() -> bool:
+    """Whether this is the first of torchrun's processes, or the only one: it alone prints and writes."""
+    return not dist.is_torchelastic_launched() or os.environ["RANK"] == "0"
+
+
 def rank() -> int:
-    """The number of this process; the first, 0, alone prints and writes."""
+    """The number of this process among those that train together."""
     return int(dist.get_rank()) if dist.is_initialized() else 0
 
 
 def world() -> int:
-    """How many processes there are."""
+    """How many processes train together."""
     return int(dist.get_world_size()) if dist.is_initialized() else 1
 
 
@@ -95,15 +100,25 @@ def sum_over_processes(tensors: Sequence[Tensor]) -> None:
     """Replace every tensor by its sum over all processes, in few messages. All must pass the same shapes."""
     if not dist.is_initialized():
         return
+    for bucket in _buckets(tensors):
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        dist.all_reduce(flat)
+        for tensor, summed in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+            tensor.copy_(summed.view_as(tensor))
+
+
+def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """The tensors in their order, as many together as fit into a message."""
     bucket: list[Tensor] = []
-    for number, tensor in enumerate(tensors, 1):
+    size = 0
+    for tensor in tensors:
+        if bucket and size + tensor.nbytes > BUCKET_BYTES:
+            yield bucket
+            bucket, size = [], 0
         bucket.append(tensor)
-        if number == len(tensors) or sum(member.nbytes for member in bucket) >= BUCKET_BYTES:
-            flat = torch.cat([member.reshape(-1) for member in bucket])
-            dist.all_reduce(flat)
-            for member, summed in zip(bucket, flat.split([member.numel() for member in bucket]), strict=True):
-                member.copy_(summed.view_as(member))
-            bucket = []
+        size += tensor.nbytes
+    if bucket:
+        yield bucket
 
 
 @torch.no_grad()
