@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+from collections import deque
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,10 +90,14 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest intact checkpoint.")] = False,
     data_root: Annotated[Path, typer.Option(help="Where downloaded datasets are kept.")] = Path("data"),
 ) -> None:
-    """Train a supernet, fit its accuracy predictor and write a bundle."""
+    """Train a supernet, fit its accuracy predictor and write a bundle.
+
+    On several GPUs or machines: torchrun --nproc-per-node N -m service.cli train CONFIG -o OUTPUT
+    """
     from service.display import show_corners, watch
     from service.training import finished_bundle, read_config, run
     from supernet.bundle import Bundle
+    from supernet.distributed import is_first
 
     settings = read_config(config)
     check_folder("--output", output)
@@ -100,7 +105,11 @@ def train(
     if bundle is not None:
         out.print(f"{bundle.path} is already the finished bundle of {config}")
     else:
-        watch(run(settings, output, resume=resume, data_root=data_root), err)
+        steps = run(settings, output, resume=resume, data_root=data_root)
+        if not is_first():
+            deque(steps, maxlen=0)
+            return
+        watch(steps, err)
         bundle = Bundle.open(output / "bundle")
     show_corners(bundle.report, out)
     out.print(f"bundle {bundle.hash[:16]} in {bundle.path}")
