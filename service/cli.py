@@ -234,6 +234,52 @@ def search(
 
 
 @app.command()
+def compare(
+    bundle: BundleArgument,
+    device: Annotated[
+        str | None, typer.Option(help="A device inside the bundle, or measurements as `supple probe` writes them.")
+    ] = None,
+    max_latency_ms: Annotated[str | None, typer.Option(help="Hard limit, as in 8 or 8ms.")] = None,
+    max_flops: Annotated[str | None, typer.Option(help="Hard limit in multiply-adds, as in 300M.")] = None,
+    max_params: Annotated[str | None, typer.Option(help="Hard limit, as in 4.5M.")] = None,
+    resolution: Annotated[int | None, typer.Option(help="The only input side allowed, pixels.")] = None,
+    budget: Annotated[int, typer.Option(min=1, help="Architectures each search evaluates by prediction.")] = 5_000,
+    seeds: Annotated[int, typer.Option(min=1, help="Searches per strategy.")] = 10,
+    local_search: Annotated[
+        bool, typer.Option("--local-search/--no-local-search", help="End as `supple search` does, or compare without.")
+    ] = True,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="SVG file for a plot of the best so far against evaluations.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare all search strategies on a bundle at equal evaluations, against random search."""
+    from service.comparing import compare_bundle
+    from service.display import Bar, show_compared
+    from service.plot import comparison_svg
+    from supernet.files import write_atomically
+
+    if output is not None:
+        check_output("--output", output)
+    typed = {"latency_ms": max_latency_ms, "flops": max_flops, "params": max_params}
+    limits = {cost: quantity(text, UNITS[cost]) for cost, text in typed.items() if text is not None}
+    with Bar(err) as bar:
+        compared = compare_bundle(
+            _open(bundle),
+            limits,
+            device=device,
+            resolution=resolution,
+            budget=budget,
+            seeds=seeds,
+            local_search=local_search,
+            progress=lambda run, done, total: bar("searches", done, total, run.strategy),
+        )
+    if output is not None:
+        write_atomically(output, comparison_svg(compared).encode())
+    _print_json(compared) if as_json else show_compared(compared, out)
+
+
+@app.command()
 def export(
     bundle: BundleArgument,
     arch: ArchOption,

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
@@ -124,3 +125,39 @@ def show_found(found: Mapping[str, Any], console: Console) -> None:
     console.print(f"FLOPs (multiply-adds)  {best['flops']:,}")
     console.print(f"parameters             {best['params']:,}")
     console.print(f"{found['evaluations']:,} architectures evaluated in {found['search_seconds']:.2f} s")
+
+
+def show_compared(compared: Mapping[str, Any], console: Console) -> None:
+    """The table of `supple compare`."""
+    names = ("strategy", "mean", "spread", "regret", "p", "evaluated", "seconds", "so far")
+    table = Table(
+        *(Column(name, no_wrap=True) for name in names), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    console.print(
+        f"{compared['title']}; {compared['budget']:,} evaluations, {compared['seeds']} seeds", highlight=False
+    )
+    medians = {name: [value for value in curve["median"] if value] for name, curve in compared["curves"].items()}
+    least, most = (end(value for values in medians.values() for value in values) for end in (min, max))
+    for row in compared["strategies"]:
+        accuracies = (f"{row[name]:.5f}" for name in ("mean", "deviation", "regret"))
+        p_value = "" if row["p_value"] is None else f"{row['p_value']:.1e}"
+        line = _sparkline(medians[row["strategy"]], least, most)
+        table.add_row(
+            row["strategy"], *accuracies, p_value, f"{row['evaluations']:,.0f}", f"{row['seconds']:.2f}", line
+        )
+    console.print(table)
+    best = compared["best_known"]
+    console.print(
+        f"predicted accuracy; regret: to the best known, {best['predicted_accuracy']:.5f}, by {best['strategy']} with "
+        f"seed {best['seed']}; p: {compared['test']}",
+        highlight=False,
+    )
+    if compared["local_search"]:
+        console.print("all but random search end with the local search")
+
+
+def _sparkline(values: Sequence[float], least: float, most: float, width: int = 8) -> str:
+    """A line of boxes as high as the values stand between `least` and `most`."""
+    boxes = "▁▂▃▄▅▆▇█"
+    chosen = (values[i * len(values) // width] for i in range(width))
+    return "".join(boxes[round((value - least) / (most - least or 1) * (len(boxes) - 1))] for value in chosen)
