@@ -22,7 +22,7 @@ from supernet.batches import Batches
 from supernet.data import Dataset
 from supernet.families import supernet_class
 from supernet.layers import Supernet
-from supernet.sampling import SAMPLERS, Sampler
+from supernet.sampling import sampler_of
 from supernet.schedule import Phase, Schedule
 from supernet.space import Architecture, SearchSpace
 
@@ -135,8 +135,8 @@ def train(state: TrainingState, dataset: Dataset, *, workers: int = 0) -> Iterat
             "that started it, or train into another folder"
         )
     state.dataset_hash = dataset_hash
-    samplers = [_sampler(space, schedule, number) for number in range(len(schedule.phases))]
     totals = [phase.epochs * steps_per_epoch for phase in schedule.phases]
+    samplers = [sampler_of(space, schedule, number, steps) for number, steps in enumerate(totals)]
     pinned = state.device.type == "cuda"
     while state.phase < len(schedule.phases):
         phase, total = schedule.phases[state.phase], totals[state.phase]
@@ -185,19 +185,6 @@ def _check_shares(schedule: Schedule) -> None:
 def _pieces(schedule: Schedule) -> int:
     """How many parts, each with batch statistics of its own, a batch has: at least one for every process."""
     return max(schedule.micro_batches, distributed.world())
-
-
-def _sampler(space: SearchSpace, schedule: Schedule, number: int) -> Sampler:
-    phase = schedule.phases[number]
-    try:
-        open_choices = space.open_choices(**phase.open)
-        resolutions = schedule.resolutions or tuple(int(space.resolutions[index]) for index in open_choices[0])
-        subnets = phase.subnets_per_step
-        if phase.sampler == "uniform" and subnets is None:
-            subnets = 1
-        return SAMPLERS[phase.sampler](space, open_choices, resolutions, subnets, [schedule.seed, 2, number])
-    except ValueError as error:
-        raise ValueError(f"phase {phase.name}: {error}") from error
 
 
 def _enter(state: TrainingState, phase: Phase) -> None:
@@ -264,8 +251,13 @@ def _losses(
     for arch in archs:
         with _arithmetic(schedule, pixels.device):
             logits = supernet(pixels, arch).float()
+        if phase.sampler == "sandwich" and soft_labels is not None:
+            yield F.cross_entropy(logits, soft_labels)
+            continue
         loss = F.cross_entropy(logits, labels, label_smoothing=schedule.label_smoothing)
-        if soft_labels is not None:
+        if phase.sampler == "sandwich":  # in-place distillation: the others learn from the largest alone
+            soft_labels = F.softmax(logits.detach(), dim=1)
+        elif soft_labels is not None:
             loss = loss + phase.distillation * F.cross_entropy(logits, soft_labels)
         yield loss
 
@@ -306,7 +298,8 @@ def _average(state: TrainingState) -> None:
     assert state.ema is not None
     assert state.schedule.ema is not None
     decay = min(state.schedule.ema, (1 + state.step) / (10 + state.step))
-    get_ema_multi_avg_fn(decay)(list(state.ema.values()), list(state.supernet.parameters()), None)
+    names, parameters = zip(*state.supernet.named_parameters(), strict=True)
+    get_ema_multi_avg_fn(decay)([state.ema[name] for name in names], list(parameters), None)
 
 
 def _record(state: TrainingState, progress: Progress, images: int, seconds: float, *, epoch_ended: bool) -> None:

@@ -1,4 +1,5 @@
-"""Splits are disjoint and seeded; resizing, normalising and augmenting keep ranges and shapes."""
+"""Splits are disjoint and seeded; resizing, normalising and augmenting keep ranges and shapes; batches are functions
+of seed, phase and step, from memory and from disk."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ import torch
 from PIL import Image
 
 from supernet.augmentation import DRAWS, Augmentation
-from supernet.data import Images, Normalization, load, resize, sample_folder
-from supernet.evaluate import Views, perturbed
+from supernet.batches import Batch, Batches
+from supernet.data import ImageFiles, Images, Normalization, load, resize, sample_folder
+from supernet.evaluate import Views, batches, perturbed
+from supernet.schedule import Phase, Schedule
 
 
 def draws(count: int, seed: int) -> torch.Tensor:
@@ -162,3 +165,140 @@ def test_a_folder_without_images_or_with_a_broken_one_is_refused(tmp_path: Path)
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"a\.jpg cannot be read as an image; replace it"):
         sample_folder(tmp_path, 16, most=5, seed=0)
+
+
+def test_padding_cuts_windows_from_an_image_with_a_black_border() -> None:
+    pixels = torch.randint(1, 256, (64, 1, 8, 8), dtype=torch.uint8)
+    padded = torch.nn.functional.pad(pixels, (2, 2, 2, 2))
+    windows = padded.unfold(2, 8, 1).unfold(3, 8, 1)  # (64, 1, 5, 5, 8, 8)
+    moved = Augmentation(pad=2)(pixels, draws(64, 0))
+    distance = (windows - moved[:, :, None, None]).abs().amax((1, 4, 5)).view(64, 25)
+    assert torch.all(distance.amin(1) < 1e-2)
+    assert len(distance.argmin(1).unique()) > 15
+
+
+def test_random_crops_have_the_area_and_the_aspect_asked_for() -> None:
+    boxes = Augmentation(crop=0.3).boxes(draws(1_000, 0), aspect=1.5)
+    left, top, width, height = boxes.T
+    assert torch.all((left >= 0) & (top >= 0) & (left + width <= 1 + 1e-6) & (top + height <= 1 + 1e-6))
+    whole = (width < 1) & (height < 1)  # those that did not reach over the image
+    assert whole.sum() > 500
+    area, aspect = (width * height)[whole], (1.5 * width / height)[whole]
+    assert 0.3 <= float(area.min()) < 0.35
+    assert 0.7 < float(area.max()) <= 1
+    assert 3 / 4 - 1e-4 <= float(aspect.min()) < 0.8 < 1.25 < float(aspect.max()) <= 4 / 3 + 1e-4
+
+
+def test_a_crop_of_an_image_in_memory_is_its_box_enlarged() -> None:
+    ramp = torch.arange(32.0).mul(8).expand(1, 1, 32, 32).to(torch.uint8)
+    crop = Augmentation(crop=0.25)
+    drawn = draws(1, 3)
+    left, _, width, _ = crop.boxes(drawn)[0].tolist()
+    centres = (left + width * (torch.arange(32) + 0.5) / 32) * 32 - 0.5
+    assert torch.allclose(crop(ramp, drawn)[0, 0, 0], centres.clamp(0, 31) * 8, atol=0.1)
+
+
+def test_recolouring_changes_brightness_contrast_and_saturation_alone() -> None:
+    pixels = torch.full((16, 3, 4, 4), 100, dtype=torch.uint8)
+    pixels[:, :, :2] = torch.tensor([60, 100, 140], dtype=torch.uint8).view(3, 1, 1)
+    drawn = draws(16, 0)
+    factor = 1 + (2 * drawn[:, 9] - 1) * 0.2
+    brighter = Augmentation(brightness=0.2)(pixels, drawn)
+    assert torch.allclose(brighter, pixels * factor.view(-1, 1, 1, 1))
+    greyer = Augmentation(saturation=1.0)(pixels, drawn)
+    assert torch.allclose(greyer[:, :, 2:], pixels[:, :, 2:].float(), atol=1e-2)  # grey has no colour to lose
+    assert not torch.allclose(greyer[:, :, :2], pixels[:, :, :2].float(), atol=1)
+    flat = Augmentation(contrast=1.0)(pixels, torch.zeros_like(drawn))
+    assert float(flat.std((1, 2, 3)).max()) < 1e-3
+
+
+# Batches, from memory and from disk.
+
+PHASES = (Phase("one", 1, 0.1),)
+
+
+@pytest.mark.parametrize("crop", [None, 0.3])
+def test_files_decoded_on_the_fly_give_the_same_batches_whoever_decodes_them(
+    tmp_path: Path, crop: float | None
+) -> None:
+    folder = image_folder(tmp_path, {"train": ["cat", "dog"], "test": ["cat", "dog"]})
+    options: dict[str, Any] = {"seed": 0, "holdout": 2, "root": tmp_path}
+    cached, streamed = in_memory(str(folder), 16, **options), load(str(folder), 16, cache_bytes=6 * 3 * 255, **options)
+    assert isinstance(streamed.train, ImageFiles)
+    assert isinstance(streamed.test, ImageFiles)
+    assert torch.equal(streamed.holdout.pixels, cached.holdout.pixels)
+    assert streamed.normalization == cached.normalization
+    assert streamed.hash != cached.hash
+    schedule = Schedule(PHASES, 2, augmentation=Augmentation(crop=crop, flip=True))
+    expected = Batches(streamed.train, schedule, 0)
+    ahead = list(expected.steps(1, 7, 2, False))
+    for step, batch in enumerate(ahead, 1):
+        here = expected[step]
+        assert isinstance(here, Batch)
+        assert all(torch.equal(one, other) for one, other in zip(batch, here, strict=True))
+        in_cache = Batches(cached.train, schedule, 0)[step]
+        assert isinstance(in_cache, Batch)
+        assert torch.equal(batch.labels, in_cache.labels)
+        assert torch.equal(batch.pixels, in_cache.pixels) == (crop is None)
+    scored = [torch.cat(parts) for parts in zip(*batches(streamed.test, 16, streamed.normalization), strict=True)]
+    kept = [torch.cat(parts) for parts in zip(*batches(cached.test, 16, streamed.normalization), strict=True)]
+    assert all(torch.equal(one, other) for one, other in zip(scored, kept, strict=True))
+
+
+def test_an_epoch_sees_every_image_at_most_once_and_each_epoch_in_another_order() -> None:
+    images = Images(torch.zeros(10, 1, 4, 4, dtype=torch.uint8), torch.arange(10))
+    loader = Batches(images, Schedule(PHASES, 3), 0)
+    first, second = torch.cat([batch.labels for batch in loader.steps(0, 6, 0, False)]).view(2, 9).tolist()
+    assert len(set(first)) == len(set(second)) == 9
+    assert first != second
+
+
+def test_the_shares_of_all_processes_make_up_the_batch() -> None:
+    images = Images(torch.randint(0, 256, (40, 1, 4, 4), dtype=torch.uint8), torch.arange(40))
+    schedule = Schedule(PHASES, 12)
+    whole = Batches(images, schedule, 0)[2]
+    shares = [Batches(images, schedule, 0, rank, 3)[2] for rank in range(3)]
+    assert isinstance(whole, Batch)
+    for part, tensor in enumerate(whole):
+        assert torch.equal(torch.cat([share[part] for share in shares if isinstance(share, Batch)]), tensor)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("crop", [None, 0.5])
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, workers: int, crop: float | None) -> None:
+    folder = image_folder(tmp_path, {"train": ["cat"]})
+    broken = folder / "train" / "cat" / "9.png"
+    broken.write_bytes((folder / "train" / "cat" / "1.png").read_bytes()[:90])
+    with pytest.raises(ValueError, match=f"{broken} cannot be read as an image; replace it or take it away"):
+        load(str(folder), 16, seed=0, holdout=1, root=tmp_path)
+    streamed = ImageFiles(folder, np.array([b"train/cat/0.png", b"train/cat/9.png"]), torch.zeros(2), 16, 3)
+    loader = Batches(streamed, Schedule(PHASES, 2, augmentation=Augmentation(crop=crop)), 0)
+    with pytest.raises(ValueError, match=f"^{broken} cannot be read as an image"):
+        list(loader.steps(0, 1, workers, False))
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"Found no valid file for the classes cat"):
+        load(str(tmp_path), 16, seed=0, holdout=1, root=tmp_path)
+
+
+def test_a_large_jpeg_is_decoded_at_part_of_its_size_to_nearly_the_same_image(tmp_path: Path) -> None:
+    folder = tmp_path / "train" / "waves"
+    folder.mkdir(parents=True)
+    wave = 128 + 100 * np.sin(np.linspace(0, 12, 640))
+    image = Image.fromarray(np.broadcast_to(wave[:, None, None], (640, 960, 3)).astype(np.uint8))
+    image.save(folder / "a.jpg", quality=95)
+    image.save(folder / "b.png")
+    dataset = in_memory(str(tmp_path), 32, seed=0, holdout=1, root=tmp_path)
+    assert torch.allclose(dataset.train.pixels.float(), dataset.holdout.pixels.float(), atol=3)
+
+
+def test_imagenet_is_read_as_torchvision_unpacks_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="imagenet lacks an archive of ImageNet"):
+        load("imagenet", 16, seed=0, holdout=1, root=tmp_path)
+    folder = image_folder(tmp_path / "imagenet", {"train": ["n01", "n02"], "val": ["n01", "n02"]})
+    torch.save(({"n01": ("tench", "Tinca"), "n02": ("goldfish",)}, []), folder / "meta.bin")
+    dataset = in_memory("imagenet", 16, seed=0, holdout=2, root=tmp_path)
+    assert dataset.classes == ("tench", "goldfish")
+    assert (len(dataset.train), len(dataset.test)) == (6, 8)

@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from supernet.augmentation import Augmentation
+from supernet.batches import Batch, Batches
 from supernet.checkpoints import load_checkpoint, save_checkpoint
-from supernet.data import Dataset, load
+from supernet.data import Dataset, ImageFiles, load
 from supernet.families import preset
+from supernet.sampling import UniformSampler
 from supernet.schedule import Phase, Schedule
 from supernet.train import TrainingError, TrainingState, _enter, train
 
@@ -79,23 +82,140 @@ def test_the_first_phase_leaves_what_only_smaller_kernels_use_untouched(dataset:
     assert not torch.equal(before["stem.0.conv.weight"], after["stem.0.conv.weight"])
 
 
-@pytest.mark.parametrize("stop", [1, 6, 9, 11])
-def test_resuming_from_any_step_ends_bit_equal_to_never_stopping(stop: int, dataset: Dataset, tmp_path: Path) -> None:
-    """6 and 9 are ends of phases, where the teacher is made and channels are sorted."""
-    straight = TrainingState.fresh(SPACE, SCHEDULE)
+@pytest.mark.parametrize(
+    ("stop", "options"),
+    [
+        (1, {}),
+        (6, {}),  # 6 and 9 are ends of phases, where the teacher is made and channels are sorted
+        (9, {}),
+        (11, {"ema": 0.9}),
+        (6, {"ema": 0.9, "precision": "bf16", "micro_batches": 2}),
+    ],
+)
+def test_resuming_from_any_step_ends_bit_equal_to_never_stopping(
+    stop: int, options: dict[str, Any], dataset: Dataset, tmp_path: Path
+) -> None:
+    schedule = replace(SCHEDULE, **options)
+    straight = TrainingState.fresh(SPACE, schedule)
     for _ in train(straight, dataset):
         pass
-    state = TrainingState.fresh(SPACE, SCHEDULE)
+    state = TrainingState.fresh(SPACE, schedule)
     for progress in train(state, dataset):
         if progress.step == stop:
             break
     save_checkpoint(state, tmp_path)
-    resumed = load_checkpoint(tmp_path, SPACE, SCHEDULE)
+    resumed = load_checkpoint(tmp_path, SPACE, schedule)
     assert resumed is not None
     assert [p.step for p in train(resumed, dataset)] == list(range(stop + 1, 13))
     expected, actual = weights(straight), weights(resumed)
     assert all(torch.equal(expected[key], actual[key]) for key in expected)
+    expected, actual = straight.averaged().state_dict(), resumed.averaged().state_dict()
+    assert all(torch.equal(expected[key], actual[key]) for key in expected)
     assert losses(resumed) == losses(straight)
+
+
+def test_the_average_of_the_weights_begins_anew_in_each_phase_and_follows_its_decay(dataset: Dataset) -> None:
+    phases = (replace(SCHEDULE.phases[0], epochs=1, warmup_epochs=0), SCHEDULE.phases[1])
+    state = TrainingState.fresh(SPACE, replace(SCHEDULE, phases=phases, ema=0.15))
+    name = "stem.0.conv.weight"
+    before = expected = weights(state)[name]
+    for number, _ in enumerate(train(state, dataset)):
+        current = weights(state)[name]
+        if number == 3:  # the first step of the second phase
+            expected = before
+        decay = [0.1, 0.15, 0.15][number % 3]  # from (1 + step) / (10 + step) to what was asked for
+        expected = decay * expected + (1 - decay) * current
+        assert torch.allclose(state.averaged().state_dict()[name], expected, atol=1e-7)
+        assert not torch.equal(expected, current)
+        before = current
+        if number == 2:
+            end_of_first = state.averaged()
+    assert state.teacher is not None
+    assert torch.equal(state.teacher.state_dict()["stem.0.conv.weight"], end_of_first.state_dict()[name])
+    assert torch.equal(
+        state.averaged().state_dict()["stem.0.norm.running_mean"], weights(state)["stem.0.norm.running_mean"]
+    )
+
+
+def test_half_precision_trains_to_nearly_the_same_loss_with_weights_in_single(dataset: Dataset) -> None:
+    state = TrainingState.fresh(SPACE, replace(SCHEDULE, precision="bf16"))
+    single = [progress.loss for progress in train(TrainingState.fresh(SPACE, SCHEDULE), dataset)]
+    half = [progress.loss for progress in train(state, dataset)]
+    assert half == pytest.approx(single, rel=0.05)
+    assert half != single
+    assert all(value.dtype == torch.float32 for value in state.supernet.parameters())
+
+
+def test_an_overflow_of_half_precision_skips_the_step_and_halves_the_scale(dataset: Dataset, tmp_path: Path) -> None:
+    schedule = replace(SCHEDULE, precision="fp16")
+    state = TrainingState.fresh(SPACE, schedule)
+    steps = train(state, dataset)
+    next(steps)
+    scale, before = state.scaler.get_scale(), weights(state)
+    hook = state.supernet.head[4].weight.register_hook(lambda gradient: gradient * math.inf)
+    next(steps)
+    assert state.scaler.get_scale() == scale / 2
+    after = weights(state)
+    assert all(torch.equal(before[name], after[name]) for name, _ in state.supernet.named_parameters())
+    save_checkpoint(state, tmp_path)
+    resumed = load_checkpoint(tmp_path, SPACE, schedule)
+    assert resumed is not None
+    assert resumed.scaler.state_dict() == state.scaler.state_dict()
+    hook.remove()
+    next(steps)
+    assert not torch.equal(weights(state)["head.4.weight"], before["head.4.weight"])
+
+
+def test_micro_batches_leave_the_mean_of_the_statistics_that_each_would_leave_alone(dataset: Dataset) -> None:
+    one_step = replace(SCHEDULE, phases=(replace(SCHEDULE.phases[0], warmup_epochs=0),))
+    state = TrainingState.fresh(SPACE, replace(one_step, micro_batches=2))
+    next(train(state, dataset))
+    batch = Batches(dataset.train, one_step, 0)
+    whole = batch[0]
+    assert isinstance(whole, Batch)
+    arch = UniformSampler(SPACE, SPACE.open_choices(**LARGEST), SPACE.resolutions, 1, [0, 2, 0]).draw(0)[0]
+    pixels = dataset.normalization(batch.augmented(whole, torch.device("cpu")), arch.resolution)
+    halves = []
+    for half in pixels.chunk(2):
+        alone = TrainingState.fresh(SPACE, one_step).supernet.train()
+        alone(half.contiguous(memory_format=torch.channels_last), arch)
+        halves.append(alone.state_dict())
+    for name, value in weights(state).items():
+        if "running" in name:
+            assert torch.allclose(value, (halves[0][name] + halves[1][name]) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"micro_batches": 3}, "batch_size is 32, to be split into 3 equal parts of at least 2 images"),
+        ({"batch_size": 34, "micro_batches": 16}, "batch_size is 34, to be split into 16 equal parts"),
+    ],
+)
+def test_batches_that_cannot_be_split_equally_are_refused(
+    fields: dict[str, Any], message: str, dataset: Dataset
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        next(train(TrainingState.fresh(SPACE, replace(SCHEDULE, **fields)), dataset))
+
+
+def test_curves_tell_images_per_second_and_peak_memory_of_each_phase(dataset: Dataset) -> None:
+    state = TrainingState.fresh(SPACE, SCHEDULE)
+    started = time.perf_counter()
+    for _ in train(state, dataset):
+        pass
+    took = time.perf_counter() - started
+    assert [(curve["phase"], curve["epoch"]) for curve in state.curves] == [
+        ("largest", 1),
+        ("largest", 2),
+        ("kernel", 1),
+        ("width", 1),
+    ]
+    assert [curve["images"] for curve in state.curves] == [96, 96, 96, 3 * 96]  # strict fairness draws three subnets
+    assert took / 2 < sum(curve["seconds"] for curve in state.curves) < took
+    for curve in state.curves:
+        assert curve["images_per_second"] == pytest.approx(curve["images"] / curve["seconds"], abs=0.1)
+        assert 2**26 < curve["peak_memory_bytes"] < 2**36
 
 
 def test_the_newest_intact_checkpoint_is_used_and_two_are_kept(tmp_path: Path) -> None:
@@ -146,16 +266,19 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_half_written(
     assert loaded.step == 1
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_change(dataset: Dataset) -> None:
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(dataset: Dataset, tmp_path: Path) -> None:
     state = TrainingState.fresh(SPACE, SCHEDULE)
     steps = train(state, dataset)
     next(steps)
+    saved = save_checkpoint(state, tmp_path)
     state.supernet.head[4].bias.data[0] = math.nan
     before = {name: parameter.clone() for name, parameter in state.supernet.named_parameters()}
     with pytest.raises(
         TrainingError, match=r"the loss is nan and .* in phase largest, step 1,.*Lower learning_rate or set clip"
-    ):
+    ) as stopped:
         next(steps)
+    assert f"the last good checkpoint is {saved}" in str(stopped.value)
+    assert '{"resolution": ' in str(stopped.value)
     after = dict(state.supernet.named_parameters())
     assert all(torch.equal(before[name], after[name]) for name in before if name != "head.4.bias")
 
@@ -197,6 +320,8 @@ def test_a_phase_refuses_values_out_of_range(fields: dict[str, Any], message: st
         ({"momentum": 1.0}, "momentum is 1.0; a number of at least 0 and below 1"),
         ({"label_smoothing": 2.0}, "label_smoothing is 2.0"),
         ({"batch_size": 1}, "batch_size is 1"),
+        ({"ema": 1.0}, "ema is 1.0; a number of at least 0 and below 1"),
+        ({"micro_batches": 17}, "micro_batches is 17; a number of at least 1 and at most 16"),
         ({"resolutions": (0,)}, "resolutions has 0; multiples of 4"),
         ({"resolutions": (8,), "phases": (Phase("x", 1, 0.1, {"resolution": (8,)}),)}, "contradict each other"),
     ],
@@ -228,7 +353,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(dataset: 
     next(steps)
     before = {name: parameter.clone() for name, parameter in state.supernet.named_parameters()}
     state.supernet.head[4].weight.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(TrainingError, match=r"gradient's norm (inf|nan) in phase largest"):
+    with pytest.raises(TrainingError, match=r"gradient's norm (inf|nan) in phase largest.*no checkpoint was saved yet"):
         next(steps)
     after = dict(state.supernet.named_parameters())
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -243,6 +368,15 @@ def test_resuming_on_other_images_is_refused(dataset: Dataset, tmp_path: Path) -
     other = replace(dataset, holdout=dataset.holdout[:200])
     with pytest.raises(TrainingError, match=r"started on other images.*200 held out"):
         next(train(loaded, other))
+
+
+def test_as_many_checkpoints_are_kept_as_asked_for(tmp_path: Path) -> None:
+    state = TrainingState.fresh(SPACE, SCHEDULE)
+    for keep in (3, 3, 3, 3, 1):
+        save_checkpoint(state, tmp_path, keep=keep)
+        kept = [int(path.stem) for path in sorted(tmp_path.glob("*.json"))]
+        assert kept == [int(path.stem) for path in sorted(tmp_path.glob("*.safetensors"))]
+    assert kept == [5]
 
 
 def test_damaged_checkpoints_are_not_taken_for_none(tmp_path: Path) -> None:
@@ -278,28 +412,40 @@ def test_channels_are_sorted_within_every_width_trained_before(dataset: Dataset)
         assert torch.allclose(state.supernet.eval()(images, arch), before, atol=1e-5)
 
 
+KILLED = replace(SCHEDULE, ema=0.9, batch_size=6, augmentation=Augmentation(crop=0.3, flip=True))
 SCRIPT = """
 import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from tests.supernet.test_train import SCHEDULE, SPACE, load, replace, save_checkpoint, load_checkpoint, train
-from supernet.train import TrainingState
+from tests.supernet.test_train import KILLED, SPACE, TrainingState, load_checkpoint, photographs, save_checkpoint, train
 folder = Path(sys.argv[1])
-data = load("digits", 16, seed=0, holdout=300, root=folder)
-data = replace(data, train=data.train[:96])
-state = load_checkpoint(folder / "checkpoints", SPACE, SCHEDULE) or TrainingState.fresh(SPACE, SCHEDULE)
+state = load_checkpoint(folder / "checkpoints", SPACE, KILLED) or TrainingState.fresh(SPACE, KILLED)
 print("started", flush=True)
-for _ in train(state, data):
+for _ in train(state, photographs(folder), workers=2):
     save_checkpoint(state, folder / "checkpoints")
-torch.save(state.supernet.state_dict(), folder / "final.pt")
+torch.save(state.averaged().state_dict(), folder / "final.pt")
 """
 
 
-def test_killed_with_sigkill_again_and_again_it_still_ends_bit_equal(dataset: Dataset, tmp_path: Path) -> None:
+def photographs(folder: Path) -> Dataset:
+    """20 noisy photographs, which are decoded on the fly."""
+    classes = folder / "train"
+    if not classes.exists():
+        rng = np.random.default_rng(0)
+        for number in range(20):
+            path = classes / str(number % 2) / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (20, 24), np.uint8)).save(path)
+    dataset = load(str(folder), 16, seed=0, holdout=2, root=folder, channels=1, cache_bytes=0)
+    assert isinstance(dataset.train, ImageFiles)
+    return dataset
+
+
+def test_killed_with_sigkill_again_and_again_it_still_ends_bit_equal(tmp_path: Path) -> None:
     """It saves after every step, so kills land in forward passes and in the midst of writing checkpoints alike."""
-    straight = TrainingState.fresh(SPACE, SCHEDULE)
-    for _ in train(straight, dataset):
+    straight = TrainingState.fresh(SPACE, KILLED)
+    for _ in train(straight, photographs(tmp_path)):
         pass
     kills = 0
     for delay in (0.05, 0.31):
@@ -315,6 +461,6 @@ def test_killed_with_sigkill_again_and_again_it_still_ends_bit_equal(dataset: Da
     assert kills
     subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], check=True, cwd=Path(__file__).parents[2])
     final = torch.load(tmp_path / "final.pt", weights_only=True)
-    assert all(torch.equal(value, final[key]) for key, value in straight.supernet.state_dict().items())
+    assert all(torch.equal(value, final[key]) for key, value in straight.averaged().state_dict().items())
     position = json.loads(sorted((tmp_path / "checkpoints").glob("*.json"))[-1].read_text())
-    assert position["phase"] == len(SCHEDULE.phases)
+    assert position["phase"] == len(KILLED.phases)
