@@ -11,6 +11,7 @@ from supernet.augmentation import Augmentation
 from supernet.config import FORBID_EXTRA, require
 
 Precision = Literal["fp32", "bf16", "fp16"]
+SamplerName = Literal["uniform", "flops_range", "strict_fair", "sandwich", "path_dropout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +19,11 @@ class Phase:
     """One phase of training.
 
     open: per gene name (`depth`, `kernel_size`, `expand_ratio`, ...) the values it may take; a name left out is fully
-    open. learning_rate: peak, reached after `warmup_epochs`, then a cosine to zero. subnets_per_step: gradients of so
-    many subnets are summed before the optimiser steps; None leaves it to the sampler. distillation: weight of the soft
-    cross-entropy to the teacher, the largest network as it was after the first phase. sort_channels: order channels by
-    importance before the phase starts.
+    open. learning_rate: peak, reached after `warmup_epochs`, then a cosine to zero. sampler: which subnets a step sees;
+    `supernet.sampling` describes each. flops: least and most multiply-adds, for `flops_range`. drop_rate: at the end of
+    the phase, for `path_dropout`. subnets_per_step: gradients of so many subnets are summed before the optimiser steps;
+    None leaves it to the sampler. distillation: weight of the soft cross-entropy to the teacher, the largest network as
+    it was after the first phase. sort_channels: order channels by importance before the phase starts.
     """
 
     name: str
@@ -29,7 +31,9 @@ class Phase:
     learning_rate: float
     open: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     warmup_epochs: float = 0.0
-    sampler: Literal["uniform", "strict_fair"] = "uniform"
+    sampler: SamplerName = "uniform"
+    flops: tuple[float, float] | None = None
+    drop_rate: float | None = None
     subnets_per_step: int | None = None
     distillation: float = 0.0
     sort_channels: bool = False
@@ -44,6 +48,16 @@ class Phase:
         require(where + "distillation", self.distillation, 0)
         if self.subnets_per_step is not None:
             require(where + "subnets_per_step", self.subnets_per_step, 1)
+        for sampler, option in (("flops_range", "flops"), ("path_dropout", "drop_rate")):
+            if (self.sampler == sampler) != (getattr(self, option) is not None):
+                raise ValueError(f"{where}sampler: {sampler} and {option} belong together; give both or neither")
+        if self.flops is not None:
+            require(where + "flops, the least,", self.flops[0], 0)
+            require(where + "flops, the most,", self.flops[1], self.flops[0])
+        if self.drop_rate is not None:
+            require(where + "drop_rate", self.drop_rate, 0, 1)
+        if self.sampler == "sandwich" and self.distillation:
+            raise ValueError(f"{where}the sandwich rule has a teacher in the step itself; leave distillation out")
 
     def rate(self, step: int, steps_per_epoch: int) -> float:
         """Learning rate of a step of this phase: linear warm-up, then a cosine to zero."""

@@ -1,33 +1,66 @@
-"""Samplers are pure functions of (seed, step); strict fairness counts draws exactly."""
+"""Samplers are pure functions of (seed, step); each keeps the promise of its paper."""
 
 from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
-from supernet.families import preset
-from supernet.sampling import SAMPLERS, StrictFairSampler, UniformSampler
+from service.training import read_config
+from supernet.families import preset, supernet_class
+from supernet.sampling import PathDropoutSampler, Sampler, sampler_of
+from supernet.schedule import Phase, SamplerName, Schedule
+from supernet.space import SearchSpace, Value
+from supernet.train import TrainingState, _losses
 
 SPACE = preset("mbv3-digits")
-EVERYTHING = SPACE.open_choices()
+FLOPS = (500e3, 900e3)
+OPTIONS: dict[SamplerName, dict[str, object]] = {
+    "uniform": {"subnets_per_step": 3},
+    "flops_range": {"subnets_per_step": 3, "flops": FLOPS},
+    "strict_fair": {},
+    "sandwich": {"subnets_per_step": 3},
+    "path_dropout": {"subnets_per_step": 3, "drop_rate": 0.8},
+}
+STEPS = 40
 
 
-@pytest.mark.parametrize("kind", sorted(SAMPLERS))
-def test_a_step_is_a_function_of_seed_and_step(kind: str) -> None:
-    subnets = 3
-    first, again, other = (SAMPLERS[kind](SPACE, EVERYTHING, SPACE.resolutions, subnets, [seed]) for seed in (1, 1, 2))
+def make(
+    sampler: SamplerName,
+    space: SearchSpace = SPACE,
+    opened: dict[str, Sequence[Value]] | None = None,
+    *,
+    seed: int = 0,
+    resolutions: tuple[int, ...] | None = None,
+    steps: int = STEPS,
+    **options: object,
+) -> Sampler:
+    options = OPTIONS[sampler] | options
+    phase = Phase("x", 1, 0.1, opened or {}, sampler=sampler, **options)  # type: ignore[arg-type]
+    return sampler_of(space, Schedule((phase,), 2, seed=seed, resolutions=resolutions), 0, steps)
+
+
+@pytest.mark.parametrize("kind", sorted(OPTIONS))
+def test_a_step_is_a_function_of_seed_and_step(kind: SamplerName) -> None:
+    first, again, other = (make(kind, seed=seed) for seed in (1, 1, 2))
     steps = [first.draw(step) for step in range(20)]
     assert steps == [again.draw(step) for step in reversed(range(20))][::-1]
     assert steps != [other.draw(step) for step in range(20)]
     assert len(set(steps)) > 15
     for archs in steps:
-        assert len(archs) == subnets
+        assert len(archs) == first.subnets == 3
         assert len({arch.resolution for arch in archs}) == 1
 
 
-@pytest.mark.parametrize("kind", sorted(SAMPLERS))
-def test_closed_choices_are_never_drawn_and_other_resolutions_may_be(kind: str) -> None:
-    open_choices = SPACE.open_choices(kernel_size=(5, 7), depth=(2,))
-    sampler = SAMPLERS[kind](SPACE, open_choices, (20, 24), None if kind == "strict_fair" else 2, [0])
+@pytest.mark.parametrize("kind", sorted(OPTIONS))
+def test_closed_choices_are_never_drawn_and_other_resolutions_may_be(kind: SamplerName) -> None:
+    flops = (1e6, 3e6) if kind == "flops_range" else None
+    subnets = None if kind == "strict_fair" else 3
+    opened: dict[str, Sequence[Value]] = {"kernel_size": (5, 7), "depth": (2,)}
+    sampler = make(kind, opened=opened, resolutions=(20, 24), subnets_per_step=subnets, flops=flops)
     for step in range(30):
         for arch in sampler.draw(step):
             assert arch.resolution in (20, 24)
@@ -37,8 +70,7 @@ def test_closed_choices_are_never_drawn_and_other_resolutions_may_be(kind: str) 
 
 def test_strict_fair_draws_every_choice_equally_often_when_cycles_complete() -> None:
     """All blocks are kept here, so every draw shows; 3 choices a gene make 3 subnets a step."""
-    open_choices = SPACE.open_choices(depth=(2,))
-    sampler = StrictFairSampler(SPACE, open_choices, SPACE.resolutions, None, [7])
+    sampler = make("strict_fair", opened={"depth": (2,)}, seed=7)
     counts: Counter[tuple[int, int, int, float]] = Counter()
     resolutions: Counter[int] = Counter()
     for step in range(30):
@@ -56,7 +88,7 @@ def test_strict_fair_draws_every_choice_equally_often_when_cycles_complete() -> 
 
 
 def test_strict_fair_depths_are_equal_when_their_own_cycle_completes() -> None:
-    sampler = StrictFairSampler(SPACE, EVERYTHING, SPACE.resolutions, None, [3])
+    sampler = make("strict_fair", seed=3)
     depths: Counter[tuple[int, int]] = Counter()
     for step in range(20):
         for arch in sampler.draw(step):
@@ -68,11 +100,134 @@ def test_strict_fair_depths_are_equal_when_their_own_cycle_completes() -> None:
 
 def test_strict_fair_refuses_another_number_of_subnets() -> None:
     with pytest.raises(ValueError, match=r"subnets_per_step is 4; strict-fair sampling takes 3 here"):
-        StrictFairSampler(SPACE, EVERYTHING, SPACE.resolutions, 4, [0])
+        make("strict_fair", subnets_per_step=4)
 
 
 def test_uniform_sampling_is_uniform_over_each_open_gene() -> None:
-    sampler = UniformSampler(SPACE, EVERYTHING, SPACE.resolutions, 2, [5])
+    sampler = make("uniform", seed=5, subnets_per_step=2)
     kernels = Counter(arch.stages[0][0][0] for step in range(600) for arch in sampler.draw(step))
     assert sum(kernels.values()) == 1200
     assert all(330 < count < 470 for count in kernels.values())  # 400 expected, standard deviation 16
+
+
+@pytest.mark.parametrize("name", ["spos-cifar", "fairnas-cifar"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_strict_fairness_updates_every_choice_of_every_layer_equally(name: str, steps: int) -> None:
+    """Counted by the gradients that reach each choice's weights, over the subnets that a step accumulates."""
+    space = preset(name)
+    supernet = supernet_class(space.family)(space, torch.Generator().manual_seed(0))
+    updates: Counter[str] = Counter()
+    for key, parameter in supernet.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _, key=key: updates.update([key]))
+    sampler = make("strict_fair", space, resolutions=(16,))
+    pixels, labels = torch.randn(2, 3, 16, 16), torch.tensor([1, 2])
+    for step in range(steps):
+        for arch in sampler.draw(step):
+            F.cross_entropy(supernet(pixels, arch), labels).backward()
+    of_choices = [key for key in updates if "block" in key]
+    choices = space.block_genes[0].choices
+    assert {key for key, _ in supernet.named_parameters()} == set(updates)
+    assert {updates[key] for key in of_choices} == {steps}
+    assert {updates[key] for key in set(updates) - set(of_choices)} == {steps * len(choices)}  # stem and head: all
+
+
+def test_subnets_of_a_flops_range_are_inside_it_and_uniform_there() -> None:
+    sampler = make("flops_range", seed=4)
+    drawn = [arch for step in range(400) for arch in sampler.draw(step)]
+    assert all(FLOPS[0] <= SPACE.costs(arch)["flops"] <= FLOPS[1] for arch in drawn)
+    rng = np.random.default_rng(0)
+    uniform = [SPACE.decode(genome).at(12) for genome in SPACE.sample(rng, 4000)]
+    inside = [arch for arch in uniform if FLOPS[0] <= SPACE.costs(arch)["flops"] <= FLOPS[1]]
+    at_12 = [arch for arch in drawn if arch.resolution == 12]
+    shares = [np.mean([arch.stages[0][0][1] == 2 for arch in archs]) for archs in (inside, at_12)]
+    assert abs(shares[0] - shares[1]) < 0.1  # of ratio 2; about 400 draws, standard deviation 0.025
+
+
+def test_a_flops_range_that_nothing_is_in_is_refused_before_training() -> None:
+    with pytest.raises(ValueError, match=r"phase x: flops is \[1, 2\]; fewer than one .* Widen the range"):
+        make("flops_range", flops=(1, 2))
+
+
+def test_the_sandwich_rule_draws_the_largest_the_smallest_and_random_ones() -> None:
+    sampler = make("sandwich", opened={"kernel_size": (3, 5)}, subnets_per_step=None)
+    between = set()
+    for step in range(10):
+        largest, smallest, *others = sampler.draw(step)
+        assert {block for stage in largest.stages for block in stage} == {(5, 4)}
+        assert [len(stage) for stage in largest.stages] == [2, 2, 2]
+        assert smallest == SPACE.smallest().at(smallest.resolution)
+        assert len(others) == 2
+        between.update(others)
+    assert len(between) > 15
+    with pytest.raises(ValueError, match="subnets_per_step is 2; the sandwich rule takes at least 3"):
+        make("sandwich", subnets_per_step=2)
+
+
+def test_path_dropout_rises_linearly_from_the_largest_network() -> None:
+    sampler = make("path_dropout", seed=1, subnets_per_step=400)
+    assert isinstance(sampler, PathDropoutSampler)
+    assert [sampler.rate(step) for step in (0, STEPS - 1)] == [0, 0.8]
+    assert sampler.rate(STEPS // 2) == pytest.approx(0.8 * (STEPS // 2) / (STEPS - 1))
+    first = sampler.draw(0)
+    assert set(first) == {SPACE.largest().at(first[0].resolution)}
+    last = sampler.draw(STEPS - 1)
+    kernels = Counter(arch.stages[0][0][0] for arch in last)
+    assert abs(kernels[3] / len(last) - 0.8) < 0.08  # all paths dropped: with the rate itself
+    assert abs(kernels[7] / len(last) - (1 - 0.8**0.5) ** 2) < 0.03  # none dropped
+    depths = Counter(len(arch.stages[1]) for arch in last)
+    assert abs(depths[1] / len(last) - 0.8) < 0.08
+
+
+def test_path_dropout_among_alternatives_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"stage1.block1.choice have weights of their own.*uniform or strict_fair"):
+        make("path_dropout", preset("spos-cifar"))
+
+
+@pytest.mark.parametrize(
+    ("make_phase", "message"),
+    [
+        (lambda: Phase("x", 1, 0.1, sampler="flops_range"), "flops_range and flops belong together"),
+        (lambda: Phase("x", 1, 0.1, drop_rate=0.5), "path_dropout and drop_rate belong together"),
+        (lambda: Phase("x", 1, 0.1, sampler="flops_range", flops=(2.0, 1.0)), "the most, is 1.0"),
+        (lambda: Phase("x", 1, 0.1, sampler="sandwich", distillation=1.0), "leave distillation out"),
+    ],
+)
+def test_options_that_contradict_the_sampler_are_refused(make_phase: Callable[[], Phase], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_phase()
+
+
+def test_in_place_distillation_teaches_the_others_by_the_largest_of_the_same_step() -> None:
+    """Only the largest sees the labels, smoothed; no gradient goes back into what it teaches."""
+    phase = Phase("x", 1, 0.1, sampler="sandwich", subnets_per_step=3)
+    state = TrainingState.fresh(SPACE, Schedule((phase,), 8, label_smoothing=0.2))
+    archs = sampler_of(SPACE, state.schedule, 0, STEPS).draw(0)
+    pixels, labels = torch.randn(8, 1, *2 * [archs[0].resolution]), torch.arange(8)
+    losses = list(_losses(state, phase, archs, pixels, labels))
+    with torch.no_grad():
+        logits = [state.supernet(pixels, arch) for arch in archs]
+    assert losses[0].item() == pytest.approx(F.cross_entropy(logits[0], labels, label_smoothing=0.2).item())
+    for loss, made in zip(losses[1:], logits[1:], strict=True):
+        assert loss.item() == pytest.approx(F.cross_entropy(made, logits[0].softmax(1)).item())
+    losses[1].backward()
+    only_largest = [
+        parameter for name, parameter in state.supernet.named_parameters() if name.startswith("stages.0.1.")
+    ]
+    assert only_largest
+    assert all(parameter.grad is None for parameter in only_largest)
+
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_phase_of_every_configuration_draws_subnets(path: Path) -> None:
+    config = read_config(path)
+    space = preset(config.space)
+    for number, phase in enumerate(config.schedule.phases):
+        sampler = sampler_of(space, config.schedule, number, 1000)
+        for step in (0, 999):
+            archs = sampler.draw(step)
+            assert len(archs) == sampler.subnets >= (phase.subnets_per_step or 1)
+            for arch in archs:
+                space.encode(arch.at(space.resolutions[0]))

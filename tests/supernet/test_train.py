@@ -21,7 +21,7 @@ from supernet.batches import Batch, Batches
 from supernet.checkpoints import load_checkpoint, save_checkpoint
 from supernet.data import Dataset, ImageFiles, load
 from supernet.families import preset
-from supernet.sampling import UniformSampler
+from supernet.sampling import sampler_of
 from supernet.schedule import Phase, Schedule
 from supernet.train import TrainingError, TrainingState, _enter, train
 
@@ -173,7 +173,7 @@ def test_micro_batches_leave_the_mean_of_the_statistics_that_each_would_leave_al
     batch = Batches(dataset.train, one_step, 0)
     whole = batch[0]
     assert isinstance(whole, Batch)
-    arch = UniformSampler(SPACE, SPACE.open_choices(**LARGEST), SPACE.resolutions, 1, [0, 2, 0]).draw(0)[0]
+    arch = sampler_of(SPACE, one_step, 0, 1).draw(0)[0]
     pixels = dataset.normalization(batch.augmented(whole, torch.device("cpu")), arch.resolution)
     halves = []
     for half in pixels.chunk(2):
