@@ -6,8 +6,9 @@ narrower one takes the first channels (arXiv:1812.08928). A subnet runs as the v
 builds, on slices of the shared tensors.
 """
 
+import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -34,8 +35,8 @@ class SlicedSupernet(Supernet):
         self.shared = nn.ModuleDict()
         for part, paths in self._paths():
             self.shared[_key(part, paths)] = static_layers(_widest(space, part, paths))
-        self._skeletons: dict[Operators, _Skeleton] = {}
-        self._tensors: dict[str, dict[str, Tensor]] = {}
+        self._skeletons: dict[tuple[int, Operators], _Skeleton] = {}
+        self._owners: dict[str, dict[str, tuple[nn.Module, str]]] = {}
         if generator is not None:
             initialise(self, generator)
 
@@ -82,27 +83,27 @@ class SlicedSupernet(Supernet):
 
     def _parts(self, arch: Architecture) -> Iterator[tuple[Part, str, Operators]]:
         """The kept parts, each with the key of its weights and its records."""
-        values = self.space.values(self.space.encode(arch))
+        values = self.space.values(self.space.encode(arch.at(self.space.resolutions[0])))
         for part, records in self.space.part_operators(arch):
             yield part, _key(part, {gene: values[gene] for gene in part.paths}), records
 
     def _skeleton(self, records: Operators) -> "_Skeleton":
-        shape = _at_any_side(records)
-        if shape not in self._skeletons:
+        key = threading.get_ident(), _at_any_side(records)  # while it runs, a skeleton holds the slices of one thread
+        if key not in self._skeletons:
             with torch.device("meta"):
-                self._skeletons[shape] = _Skeleton(static_layers(shape))
-        return self._skeletons[shape]
+                self._skeletons[key] = _Skeleton(static_layers(key[1]))
+        return self._skeletons[key]
 
     def _tensors_of(self, key: str) -> dict[str, Tensor]:
-        """Every parameter and buffer under a key, by name, without a walk over the modules each time."""
-        if key not in self._tensors:
-            module = self.shared[key]
-            self._tensors[key] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        return self._tensors[key]
+        """Every parameter and buffer under a key, by name.
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        self._tensors.clear()  # a move to another device makes new buffers
-        return super()._apply(fn, recurse)
+        Only the modules that hold them are remembered: a tensor may be replaced, as by a move to another device.
+        """
+        if key not in self._owners:
+            module = self.shared[key]
+            places = {name: name.rpartition(".") for name in module.state_dict()}
+            self._owners[key] = {name: (module.get_submodule(path), last) for name, (path, _, last) in places.items()}
+        return {name: getattr(owner, last) for name, (owner, last) in self._owners[key].items()}
 
 
 class _Skeleton:
@@ -142,16 +143,22 @@ def _variants(part: Part, paths: dict[int, Value], choices: Sequence[Sequence[Va
 
 def _widest(space: SearchSpace, part: Part, paths: dict[int, Value]) -> Operators:
     """The records of one path through a part with the most channels that any choice gives each of them."""
-    widest, *others = _variants(part, paths, [space.genes[gene].choices for gene in part.genes])
+    variants = _variants(part, paths, [space.genes[gene].choices for gene in part.genes])
+    widest, *others = variants or [()]  # a path may be to leave the part out
     for records in others:
         try:
-            widest = tuple(_wider(one, other) for one, other in zip(widest, records, strict=True))
+            widest = _all_wider(widest, records)
         except ValueError as error:
             raise ValueError(
                 f"{space.name}: the choices of {part.name} cannot share weights, since they run different operators; "
                 "list the gene that makes the difference in Part.paths"
             ) from error
     return widest
+
+
+def _all_wider(one: Operators, other: Operators) -> Operators:
+    """`_wider` of every two records; raises what that does, ValueError too if one holds more records."""
+    return tuple(_wider(*both) for both in zip(one, other, strict=True))
 
 
 def _wider(one: Operator | Parallel, other: Operator | Parallel) -> Operator | Parallel:
@@ -162,8 +169,7 @@ def _wider(one: Operator | Parallel, other: Operator | Parallel) -> Operator | P
     """
     wide: dict[str, Any] = {"in_channels": max(one.in_channels, other.in_channels)}
     if isinstance(one, Parallel) and isinstance(other, Parallel):
-        pairs = zip(one.branches, other.branches, strict=True)
-        wide["branches"] = tuple(tuple(map(_wider, *both)) for both in pairs if len(both[0]) == len(both[1]))
+        wide["branches"] = tuple(_all_wider(*both) for both in zip(one.branches, other.branches, strict=True))
     elif isinstance(one, Operator) and isinstance(other, Operator):
         wide["out_channels"] = max(one.out_channels, other.out_channels)
         if (one.groups, other.groups) == (one.in_channels, other.in_channels):
@@ -195,6 +201,8 @@ def _sort(widest: Operators, module: nn.Module, trained: list[Operators]) -> Non
                 cuts = {in_channels[number] for in_channels in slices}
                 _reorder(writers, conv, sorted_within(conv.weight.abs().sum((0, 2, 3)), cuts))
             writers = [(conv, norm)]
+        elif not record.groups == record.in_channels == record.out_channels:
+            writers = []  # channels cannot leave their group
         elif writers:
             writers.append((conv, norm))
 
