@@ -31,6 +31,9 @@ class Operator:
     in_channels, out_channels: channels of the input and of the output.
     side: height and width of the input, pixels; `out_side` follows from the stride.
     norm: a batch norm follows and runs in place, with `norm_eps`. activation: likewise.
+
+    Raises:
+        ValueError: a window whose padding would make the output larger or smaller than the stride says.
     """
 
     kind: Kind
@@ -44,6 +47,12 @@ class Operator:
     norm: bool = False
     norm_eps: float = 1e-5
     activation: Activation = None
+
+    def __post_init__(self) -> None:
+        if self.kind in ("conv", "max_pool") and self.kernel % 2 == 0:
+            raise ValueError(f"{self.kind} has kernel {self.kernel}; half of it is padded, so it must be odd")
+        if self.kind == "avg_pool" and self.kernel != self.stride:
+            raise ValueError(f"avg_pool has kernel {self.kernel} and stride {self.stride}; they must be equal")
 
     @property
     def out_side(self) -> int:

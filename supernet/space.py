@@ -7,7 +7,6 @@ are not kept hold 0 in a canonical genome, so equal subnets are equal arrays.
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -107,6 +106,11 @@ class SearchSpace:
                 raise ValueError(f"{self.name}: gene {gene.name} needs distinct choices, not {gene.choices}")
             if len(gene.choices) > np.iinfo(np.int8).max:
                 raise ValueError(f"{self.name}: gene {gene.name} has {len(gene.choices)} choices; the most is 127")
+        extra = [gene.name for gene in self.extra_genes]
+        if extra != sorted({*extra} - {"resolution", "stages"}):
+            raise ValueError(
+                f"{self.name}: extra genes need names in ascending order, other than resolution and stages, not {extra}"
+            )
         for stage, choices in enumerate(self.depths, 1):
             if list(choices) != sorted(choices) or choices[0] < 1:
                 raise ValueError(f"{self.name}: depths of stage {stage} must ascend from at least 1, not {choices}")
@@ -292,8 +296,16 @@ class SearchSpace:
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        """The network as parts in the order in which they run."""
-        return self.layout.parts(self)
+        """The network as parts in the order in which they run.
+
+        Raises:
+            ValueError: two parts of one name, which would share weights.
+        """
+        parts = self.layout.parts(self)
+        names = [part.name.replace(".", "_") for part in parts]  # as in a supernet's state dict
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{self.name}: more than one part is called {', '.join(twice)}; their names must differ")
+        return parts
 
     def part_operators(self, arch: Architecture) -> Iterator[tuple[Part, Operators]]:
         """The kept parts of one architecture with their records, in the order in which they run.
@@ -374,8 +386,8 @@ def _frozen(value: Any) -> Any:
 
 
 def _number(name: str, value: Any) -> Value:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name} holds {value!r}; a number is needed")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**53:
+        raise ValueError(f"{name} holds {value!r}; a number is needed, smaller than 2**53")
     return int(value) if value == int(value) else value
 
 
