@@ -2,8 +2,9 @@
 
 import math
 import operator
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -25,7 +26,7 @@ from supernet.families.resnet import bottleneck
 from supernet.families.shufflenetv2 import ShuffleNetV2Layout
 from supernet.filesize import fixed_bytes
 from supernet.layers import Supernet
-from supernet.operators import Operator, Part, live_elements
+from supernet.operators import Kind, Operator, Operators, Parallel, Part, live_elements
 from supernet.sliced import SlicedSupernet
 from supernet.space import Architecture, Gene, SearchSpace, Value
 from tests.supernet.subnets import archs_of, images_for, supernet_of
@@ -369,6 +370,45 @@ def test_a_copy_on_another_device_runs_on_its_own_tensors() -> None:
     assert torch.allclose(supernet(images.double(), arch).float(), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["mbv3-digits", "spos-cifar", "fairnas-cifar", "resnet-cifar"])
+@torch.no_grad()
+def test_a_subnet_runs_at_resolutions_that_are_no_choice_of_the_space(name: str) -> None:
+    space = preset(name)
+    supernet = supernet_of(space)
+    arch = space.smallest().at(20)
+    images = images_for(space, 20)
+    assert torch.allclose(supernet.extract(arch)(images), supernet(images, arch), atol=1e-5)
+
+
+@torch.no_grad()
+def test_tensors_that_are_replaced_are_those_that_run() -> None:
+    space = SMALL["resnet-cifar"]
+    supernet, other = supernet_of(space), supernet_class(space.family)(space, torch.Generator()).eval()
+    arch = space.smallest()
+    images = images_for(space, arch.resolution)
+    expected = supernet(images, arch)
+    assert not torch.allclose(other(images, arch), expected)
+    other.load_state_dict(supernet.state_dict(), assign=True)
+    assert torch.equal(other(images, arch), expected)
+    other.get_submodule("shared").double()
+    assert torch.allclose(other(images.double(), arch).float(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["resnet-cifar", "fairnas-cifar"])
+def test_threads_do_not_see_each_others_slices(name: str) -> None:
+    space = SMALL[name]
+    supernet = supernet_of(space)
+    archs = archs_of(space, 10) * 4
+
+    @torch.no_grad()
+    def run(arch: Architecture) -> Tensor:
+        return supernet(images_for(space, arch.resolution), arch)
+
+    expected = list(map(run, archs))
+    with ThreadPoolExecutor(4) as pool:
+        assert all(map(torch.equal, pool.map(run, archs), expected))
+
+
 # Published figures.
 
 
@@ -501,11 +541,90 @@ def test_choices_that_run_different_operators_need_paths_of_their_own() -> None:
         def parts(self, space: SearchSpace) -> tuple[Part, ...]:
             return tuple(replace(part, paths=()) for part in super().parts(space))
 
-    layout = space.layout
-    assert isinstance(layout, MobileNetV2Layout)
-    fields = {name: getattr(layout, name) for name in MobileNetV2Layout.__dataclass_fields__}
+    layout = NoPaths(**{field.name: getattr(space.layout, field.name) for field in fields(MobileNetV2Layout)})
     with pytest.raises(ValueError, match=r"the choices of stage1.block1 cannot share weights.*Part.paths"):
-        SlicedSupernet(replace(space, layout=NoPaths(**fields)))
+        SlicedSupernet(replace(space, layout=layout))
+
+
+def space_around(block: Callable[[Value], Operators], choices: tuple[Value, ...], *, path: bool = False) -> SearchSpace:
+    """A convolution to 8 channels of 4 x 4, a part made by one gene, a classifier."""
+
+    class Around:
+        def parts(self, space: SearchSpace) -> tuple[Part, ...]:
+            stem, pool = Operator("conv", 1, 8, 4, 3, norm=True), Operator("pool", 8, 8, 4)
+            return (
+                Part("stem", (0,), lambda side: (stem,)),
+                Part("block", (2,), block, paths=(2,) if path else ()),
+                Part("head", (0,), lambda side: (pool, Operator("linear", 8, space.classes, 1))),
+            )
+
+    return SearchSpace("around", "mobilenetv2", 3, 1, (4,), ((1,),), (Gene("choice", choices),), Around())
+
+
+def with_choice(choice: Value) -> Architecture:
+    return Architecture(4, (((choice,),),))
+
+
+def test_branches_of_different_length_need_paths_of_their_own() -> None:
+    conv = Operator("conv", 8, 8, 4, norm=True)
+
+    def block(choice: Value) -> Operators:
+        return (Parallel("add", ((), (conv,) * int(choice)), 8, 4),)
+
+    with pytest.raises(ValueError, match=r"the choices of block cannot share weights.*Part.paths"):
+        SlicedSupernet(space_around(block, (1, 2)))
+    space = space_around(block, (1, 2), path=True)
+    supernet, images = SlicedSupernet(space, torch.Generator()).eval(), images_for(space, 4)
+    for arch in (with_choice(1), with_choice(2)):
+        assert torch.equal(supernet.extract(arch)(images), supernet(images, arch))
+
+
+def test_a_path_may_be_to_leave_the_part_out() -> None:
+    space = space_around(lambda choice: (Operator("conv", 8, 8, 4),) * int(choice), (0, 1), path=True)
+    supernet, images = SlicedSupernet(space, torch.Generator()).eval(), images_for(space, 4)
+    supernet.sort_channels(space.open_choices())
+    skipped, kept = (with_choice(choice) for choice in (0, 1))
+    assert [name for name, _ in supernet.extract(skipped).named_children()] == ["stem", "head"]
+    assert torch.equal(supernet.extract(skipped)(images), supernet(images, skipped))
+    assert not torch.allclose(supernet(images, kept), supernet(images, skipped))
+
+
+@torch.no_grad()
+def test_sorting_leaves_the_channels_of_grouped_convolutions_where_they_are() -> None:
+    def block(_: Value) -> Operators:
+        return Operator("conv", 8, 8, 4), Operator("conv", 8, 8, 4, 3, groups=2), Operator("conv", 8, 8, 4)
+
+    space = space_around(block, (0,))
+    supernet, images = SlicedSupernet(space, torch.Generator()).eval(), images_for(space, 4)
+    before = supernet(images, space.largest())
+    supernet.sort_channels([[]] * space.num_genes)
+    assert torch.allclose(supernet(images, space.largest()), before, atol=1e-5)
+
+
+def test_parts_need_names_of_their_own() -> None:
+    class Twice(MobileNetV2Layout):
+        def parts(self, space: SearchSpace) -> tuple[Part, ...]:
+            return tuple(replace(part, name=part.name.replace("block2", "block1")) for part in super().parts(space))
+
+    space = preset("fairnas-cifar")
+    layout = Twice(**{field.name: getattr(space.layout, field.name) for field in fields(MobileNetV2Layout)})
+    with pytest.raises(ValueError, match="more than one part is called stage1_block1, stage2_block1, stage3_block1;"):
+        SlicedSupernet(replace(space, layout=layout))
+
+
+@pytest.mark.parametrize(
+    ("kind", "kernel", "stride", "message"),
+    [
+        ("conv", 2, 2, "conv has kernel 2; .* odd"),
+        ("max_pool", 2, 2, "max_pool has kernel 2; .* odd"),
+        ("avg_pool", 3, 2, "avg_pool has kernel 3 and stride 2; they must be equal"),
+    ],
+)
+def test_windows_whose_outputs_are_of_another_size_are_refused(
+    kind: Kind, kernel: int, stride: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Operator(kind, 8, 8, 8, kernel, stride)
 
 
 class TwoConvolutions(MobileNetV2Layout):

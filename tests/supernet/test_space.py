@@ -135,6 +135,7 @@ def test_sampling_is_seeded_canonical_and_within_the_open_choices(seed: int) -> 
         ({"resolution": 8.5}, "a whole number is needed"),
         ({"resolution": True}, "a number is needed"),
         ({"resolution": float("inf")}, "resolution holds inf; a number is needed"),
+        ({"resolution": 10**400}, "resolution holds 1000.*; a number is needed, smaller than"),
         ({"stages": [[[float("nan"), 2]], [[3, 2]], [[3, 2]]]}, "stage 1 holds nan"),
         ({"stages": "no"}, "list of blocks"),
         ({"stages": None}, "an architecture is written"),
@@ -146,6 +147,12 @@ def test_an_architecture_outside_its_space_is_refused_by_gene_value_and_choices(
     space = preset("mbv3-digits")
     with pytest.raises(ValueError, match=message):
         space.encode(Architecture.from_json({**space.smallest().to_json(), **change}))
+
+
+@pytest.mark.parametrize("names", [("b", "a"), ("a", "a"), ("resolution",), ("stages",)])
+def test_extra_genes_have_an_order_and_keys_of_their_own(names: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="extra genes need names in ascending order, other than resolution and stages"):
+        replace(preset("mbv3-digits"), extra_genes=tuple(Gene(name, (0, 1)) for name in names))
 
 
 def test_unknown_names_are_refused() -> None:
