@@ -201,8 +201,10 @@ class Search(Base):
     predictor_version: Mapped[str] = mapped_column(ID)
     latency_models: Mapped[dict[str, Any]]  # device: latency model's id
     warm_start: Mapped[str | None] = mapped_column(HASH)  # artifact: the genomes it started from
+    warm_starts: Mapped[int] = mapped_column(default=0)  # how many these are
     seed: Mapped[int] = mapped_column(BigInteger)
 
+    question: Mapped[str | None] = mapped_column(HASH, index=True)  # of all these but the warm start; null: before 0002
     idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
     status: Mapped[str] = mapped_column(String(16))
     progress: Mapped[dict[str, Any] | None]

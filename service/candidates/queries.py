@@ -8,6 +8,7 @@ import numpy as np
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from evolution.elimination import Floats
 from service.db import insert_missing
 from service.errors import NotFoundError
 from service.models import (
@@ -15,6 +16,7 @@ from service.models import (
     Candidate,
     LatencyMeasurement,
     LatencyPrediction,
+    Supernet,
     Verification,
 )
 from supernet.space import Genomes
@@ -38,14 +40,22 @@ def architecture(session: Session, some_id: str) -> dict[str, Any] | None:
     return session.scalar(select(Candidate.architecture).where(named).limit(1))
 
 
-def of_supernet(session: Session, supernet_id: str) -> tuple[list[str], Genomes]:
-    """The ids of all N candidates of a supernet, and their (N, G) genomes."""
-    wanted = select(Candidate.id, Candidate.genome).where(Candidate.supernet_id == supernet_id).order_by(Candidate.id)
+def of_supernet(session: Session, supernet: Supernet) -> tuple[list[str], Genomes, Floats]:
+    """All N candidates of a supernet: their ids, (N, G) genomes and (N,) accuracies as its predictor said."""
+    wanted = (
+        select(Candidate.id, Candidate.genome, AccuracyPrediction.predicted_accuracy)
+        .join(AccuracyPrediction, AccuracyPrediction.candidate_id == Candidate.id)
+        .where(
+            Candidate.supernet_id == supernet.id,
+            AccuracyPrediction.predictor_version == supernet.predictor_version,
+        )
+        .order_by(Candidate.id)
+    )
     rows = session.execute(wanted).all()
     if not rows:
-        return [], np.zeros((0, 0), np.int8)
-    genomes = np.frombuffer(b"".join(row.genome for row in rows), np.int8).reshape(len(rows), -1)
-    return [row.id for row in rows], genomes
+        return [], np.zeros((0, 0), np.int8), np.zeros(0)
+    ids, genomes, accuracy = zip(*rows, strict=True)
+    return list(ids), np.frombuffer(b"".join(genomes), np.int8).reshape(len(rows), -1), np.array(accuracy)
 
 
 def by_id(session: Session, ids: Sequence[str]) -> list[Candidate]:

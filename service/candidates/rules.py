@@ -125,9 +125,10 @@ def front(session: Session, context: Context, supernet_id: str, x: Cost, device:
             if device is None
             else f"{x} is the same on every device; leave it out"
         )
-    loaded, predictor = context.loaded(supernet), context.predictor(supernet)
+    loaded = context.loaded(supernet)
+    context.predictor(supernet)  # refuses a supernet without
     model = devices.models_for(session, [device], supernet.space_hash)[device] if device else None
-    ids, genomes = queries.of_supernet(session, supernet.id)
+    ids, genomes, accuracy = queries.of_supernet(session, supernet)
     kept: list[str] = []
     if ids:
         cost = {"flops": loaded.tables.flops_cost, "params": loaded.tables.params_cost}.get(x)
@@ -136,7 +137,7 @@ def front(session: Session, context: Context, supernet_id: str, x: Cost, device:
         assert cost is not None
         values = cost(genomes)
         known = np.flatnonzero(np.isfinite(values))
-        objectives = np.column_stack([-predictor.predict(genomes[known]), values[known]])
+        objectives = np.column_stack([-accuracy[known], values[known]])
         inside = known[non_dominated(objectives)]
         kept = [ids[i] for i in inside[np.argsort(values[inside])]]
     candidates = queries.by_id(session, kept)

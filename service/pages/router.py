@@ -125,14 +125,15 @@ async def ask(request: Request, context: ContextOf, budget: Annotated[Budget, Fo
         if "floors" not in problem:
             problem["title"] = "This cannot be searched"
     else:
-        return RedirectResponse(f"/searches/{search.id}", 303, HEADERS)
+        query = "?stored=true" if search.answered_from else ""
+        return RedirectResponse(f"/searches/{search.id}{query}", 303, HEADERS)
     found = _form(context, budget) | {"problem": problem, "raised": _raised(budget, problem)}
     return _page(request, "home.html", 422, {"HX-Push-Url": "false"}, **found, **_recent(context))
 
 
 @router.get("/searches/{search_id}")
-def answer(search_id: str, request: Request, context: ContextOf) -> Response:
-    """One search and its answer, with the form that asks it again."""
+def answer(search_id: str, request: Request, context: ContextOf, stored: bool = False) -> Response:
+    """One search and its answer, with the form that asks it again. stored: it was asked again, and not searched for."""
     search = searches.one(search_id, context)
     budget, supernet = Budget.of(search.request), supernets.one(search.supernet, context)
     with context.database.reading() as session:
@@ -143,6 +144,7 @@ def answer(search_id: str, request: Request, context: ContextOf) -> Response:
         **_form(context, budget),
         search=search,
         running=search.status in UNFINISHED,
+        stored=stored,
         space=supernet.space,
         wanting=wanting,
         views=supernet.provenance["views"]["count"],

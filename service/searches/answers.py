@@ -17,8 +17,8 @@ from service.searches.schemas import LimitOut, SearchOut, SearchSummary
 from service.supernets import queries as supernets
 
 
-def show(session: Session, context: Context, search: models.Search) -> SearchOut:
-    """A search with its answer."""
+def show(session: Session, context: Context, search: models.Search, *, from_storage: bool = False) -> SearchOut:
+    """A search with its answer. from_storage: it is shown instead of searching for the same again."""
     kept = queries.members(session, search.id, on_front=True)
     best_id = search.best_candidate_id
     others = [one.id for one in kept if one.id != best_id]
@@ -32,6 +32,8 @@ def show(session: Session, context: Context, search: models.Search) -> SearchOut
         seed=search.seed,
         predictor=search.predictor_version,
         latency_models=search.latency_models,
+        answered_from=search.id if from_storage else None,
+        warm_starts=search.warm_starts,
         evaluations=search.evaluations,
         elapsed_ms=search.elapsed_ms,
         progress=search.progress,

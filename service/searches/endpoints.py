@@ -10,6 +10,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Response
 from sqlalchemy.exc import IntegrityError
 
+from evolution.problem import Problem
 from service.candidates.schemas import CandidateOut
 from service.context import Context, ContextOf
 from service.schemas import Cursor, Id, Limit, Page
@@ -26,6 +27,7 @@ PRIORITY = 2  # exports, for which somebody waits, go before searches
     "",
     status_code=201,
     responses={
+        200: {"model": SearchOut, "description": "Answered from storage: the same was asked before."},
         202: {"model": SearchOut},
         404: {"description": "No supernet or device has this name."},
         409: {"description": "The Idempotency-Key was sent before with another request."},
@@ -43,6 +45,8 @@ async def ask(
 ) -> SearchOut:
     """Ask for the best architecture within limits: 201 with the answer, or 202 with where it will be.
 
+    200 with the stored answer where the same was asked before of the same versions of all models; with `warm_start:
+    false` nothing stored counts, and equal requests have equal answers.
     A search that verifies, or evaluates more than 20,000 architectures, is a job.
     """
     later, seconds = preferences(prefer or [])
@@ -59,6 +63,8 @@ async def ask(
     response.headers["Location"] = f"/v1/searches/{search.id}"
     if search.status in queries.UNFINISHED:
         response.status_code, response.headers["Retry-After"] = 202, "1"
+    elif search.answered_from:
+        response.status_code = 200
     return search
 
 
@@ -113,13 +119,20 @@ def _show(context: Context, search_id: str) -> SearchOut:
 
 
 def _search(context: Context, body: SearchIn, key: str | None, later: bool) -> SearchOut:
-    """Answer, or have a worker answer; a question sent before under this key is not asked again."""
+    """Answer from storage or by searching, or have a worker answer. Nothing is asked twice under one key."""
     with context.database.reading() as session:
         if earlier := rules.asked_before(session, key, body):
             return answers.show(session, context, earlier)
         question = rules.ask(session, body)
+        if stored := rules.answered_before(session, question):
+            return answers.show(session, context, stored, from_storage=True)
+        problem = rules.make_problem(context, question)
+        question = rules.warmed(session, question, problem)
     try:
-        return _answer(context, question, key) if question.is_short and not later else _enqueue(context, question, key)
+        if question.is_short and not later:
+            return _answer(context, question, problem, key)
+        rules.begin(problem, question)  # refuses an unknown strategy
+        return _enqueue(context, question, key)
     except IntegrityError:
         with context.database.reading() as session:  # the same key, at the same time
             if earlier := rules.asked_before(session, key, body):
@@ -127,8 +140,8 @@ def _search(context: Context, body: SearchIn, key: str | None, later: bool) -> S
         raise
 
 
-def _answer(context: Context, question: rules.Question, key: str | None) -> SearchOut:
-    answer = rules.solve(context, question)
+def _answer(context: Context, question: rules.Question, problem: Problem, key: str | None) -> SearchOut:
+    answer = rules.solve(problem, question)
     with context.database.writing() as session:
         search = rules.add(session, context.store, question, status="running", key=key)
         rules.add_answer(session, context, search, question, answer)
@@ -137,7 +150,6 @@ def _answer(context: Context, question: rules.Question, key: str | None) -> Sear
 
 
 def _enqueue(context: Context, question: rules.Question, key: str | None) -> SearchOut:
-    rules.begin(context, question)  # refuses what nothing can answer
     with context.database.writing() as session:
         search = rules.add(session, context.store, question, status="queued", key=key)
         context.jobs.enqueue(session, "search", search.id, job_id=job_id(search.id), priority=PRIORITY)

@@ -73,10 +73,8 @@ def _search(context: Context, search_id: str) -> None:
         if queries.members(session, search_id):
             return
     started = time.perf_counter()
-    if saved is None:
-        search = rules.begin(context, question)
-    else:
-        search = Search.resume(rules.make_problem(context, question), unpack(saved))
+    problem = rules.make_problem(context, question)
+    search = rules.begin(problem, question) if saved is None else Search.resume(problem, unpack(saved))
     due = time.monotonic() + SAVE_SECONDS
     for progress in search.run():
         if time.monotonic() < due:

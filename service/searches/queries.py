@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
@@ -18,10 +17,8 @@ from service.models import (
     Verification,
     now,
 )
-from supernet.space import Genomes
 
 UNFINISHED = ("queued", "running")
-WARM_STARTS = 256  # front members that a search starts from at most
 
 
 def get(session: Session, search_id: str) -> Search:
@@ -45,6 +42,12 @@ def lock(session: Session, search_id: str) -> Search:
 def by_key(session: Session, idempotency_key: str) -> Search | None:
     """The search that was asked for with this key."""
     return session.scalars(select(Search).where(Search.idempotency_key == idempotency_key)).first()
+
+
+def answered(session: Session, question: str) -> Search | None:
+    """The newest search that answered a question, the hash of one."""
+    done = select(Search).where(Search.question == question, Search.status == "done")
+    return session.scalars(done.order_by(Search.id.desc()).limit(1)).first()
 
 
 def page(session: Session, limit: int, cursor: str | None) -> tuple[list[Search], str | None]:
@@ -79,14 +82,6 @@ def members(session: Session, search_id: str, *, on_front: bool = False) -> list
     joined = select(Candidate).join(SearchCandidate, Candidate.id == SearchCandidate.candidate_id)
     wanted = joined.where(SearchCandidate.search_id == search_id).order_by(SearchCandidate.place)
     return list(session.scalars(wanted.where(SearchCandidate.on_front) if on_front else wanted))
-
-
-def earlier_fronts(session: Session, supernet_id: str) -> Genomes | None:
-    """(N, G) distinct genomes on the fronts of a supernet's searches, the newest; None where there are none."""
-    on_front = select(SearchCandidate.candidate_id).where(SearchCandidate.on_front)
-    wanted = select(Candidate.genome).where(Candidate.supernet_id == supernet_id, Candidate.id.in_(on_front))
-    found = session.scalars(wanted.order_by(Candidate.created_at.desc(), Candidate.id).limit(WARM_STARTS)).all()
-    return np.frombuffer(b"".join(found), np.int8).reshape(len(found), -1) if found else None
 
 
 def finish(session: Session, search_id: str, **values: Any) -> bool:

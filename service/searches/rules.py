@@ -1,16 +1,19 @@
 """From a request to a question, from a question to an answer, and the answer's rows."""
 
+import hashlib
+import json
 import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from sqlalchemy.orm import Session
 
 from evolution.constraints import Infeasible, Limit, Refused, constrain, cost_of
+from evolution.pareto import crowding_distances, dominance_ranks
 from evolution.problem import Problem
 from evolution.search import Search, SearchResult
 from service import models
@@ -29,6 +32,7 @@ from supernet.space import Genomes
 
 IN_PROCESS = 20_000  # evaluations that a request may wait for; more are a job's work
 FINALISTS = 64  # kept beside the front, for verification to choose from
+WARM_STARTS = 64  # stored candidates that a search starts from at most
 SHORTHANDS = {"max_latency_ms": "latency_ms", "max_flops": "flops", "max_params": "params"}
 
 
@@ -39,7 +43,14 @@ class Question:
     supernet: models.Supernet
     request: Mapping[str, Any]
     latency_models: Mapping[str, models.LatencyModel]
-    warm_start: Genomes | None  # (N, G)
+    warm_start: Genomes | None = None  # (N, G)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of all of it but the warm start: equal for what was asked before."""
+        versions = {device: row.id for device, row in self.latency_models.items()}
+        asked = [self.request, self.supernet.predictor_version, versions]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
     @property
     def is_short(self) -> bool:
@@ -67,8 +78,41 @@ def ask(session: Session, body: SearchIn) -> Question:
     request = canonical(body, supernet.id)
     names = {limit["device"] for limit in request["limits"]} | {request["device"]}
     latency = devices.models_for(session, sorted(names - {None}), supernet.space_hash)
-    warm_start = queries.earlier_fronts(session, supernet.id) if body.warm_start else None
-    return Question(supernet, request, latency, warm_start)
+    return Question(supernet, request, latency)
+
+
+def answered_before(session: Session, question: Question) -> models.Search | None:
+    """The stored search that answers a question, unless it asks for nothing stored to count.
+
+    A verified one whose latency was left as predicted does not: a worker on the device may measure it this time.
+    """
+    if not question.request["warm_start"]:
+        return None
+    search = queries.answered(session, question.hash)
+    unmeasured = search is not None and search.limits_hold in ("predicted", "bound")
+    return None if unmeasured and question.request["verify"] else search
+
+
+def warmed(session: Session, question: Question, problem: Problem) -> Question:
+    """A question that starts from the best stored candidates within its limits, should it ask for that.
+
+    Where a front is sought, those of the front go first. The best one is never left out, so an answer is never worse
+    than what is stored.
+    """
+    if not question.request["warm_start"]:
+        return question
+    _, genomes, accuracy = candidates.of_supernet(session, question.supernet)
+    if not len(genomes):
+        return question
+    within = problem.region.holds(genomes)
+    genomes, accuracy = genomes[within], accuracy[within]
+    costs = np.stack([cost(genomes) for cost in problem.costs], axis=1)
+    order = np.lexsort((costs[:, 0], -problem.fitness(accuracy, costs)))
+    if problem.pareto:
+        sought = np.column_stack([-accuracy, costs[:, : len(problem.pareto)]])[order]
+        ranks = dominance_ranks(sought)
+        order = order[np.lexsort((-crowding_distances(sought, ranks), ranks))]
+    return replace(question, warm_start=genomes[order[:WARM_STARTS]])
 
 
 def asked_before(session: Session, idempotency_key: str | None, body: SearchIn) -> models.Search | None:
@@ -135,28 +179,25 @@ def _check_confidences(limits: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-def begin(context: Context, question: Question) -> Search:
-    """The search that answers a question, ready to run.
-
-    Raises:
-        InfeasibleError: nothing is within the limits. ValueError: an unknown strategy or resolution, a confidence
-        that the device's measurements do not support.
-    """
-    problem, request = make_problem(context, question), question.request
-    try:
-        return Search(
-            problem,
-            strategy=request["strategy"],
-            evaluations=request["budget"],
-            seed=request["seed"],
-            warm_start=question.warm_start,
-        )
-    except Refused as error:
-        raise refusal(error) from error
+def begin(problem: Problem, question: Question) -> Search:
+    """The search that answers a question, ready to run. Raises ValueError for an unknown strategy."""
+    request = question.request
+    return Search(
+        problem,
+        strategy=request["strategy"],
+        evaluations=request["budget"],
+        seed=request["seed"],
+        warm_start=question.warm_start,
+    )
 
 
 def make_problem(context: Context, question: Question) -> Problem:
-    """What is searched for. Raises what `begin` does."""
+    """What is searched for.
+
+    Raises:
+        InfeasibleError: nothing is within the limits. ValueError: an unknown resolution, a confidence that the
+            device's measurements do not support.
+    """
     tables = context.loaded(question.supernet).tables
     predictor = context.predictor(question.supernet)
     latency = {name: context.latency_model(row, tables) for name, row in question.latency_models.items()}
@@ -165,13 +206,18 @@ def make_problem(context: Context, question: Question) -> Problem:
     if request["objective"] != "accuracy":
         minimise = cost_of(Limit(request["objective"], 1.0, request["device"]), tables, latency)
     constraints = constrain([Limit(**limit) for limit in request["limits"]], tables, latency)
-    return Problem(tables, predictor, constraints, request["resolution"], minimise, request["min_accuracy"])
+    problem = Problem(tables, predictor, constraints, request["resolution"], minimise, request["min_accuracy"])
+    try:
+        problem.region  # noqa: B018 - made once, and whatever refuses the question does so here
+    except Refused as error:
+        raise refusal(error) from error
+    return problem
 
 
-def solve(context: Context, question: Question) -> Answered:
-    """Search to the end. Raises what `begin` does."""
+def solve(problem: Problem, question: Question) -> Answered:
+    """Search to the end. Raises what `begin` and `answered` do."""
     started = time.perf_counter()
-    search = begin(context, question)
+    search = begin(problem, question)
     for _ in search.run():
         pass
     return answered(search, started)
@@ -216,6 +262,8 @@ def add(session: Session, store: Store, question: Question, *, status: str, key:
             predictor_version=question.supernet.predictor_version or "",
             latency_models={device: row.id for device, row in question.latency_models.items()},
             warm_start=warm_start,
+            warm_starts=0 if question.warm_start is None else len(question.warm_start),
+            question=question.hash,
             seed=question.request["seed"],
             idempotency_key=key,
             status=status,

@@ -45,7 +45,11 @@ class SearchIn(Request):
     strategy: Text = Field("evolution", max_length=32)
     seed: int = Field(0, ge=0, lt=2**63, description="Equal inputs and seed, equal answer.")
     budget: int = Field(3_000, ge=1, le=1_000_000, description="The most architectures to evaluate by prediction.")
-    warm_start: bool = Field(False, description="Start from the fronts of earlier searches; they become inputs.")
+    warm_start: bool = Field(
+        True,
+        description="Start from the best stored candidates within the limits, which become inputs, and be answered "
+        "from storage where the same was asked before. False: nothing stored counts; equal seeds, equal answers.",
+    )
     verify: bool = Field(
         False, description="Have a worker run the finalists on held-out images and, where it can, on the device."
     )
@@ -91,6 +95,10 @@ class SearchOut(SearchSummary):
     seed: int
     predictor: str = Field(description="Version of the accuracy predictor.")
     latency_models: dict[str, str] = Field(description="The latency model used, by device.")
+    answered_from: str | None = Field(
+        description="The stored search that answers this request, asked before; null where it was searched for."
+    )
+    warm_starts: int = Field(description="From how many stored candidates it started.")
     evaluations: int | None = Field(description="Architectures evaluated by prediction.")
     elapsed_ms: float | None = Field(
         description="Time that searching took, verification apart; of a job, in the worker that finished it."

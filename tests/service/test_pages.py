@@ -213,8 +213,18 @@ def test_the_shown_request_asks_the_api_the_same(client: TestClient, device: str
     assert found
     request = json.loads(html.unescape(found[1] or found[2]))
     again = client.post("/v1/searches", json=request)
-    assert again.status_code == 201
-    assert again.json()["best"]["id"] == api(client, page)["best"]["id"]
+    assert again.status_code == 200
+    assert again.json()["answered_from"] == api(client, page)["id"]
+
+
+def test_a_question_asked_before_leads_to_its_answer_and_says_so(
+    client: TestClient, context: Context, device: str
+) -> None:
+    first, again = (ask(client, device=device, max_latency_ms="0.05") for _ in range(2))
+    assert again.url.path == first.url.path
+    assert "This was asked before" in text(again.text)
+    assert "This was asked before" not in text(first.text)
+    assert searches(context) == 1
 
 
 def test_a_least_accuracy_asks_for_the_cheapest_network(client: TestClient, device: str) -> None:

@@ -19,7 +19,8 @@ from service.context import Context
 from service.db import Database, insert_missing
 from service.models import Candidate, Device, Search, SearchCandidate, now
 from service.searches.endpoints import preferences
-from service.searches.rules import FINALISTS
+from service.searches.job import load_question
+from service.searches.rules import FINALISTS, WARM_STARTS, make_problem, solve
 from service.store import unpack
 from supernet.space import Architecture
 from tests.conftest import empty_postgres
@@ -28,7 +29,8 @@ BUDGET = 600
 
 
 def ask(client: TestClient, headers: dict[str, str] | None = None, **body: Any) -> Any:
-    return client.post("/v1/searches", json={"budget": BUDGET, **body}, headers=headers)
+    """Ask without memory, so that a test's earlier searches do not count, unless the body says otherwise."""
+    return client.post("/v1/searches", json={"budget": BUDGET, "warm_start": False, **body}, headers=headers)
 
 
 def count(context: Context, table: Any) -> int:
@@ -193,7 +195,7 @@ BAD_QUESTIONS: list[tuple[dict[str, Any], str]] = [
         "device 'board' is limited at the confidences 0.8 and 0.9; give it one",
     ),
     ({"resolution": 13}, "resolution is 13; mbv3-digits has 8, 12, 16"),
-    ({"strategy": "magic"}, "unknown strategy 'magic'; there are evolution, random"),
+    ({"strategy": "magic"}, "unknown strategy 'magic'; there are evolution, "),
     ({"budget": 0}, "budget is 0"),
     ({"seed": -1}, "seed is -1"),
     ({"supernet": "other"}, "there is no supernet 'other'"),
@@ -271,15 +273,85 @@ def test_a_store_without_room_leaves_no_row(
     assert count(context, Search) == count(context, Candidate) == 0
 
 
-def test_a_warm_start_is_never_worse_and_is_an_input(client: TestClient, context: Context, supernet: str) -> None:
-    first = ask(client, max_flops=2e6, budget=3000).json()
-    warm = ask(client, max_flops=2e6, budget=300, warm_start=True, seed=9).json()
+# Memory.
+
+
+def remembering(client: TestClient, headers: dict[str, str] | None = None, **body: Any) -> Any:
+    return client.post("/v1/searches", json={"budget": 300, **body}, headers=headers)
+
+
+def test_a_warm_start_is_never_worse_and_is_an_input(
+    client: TestClient, context: Context, device: str, tables: CostTables
+) -> None:
+    first = ask(client, max_flops=1.5e6, budget=3000).json()
+    assert first["warm_starts"] == 0
+    warm = remembering(client, max_flops=2e6, device=device, max_latency_ms=0.1, budget=20, seed=9).json()
     assert warm["best"]["predicted_accuracy"] >= first["best"]["predicted_accuracy"]
     with context.database.reading() as session:
         row = session.get_one(Search, warm["id"])
+        question = load_question(session, context, row)
+        kept = session.scalars(select(Candidate.genome).order_by(Candidate.id)).all()
     assert row.warm_start
     genomes = unpack(context.store.path(row.warm_start).read_bytes())["genomes"]
-    assert len(genomes) >= len(first["front"])
+    assert len(genomes) == warm["warm_starts"] <= WARM_STARTS
+    assert {genome.tobytes() for genome in genomes} <= set(kept)
+    assert tables.space.encode(Architecture.from_json(first["best"]["arch"])).tolist() == genomes[0].tolist()
+    again = solve(make_problem(context, question), question)  # of the stored inputs alone
+    assert again.result.predicted_accuracy == warm["best"]["predicted_accuracy"]
+    assert tables.space.decode(again.result.best).to_json() == warm["best"]["arch"]
+
+
+def test_what_is_stored_and_outside_the_limits_starts_nothing(client: TestClient, supernet: str) -> None:
+    assert ask(client, max_flops=2e6, resolution=16).json()["warm_starts"] == 0
+    assert remembering(client, max_flops=2e6, resolution=8).json()["warm_starts"] == 0
+    within = remembering(client, max_flops=1e6, resolution=16, budget=2).json()
+    assert within["warm_starts"] > 0
+    assert within["evaluations"] == 2
+    assert within["best"]["flops"] <= 1e6
+
+
+def test_the_same_request_is_answered_from_storage_and_says_so(
+    client: TestClient, context: Context, device: str
+) -> None:
+    body: dict[str, Any] = {"device": device, "max_latency_ms": 0.05, "seed": 3}
+    first = remembering(client, **body)
+    assert first.status_code == 201
+    assert first.json()["answered_from"] is None
+    same = {"limits": [{"cost": "latency_ms", "device": device, "max": 0.05}], "seed": 3}
+    for again in (remembering(client, **body), remembering(client, {"Prefer": "respond-async"}, **same)):
+        assert again.status_code == 200
+        assert again.headers["location"] == first.headers["location"]
+        assert again.json() == {**first.json(), "answered_from": first.json()["id"]}
+    assert count(context, Search) == 1
+    assert client.get(first.headers["location"]).json() == first.json()
+    for other in ({**body, "seed": 4}, {**body, "budget": 301}, {**body, "max_latency_ms": 0.051}):
+        assert remembering(client, **other).status_code == 201
+    assert count(context, Search) == 4
+
+
+def test_another_version_of_a_model_is_another_question(
+    client: TestClient, device: str, measurements: dict[str, Any]
+) -> None:
+    body: dict[str, Any] = {"device": device, "max_latency_ms": 0.05}
+    assert remembering(client, **body).status_code == 201
+    assert remembering(client, **body).status_code == 200
+    slower = [{**network, "ms": 1.1 * network["ms"]} for network in measurements["networks"]]
+    client.post(f"/v1/devices/{device}/measurements", json={**measurements, "networks": slower})
+    again = remembering(client, **body)
+    assert again.status_code == 201
+    assert remembering(client, **body).json()["answered_from"] == again.json()["id"]
+
+
+def test_without_memory_an_answer_comes_from_the_seed_alone(
+    client: TestClient, context: Context, supernet: str
+) -> None:
+    first = ask(client, max_flops=2e6, budget=200)
+    remembering(client, max_flops=2e6, budget=3000)
+    second = ask(client, max_flops=2e6, budget=200)
+    assert first.status_code == second.status_code == 201
+    for field in ("best", "front", "evaluations", "answered_from", "warm_starts"):
+        assert first.json()[field] == second.json()[field]
+    assert count(context, Search) == 3
 
 
 # Lists, keys, preferences.
@@ -450,7 +522,8 @@ def test_preferences_are_read_and_others_ignored(headers: list[str], expected: t
 def test_a_preference_that_was_followed_is_named(client: TestClient, supernet: str) -> None:
     def applied(*prefer: str) -> tuple[int, str | None]:
         headers = [("Prefer", one) for one in prefer]
-        answer = client.post("/v1/searches", json={"max_flops": 2e6, "budget": 50}, headers=headers)
+        body = {"max_flops": 2e6, "budget": 50, "warm_start": False}
+        answer = client.post("/v1/searches", json=body, headers=headers)
         return answer.status_code, answer.headers.get("preference-applied")
 
     assert applied() == (201, None)

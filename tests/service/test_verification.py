@@ -63,7 +63,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 def ask(client: TestClient, clock: dict[str, float] | None = None, **body: Any) -> str:
     """The id of a search that a worker is to verify."""
-    answer = client.post("/v1/searches", json={"budget": 400, "verify": True, **body})
+    answer = client.post("/v1/searches", json={"budget": 400, "verify": True, "warm_start": False, **body})
     assert answer.status_code == 202
     return str(answer.json()["id"])
 
@@ -156,6 +156,20 @@ def test_a_finalist_that_was_not_measured_is_said_to_be_that(
         found = replace(job.Found.load(session, search_id, [one, other]), measured_ms={one: {here: 0.04}})
     assert found.violations(one) == []
     assert found.violations(other) == ["latency_ms on here was not measured, as that of others was"]
+
+
+def test_a_verified_answer_is_stored_but_not_one_that_a_worker_on_the_device_would_measure(
+    client: TestClient, context: Context, device: str, here: str, clock: dict[str, float]
+) -> None:
+    for name, repeated in ((here, 200), (device, 202)):
+        body = {"device": name, "max_latency_ms": 0.05, "budget": 400, "verify": True}
+        asked = client.post("/v1/searches", json=body)
+        assert asked.status_code == 202
+        run_search(context, after_searching(context, client, clock, asked.json()["id"], name), asked.json()["id"])
+        assert shown(client, asked.json()["id"])["status"] == "done"
+        again = client.post("/v1/searches", json=body)
+        assert again.status_code == repeated
+        assert (again.json()["answered_from"] == asked.json()["id"]) == (repeated == 200)
 
 
 def test_a_device_elsewhere_is_not_measured_here(client: TestClient, context: Context, device: str) -> None:
@@ -269,7 +283,7 @@ def test_a_long_search_goes_on_where_it_was_saved_and_gives_the_same_answer(
     client: TestClient, context: Context, supernet: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job, "SAVE_SECONDS", 0.0)
-    body = {"max_flops": 2e6, "budget": 3000, "verify": False}
+    body = {"max_flops": 2e6, "budget": 3000, "verify": False, "warm_start": False}
     whole = client.post("/v1/searches", json=body).json()
     answer = client.post("/v1/searches", json=body, headers={"Prefer": "respond-async"})
     search_id = answer.json()["id"]
