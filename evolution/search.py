@@ -128,7 +128,7 @@ class Search:
     """One search, from seed to answer. `run` it, save `state()` between its steps, and take the `result()` any time.
 
     strategy: a key of `STRATEGIES`; unless given, `nsga2` where a front is sought, else `evolution`. evaluations: the
-    most genomes that are ever scored; what a strategy spends by itself counts, and can exceed it by one step.
+    most genomes that are ever scored; what a strategy spends by itself counts, and can exceed it by one `ask`.
     warm_start: (N, G) genomes to score first. polish: end with the local search, unless a front is sought. The same
     arguments give the same answer.
 
