@@ -208,8 +208,9 @@ class SearchSpace:
     def open_choices(self, **values: Sequence[Value]) -> list[list[int]]:
         """Per gene, the indices of the choices left open when the named genes are restricted to `values`.
 
-        Names are `resolution`, `depth`, a block gene or an extra gene; a name left out keeps all its choices. A stage
-        with fewer depths than asked keeps those it has.
+        Names are `resolution`, `depth`, a block gene or what follows the last dot of an extra gene's name, which means
+        every gene that ends so; a name left out keeps all its choices. A stage with fewer depths than asked keeps those
+        it has.
 
         Raises:
             ValueError: an unknown name, or values of which a gene has none.

@@ -67,7 +67,7 @@ def space_of(name: str) -> SearchSpace:
     [
         ("mbv3-digits", 200),
         ("mbv3-cifar", 30),
-        ("proxyless-small", 100),
+        ("proxyless-small", 200),
         ("fairnas-cifar", 200),
         ("spos-cifar", 30),
         ("spos-cifar-channels", 200),
