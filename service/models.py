@@ -211,6 +211,7 @@ class Search(Base):
     best_candidate_id: Mapped[str | None] = mapped_column(ForeignKey("candidates.id"))
     limits_hold: Mapped[str | None] = mapped_column(String(16))  # counted, predicted, bound or measured
     problem: Mapped[dict[str, Any] | None]  # why there is no best candidate
+    findings: Mapped[dict[str, Any] | None]  # how it was found: of a front, its hypervolume after each generation
     evaluations: Mapped[int | None]
     elapsed_ms: Mapped[float | None]
     evaluated: Mapped[str | None] = mapped_column(HASH)  # artifact: every evaluated genome and its scores

@@ -24,8 +24,9 @@ def front(
     context: ContextOf,
     supernet: Id,
     x: Annotated[Cost, Query(description="What to trade accuracy for.")] = "latency_ms",
+    y: Annotated[Cost | None, Query(description="A second cost.")] = None,
     device: Annotated[Id | None, Query(description="Needed for latency_ms.")] = None,
 ) -> FrontOut:
-    """The Pareto front over everything stored for a supernet."""
+    """The Pareto front over everything stored for a supernet: what all its searches found, merged."""
     with context.database.reading() as session:
-        return rules.front(session, context, supernet, x, device)
+        return rules.front(session, context, supernet, x, y, device)

@@ -5,9 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from evolution.pareto import non_dominated
+from evolution.constraints import Limit, cost_of
+from evolution.elimination import Floats
+from evolution.pareto import ParetoFront, crowding_distances
+from evolution.problem import Problem
 from service import models
 from service.candidates import queries
 from service.candidates.schemas import CandidateOut, Cost, FrontOut, MeasuredLatency
@@ -17,6 +21,7 @@ from service.errors import InvalidError
 from service.supernets import queries as supernets
 from service.supernets.rules import why_not_extractable
 
+MOST_MERGED = 512  # members of a front over everything stored that are shown
 NOT_VERIFIED = "not verified yet; POST a search with verify: true"
 NOT_MEASURED = "not measured; a search with verify: true measures it if a worker runs on the device"
 
@@ -112,34 +117,54 @@ def one(session: Session, context: Context, candidate_id: str) -> CandidateOut:
     return describe(session, [candidate], predict_now(session, context, [candidate]))[0]
 
 
-def front(session: Session, context: Context, supernet_id: str, x: Cost, device: str | None) -> FrontOut:
+def front(
+    session: Session, context: Context, supernet_id: str, x: Cost, y: Cost | None, device: str | None
+) -> FrontOut:
     """The Pareto front over all stored candidates of a supernet, as the newest models see them.
 
     Raises:
-        NotFoundError: no such supernet or device. InvalidError: a device missing, or not measured for this space.
+        NotFoundError: no such supernet or device. InvalidError: a device missing, or not measured for this space; twice
+            the same cost.
     """
     supernet = supernets.get(session, supernet_id)
-    if (device is None) == (x == "latency_ms"):
+    names = [name for name in (x, y) if name is not None]
+    if len(set(names)) != len(names):
+        raise InvalidError(f"x and y are both {x}; name another cost, or leave y out")
+    if (device is None) == ("latency_ms" in names):
         raise InvalidError(
-            "x is latency_ms, which needs a device"
+            "latency_ms needs a device"
             if device is None
-            else f"{x} is the same on every device; leave it out"
+            else f"{' and '.join(names)}: the same on every device; leave device {device!r} out"
         )
-    loaded = context.loaded(supernet)
-    context.predictor(supernet)  # refuses a supernet without
-    model = devices.models_for(session, [device], supernet.space_hash)[device] if device else None
+    tables, predictor = context.loaded(supernet).tables, context.predictor(supernet)
+    latency = {
+        name: context.latency_model(row, tables)
+        for name, row in devices.models_for(session, [device] if device else [], supernet.space_hash).items()
+    }
+    limits = [Limit(name, 1.0, device if name == "latency_ms" else None) for name in names]
+    problem = Problem(tables, predictor, pareto=tuple(cost_of(limit, tables, latency) for limit in limits))
     ids, genomes, accuracy = queries.of_supernet(session, supernet)
-    kept: list[str] = []
-    if ids:
-        cost = {"flops": loaded.tables.flops_cost, "params": loaded.tables.params_cost}.get(x)
-        if model:
-            cost = context.latency_model(model, loaded.tables).cost(x)
-        assert cost is not None
-        values = cost(genomes)
-        known = np.flatnonzero(np.isfinite(values))
-        objectives = np.column_stack([-accuracy[known], values[known]])
-        inside = known[non_dominated(objectives)]
-        kept = [ids[i] for i in inside[np.argsort(values[inside])]]
-    candidates = queries.by_id(session, kept)
-    items = describe(session, candidates, predict_now(session, context, candidates))
-    return FrontOut(supernet=supernet.id, x=x, device=device, candidates=len(ids), items=items)
+    values = np.stack([cost(genomes) for cost in problem.pareto], axis=1) if ids else np.zeros((0, len(names)))
+    known = np.isfinite(values).all(1)
+    merged = ParetoFront.of(genomes[known], accuracy[known], values[known], problem.cost_names[: len(names)])
+    by_genome = {genome.tobytes(): one for genome, one in zip(genomes, ids, strict=True)}
+    kept = merged.genomes[spread_out(merged.objectives, MOST_MERGED)]
+    candidates = queries.by_id(session, [by_genome[genome.tobytes()] for genome in kept])
+    return FrontOut(
+        supernet=supernet.id,
+        predictor=supernet.predictor_version or "",
+        x=x,
+        y=y,
+        device=device,
+        candidates=len(ids),
+        size=len(merged),
+        hypervolume=merged.hypervolume(problem.reference),
+        reference=dict(zip(("error", *merged.names), problem.reference, strict=True)),
+        items=describe(session, candidates, predict_now(session, context, candidates)),
+    )
+
+
+def spread_out(objectives: Floats, most: int) -> NDArray[np.intp]:
+    """Which of the (N, M) objectives of a front to keep so that at most so many are left: those far from others."""
+    distances = crowding_distances(objectives, np.zeros(len(objectives), np.intp))
+    return np.sort(np.argsort(-distances, kind="stable")[:most])

@@ -62,10 +62,17 @@ class CandidateOut(Answer):
 
 
 class FrontOut(Answer):
-    """The candidates of a supernet of which none is better than another in predicted accuracy and in `x`."""
+    """The candidates of a supernet of which none is better than another in predicted accuracy, in `x` and in `y`."""
 
     supernet: str
+    predictor: str = Field(description="Version of the accuracy predictor.")
     x: Cost
+    y: Cost | None
     device: str | None
     candidates: int = Field(description="How many stored candidates were compared.")
-    items: list[CandidateOut] = Field(description="From the smallest x.")
+    size: int = Field(description="How many of these are on the front.")
+    hypervolume: float = Field(description="What the front dominates, up to `reference`, in the product of its units.")
+    reference: dict[str, float] = Field(
+        description="Error 1 (accuracy 0), and what the largest architecture costs, by cost."
+    )
+    items: list[CandidateOut] = Field(description="From the smallest x; of a large front, 512 that lie far apart.")

@@ -29,6 +29,7 @@ def show(session: Session, context: Context, search: models.Search, *, from_stor
         **_summary(search, best),
         limits=_limits(search, best),
         front=_from_least([found[one.id] for one in kept], search.request),
+        hypervolume=(search.findings or {}).get("hypervolume"),
         seed=search.seed,
         predictor=search.predictor_version,
         latency_models=search.latency_models,
@@ -124,8 +125,10 @@ def _limits(search: models.Search, best: CandidateOut | None) -> list[LimitOut]:
 
 
 def _from_least(found: list[CandidateOut], request: dict[str, Any]) -> list[CandidateOut]:
-    """In the order of the first limited cost, or of FLOPs."""
+    """In the order of the front's first cost: the first objective or limit, or FLOPs."""
     first = request["limits"][0] if request["limits"] else {"cost": "flops", "device": None}
+    if request["objectives"]:
+        first = {"cost": request["objectives"][0], "device": request["device"]}
     cost, device = str(first["cost"]), str(first["device"])
     if cost == "latency_ms":
         return sorted(found, key=lambda one: one.predicted_latency_ms.get(device, 0.0))

@@ -235,7 +235,7 @@ class Found:
         if request["objective"] == "latency_ms":
             known = {**self.predicted_ms.get(one, {}), **self.measured_ms.get(one, {})}
             cost = known[request["device"]]
-        elif request["objective"] != "accuracy":
+        elif request["objective"] not in ("accuracy", "pareto"):
             cost = float(getattr(self.rows[one], request["objective"]))
         verification = self.verifications.get(one)
         likelihood = (verification.log_likelihood if verification else None) or 0.0

@@ -13,12 +13,13 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from evolution.constraints import Infeasible, Limit, Refused, constrain, cost_of
+from evolution.costs import AdditiveCost
 from evolution.pareto import crowding_distances, dominance_ranks
-from evolution.problem import Problem
+from evolution.problem import MOST_FRONT_COSTS, Problem
 from evolution.search import Search, SearchResult
 from service import models
 from service.candidates import queries as candidates
-from service.candidates.rules import candidate_id
+from service.candidates.rules import candidate_id, spread_out
 from service.context import Context
 from service.devices import queries as devices
 from service.errors import ConflictError, InfeasibleError, InvalidError
@@ -32,7 +33,8 @@ from supernet.space import Genomes
 
 IN_PROCESS = 20_000  # evaluations that a request may wait for; more are a job's work
 FINALISTS = 64  # kept beside the front, for verification to choose from
-WARM_STARTS = 64  # stored candidates that a search starts from at most
+MOST_ON_FRONT = 256  # members of a front that are kept
+WARM_STARTS = 64  # stored candidates that a search starts from at most, unless it seeks a front
 SHORTHANDS = {"max_latency_ms": "latency_ms", "max_flops": "flops", "max_params": "params"}
 
 
@@ -60,9 +62,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Answered:
-    """A result, and the time that searching took, ms."""
+    """A result, what was searched for, and the time that searching took, ms."""
 
     result: SearchResult
+    problem: Problem
     elapsed_ms: float
 
 
@@ -96,8 +99,8 @@ def answered_before(session: Session, question: Question) -> models.Search | Non
 def warmed(session: Session, question: Question, problem: Problem) -> Question:
     """A question that starts from the best stored candidates within its limits, should it ask for that.
 
-    Where a front is sought, those of the front go first. The best one is never left out, so an answer is never worse
-    than what is stored.
+    Where a front is sought, those of the stored front go first. The best is never left out, so that an answer is never
+    worse than what is stored.
     """
     if not question.request["warm_start"]:
         return question
@@ -107,12 +110,12 @@ def warmed(session: Session, question: Question, problem: Problem) -> Question:
     within = problem.region.holds(genomes)
     genomes, accuracy = genomes[within], accuracy[within]
     costs = np.stack([cost(genomes) for cost in problem.costs], axis=1)
-    order = np.lexsort((costs[:, 0], -problem.fitness(accuracy, costs)))
+    order, most = np.lexsort((costs[:, 0], -problem.fitness(accuracy, costs))), WARM_STARTS
     if problem.pareto:
         sought = np.column_stack([-accuracy, costs[:, : len(problem.pareto)]])[order]
         ranks = dominance_ranks(sought)
-        order = order[np.lexsort((-crowding_distances(sought, ranks), ranks))]
-    return replace(question, warm_start=genomes[order[:WARM_STARTS]])
+        order, most = order[np.lexsort((-crowding_distances(sought, ranks), ranks))], MOST_ON_FRONT
+    return replace(question, warm_start=genomes[order[:most]])
 
 
 def asked_before(session: Session, idempotency_key: str | None, body: SearchIn) -> models.Search | None:
@@ -146,24 +149,47 @@ def canonical(body: SearchIn, supernet_id: str) -> dict[str, Any]:
             limit["device"] = body.device
         Limit(**limit)  # refuses a device missing or out of place
     _check_confidences(limits)
-    if body.device is not None and body.objective != "latency_ms" and body.device not in {x["device"] for x in limits}:
+    objectives = _objectives(body)
+    on_device = "latency_ms" in (body.objective, *objectives)
+    if body.device is not None and not on_device and body.device not in {x["device"] for x in limits}:
         raise InvalidError(
             f"device is {body.device!r}, but nothing limits its latency; add max_latency_ms or leave it out"
         )
-    if body.objective == "latency_ms" and body.device is None:
-        raise InvalidError("objective is 'latency_ms', which needs a device")
-    if (body.objective == "accuracy") != (body.min_accuracy is None):
+    if on_device and body.device is None:
+        raise InvalidError("latency_ms as an objective needs a device")
+    if (body.objective in ("accuracy", "pareto")) != (body.min_accuracy is None):
         raise InvalidError(
             f"objective is {body.objective!r} and min_accuracy is {body.min_accuracy}; min_accuracy goes with a cost "
             "as objective, and such an objective needs it"
         )
-    kept = ("objective", "min_accuracy", "resolution", "strategy", "seed", "budget", "warm_start", "verify")
+    kept = ("objective", "min_accuracy", "resolution", "seed", "budget", "warm_start", "verify")
     return {
         "supernet": supernet_id,
         "limits": sorted(limits, key=lambda x: (x["cost"], x["device"] or "", x["confidence"] or 0.0, x["max"])),
-        "device": body.device if body.objective == "latency_ms" else None,
+        "device": body.device if on_device else None,
+        "objectives": objectives,
+        "strategy": body.strategy or ("nsga2" if objectives else "evolution"),
         **{field: getattr(body, field) for field in kept},
     }
+
+
+def _objectives(body: SearchIn) -> list[str]:
+    """The costs of the front that is sought; none where none is.
+
+    Raises:
+        InvalidError: objectives without the objective `pareto`, twice the same, or more than two costs.
+    """
+    costs: list[str] = [name for name in body.objectives if name != "accuracy"]
+    if body.objective != "pareto":
+        if body.objectives:
+            raise InvalidError(f"objectives go with the objective 'pareto', and objective is {body.objective!r}")
+        return []
+    if len(set(costs)) != len(costs) or len(costs) > MOST_FRONT_COSTS:
+        raise InvalidError(
+            f"objectives are {', '.join(body.objectives)}; a front is of the accuracy and 1 or {MOST_FRONT_COSTS} "
+            "different costs"
+        )
+    return costs or ["latency_ms" if body.device else "flops"]
 
 
 def _check_confidences(limits: Sequence[Mapping[str, Any]]) -> None:
@@ -202,11 +228,19 @@ def make_problem(context: Context, question: Question) -> Problem:
     predictor = context.predictor(question.supernet)
     latency = {name: context.latency_model(row, tables) for name, row in question.latency_models.items()}
     request = question.request
-    minimise = None
-    if request["objective"] != "accuracy":
-        minimise = cost_of(Limit(request["objective"], 1.0, request["device"]), tables, latency)
-    constraints = constrain([Limit(**limit) for limit in request["limits"]], tables, latency)
-    problem = Problem(tables, predictor, constraints, request["resolution"], minimise, request["min_accuracy"])
+
+    def sought(cost: str) -> AdditiveCost:
+        return cost_of(Limit(cost, 1.0, request["device"] if cost == "latency_ms" else None), tables, latency)
+
+    problem = Problem(
+        tables,
+        predictor,
+        constrain([Limit(**limit) for limit in request["limits"]], tables, latency),
+        request["resolution"],
+        minimise=None if request["objective"] in ("accuracy", "pareto") else sought(request["objective"]),
+        min_accuracy=request["min_accuracy"],
+        pareto=tuple(sought(cost) for cost in request["objectives"]),
+    )
     try:
         problem.region  # noqa: B018 - made once, and whatever refuses the question does so here
     except Refused as error:
@@ -233,7 +267,7 @@ def answered(search: Search, started: float) -> Answered:
         result = search.result()
     except Refused as error:
         raise refusal(error) from error
-    return Answered(result, 1e3 * (time.perf_counter() - started))
+    return Answered(result, search.problem, 1e3 * (time.perf_counter() - started))
 
 
 def refusal(error: Refused) -> InfeasibleError:
@@ -275,6 +309,7 @@ def add_answer(session: Session, context: Context, search: models.Search, questi
     """Write what a search found: its front and finalists as candidates, with predictions, and all it evaluated."""
     result = answer.result
     search.evaluations, search.elapsed_ms = result.evaluations, answer.elapsed_ms
+    search.findings = _findings(answer)
     search.evaluated = context.store.put(
         pack(
             {
@@ -302,11 +337,21 @@ def add_answer(session: Session, context: Context, search: models.Search, questi
     search.status, search.finished_at = "done", now()
 
 
+def _findings(answer: Answered) -> dict[str, Any]:
+    """What is kept of how an answer was found."""
+    result, problem = answer.result, answer.problem
+    if not problem.pareto:
+        return {}
+    reference = dict(zip(("error", *result.front.names), problem.reference, strict=True))
+    return {"hypervolume": {"reference": reference, "per_generation": result.hypervolume.tolist()}}
+
+
 def _kept(result: SearchResult) -> tuple[Genomes, np.ndarray[Any, np.dtype[np.bool_]]]:
     """(N, G) the finalists, best first, then the rest of the front, and whether each is on the front."""
-    front = {genome.tobytes() for genome in result.front.genomes}
+    members = result.front.genomes[spread_out(result.front.objectives, MOST_ON_FRONT)]
+    front = {genome.tobytes() for genome in members}
     finalists = [genome.tobytes() for genome in result.finalists.genomes[:FINALISTS]]
-    rest = [key for genome in result.front.genomes[::-1] if (key := genome.tobytes()) not in set(finalists)]
+    rest = [key for genome in members[::-1] if (key := genome.tobytes()) not in set(finalists)]
     kept = finalists + rest
     genomes = np.frombuffer(b"".join(kept), np.int8).reshape(len(kept), -1)
     return genomes, np.array([key in front for key in kept])

@@ -31,18 +31,26 @@ class SearchIn(Request):
 
     supernet: Id | None = Field(None, description="May be left out where there is only one.")
     limits: list[LimitIn] = Field([], max_length=16)
-    device: Name | None = Field(None, description="The device of max_latency_ms, or of the objective latency_ms.")
+    device: Name | None = Field(None, description="The device of max_latency_ms, or of latency_ms as an objective.")
     max_latency_ms: Positive | None = Field(None, description="Short for a limit.")
     max_flops: Positive | None = Field(None, description="Short for a limit, in multiply-adds.")
     max_params: Positive | None = Field(None, description="Short for a limit.")
-    objective: Literal["accuracy", "latency_ms", "flops", "params"] = Field(
-        "accuracy", description="What to make best: the accuracy, or a cost at `min_accuracy`."
+    objective: Literal["accuracy", "latency_ms", "flops", "params", "pareto"] = Field(
+        "accuracy",
+        description="What to make best: the accuracy, a cost at `min_accuracy`, or for `pareto` the whole front of "
+        "`objectives`.",
+    )
+    objectives: list[Literal["accuracy", "latency_ms", "flops", "params"]] = Field(
+        [],
+        max_length=3,
+        description="With `pareto`: the accuracy, which goes without saying, and one or two costs. Unless given, "
+        "latency_ms where there is a device, else flops.",
     )
     min_accuracy: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="With a cost as objective: the least accuracy, a fraction."
     )
     resolution: int | None = Field(None, gt=0, description="The only input side allowed, pixels.")
-    strategy: Text = Field("evolution", max_length=32)
+    strategy: Text | None = Field(None, max_length=32, description="Unless given, evolution; for a front nsga2.")
     seed: int = Field(0, ge=0, lt=2**63, description="Equal inputs and seed, equal answer.")
     budget: int = Field(3_000, ge=1, le=1_000_000, description="The most architectures to evaluate by prediction.")
     warm_start: bool = Field(
@@ -85,13 +93,25 @@ class SearchSummary(Answer):
     finished_at: datetime | None
 
 
+class Hypervolume(Answer):
+    """How much of the objectives' space the front dominated after each generation."""
+
+    reference: dict[str, float] = Field(
+        description="Where the volume ends: error 1 (accuracy 0), and of each cost its limit or what the largest "
+        "architecture costs."
+    )
+    per_generation: list[float] = Field(description="In the product of these units.")
+
+
 class SearchOut(SearchSummary):
     """A search and its answer."""
 
     limits: list[LimitOut]
     front: list[CandidateOut] = Field(
-        description="Pareto front of what was evaluated, from the least of the first cost."
+        description="Pareto front of what was evaluated, from the least of its first cost; of a large one, 256 members "
+        "that lie far apart."
     )
+    hypervolume: Hypervolume | None = Field(description="Of a search for a front.")
     seed: int
     predictor: str = Field(description="Version of the accuracy predictor.")
     latency_models: dict[str, str] = Field(description="The latency model used, by device.")

@@ -38,12 +38,33 @@ def test_the_front_over_everything_stored_is_not_dominated_by_any_search(
             point = np.array([-one["predicted_accuracy"], one["predicted_latency_ms"][device]])
             assert (points <= point + ROUNDING).all(1).any()
     assert front["candidates"] >= len(front["items"])
+    assert front["predictor"] == front["items"][0]["predictor"]
     by_flops = client.get("/v1/fronts", params={"supernet": supernet, "x": "flops"}).json()
     assert (np.diff([one["flops"] for one in by_flops["items"]]) > 0).all()
 
 
+def test_fronts_of_several_searches_are_merged(client: TestClient, supernet: str, device: str) -> None:
+    body: dict[str, Any] = {"objective": "pareto", "objectives": ["latency_ms", "flops"], "device": device}
+    searches = [ask(client, **body, seed=seed).json() for seed in range(3)]
+    query = {"supernet": supernet, "x": "latency_ms", "y": "flops", "device": device}
+    merged = client.get("/v1/fronts", params=query).json()
+    assert merged["reference"] == searches[0]["hypervolume"]["reference"]
+    assert all(merged["hypervolume"] > search["hypervolume"]["per_generation"][-1] for search in searches)
+
+    def points(front: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
+        accuracy, flops = ([one[field] for one in front] for field in ("predicted_accuracy", "flops"))
+        return np.column_stack([np.negative(accuracy), [one["predicted_latency_ms"][device] for one in front], flops])
+
+    together = points([one for search in searches for one in search["front"]])
+    assert len(non_dominated(points(merged["items"]))) == merged["size"]
+    best = np.unique(together[non_dominated(together)], axis=0)
+    assert np.isclose(best[:, None], points(merged["items"]), rtol=ROUNDING).all(2).any(1).all()
+
+
 BAD_FRONTS = [
-    ({}, 422, "x is latency_ms, which needs a device"),
+    ({}, 422, "latency_ms needs a device"),
+    ({"x": "flops", "y": "flops"}, 422, "x and y are both flops"),
+    ({"x": "flops", "y": "latency_ms"}, 422, "latency_ms needs a device"),
     ({"x": "flops", "device": "board"}, 422, "the same on every device"),
     ({"device": "phone"}, 404, "no device 'phone'"),
     ({"x": "watts"}, 422, "x is 'watts'"),
@@ -61,4 +82,4 @@ def test_bad_fronts_are_refused(client: TestClient, supernet: str, device: str) 
 def test_the_front_of_nothing_is_empty(client: TestClient, supernet: str) -> None:
     front = client.get("/v1/fronts", params={"supernet": supernet, "x": "flops"}).json()
     assert front["items"] == []
-    assert front["candidates"] == 0
+    assert front["candidates"] == front["size"] == front["hypervolume"] == 0

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from migrations.tables import JOB_ENGINE_TABLES
 from service.db import Database, alembic_config, make_engine, upgrade
-from service.models import ApiKey, Base, Candidate, Supernet, new_id
+from service.models import ApiKey, Base, Candidate, Search, Supernet, new_id
 from tests.conftest import empty_postgres
 
 
@@ -64,6 +64,25 @@ def test_upgrading_twice_changes_nothing_and_keeps_the_rows(database: Database) 
     upgrade(database.url)
     with database.reading() as session:
         assert session.scalar(select(ApiKey.name)) == "kept"
+
+
+def test_searches_of_an_earlier_version_get_the_fields_of_the_canonical_form(database: Database) -> None:
+    with database.writing() as session:
+        session.add(supernet("a"))
+        session.flush()
+        request = {"limits": [{"cost": "flops", "max": 1.5}], "objectives": [], "seed": 3}
+        values = {"supernet_id": "a", "predictor_version": "", "latency_models": {}, "seed": 3, "status": "done"}
+        session.add(Search(id="s", request=request, question="0" * 64, warm_starts=2, **values))
+    config = alembic_config()
+    config.attributes["engine"] = database.engine
+    command.downgrade(config, "0001")
+    with database.engine.begin() as connection:
+        assert "objectives" not in str(connection.exec_driver_sql("SELECT request FROM searches").scalar())
+    upgrade(database.url)
+    with database.reading() as session:
+        search = session.get_one(Search, "s")
+    assert search.request == request
+    assert (search.question, search.warm_starts, search.findings) == (None, 0, None)
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "postgresql"])

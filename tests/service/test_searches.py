@@ -4,9 +4,11 @@ import math
 import os
 import threading
 import time
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
+import moocore
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -18,6 +20,7 @@ from evolution.pareto import non_dominated
 from service.context import Context
 from service.db import Database, insert_missing
 from service.models import Candidate, Device, Search, SearchCandidate, now
+from service.searches import rules
 from service.searches.endpoints import preferences
 from service.searches.job import load_question
 from service.searches.rules import FINALISTS, WARM_STARTS, make_problem, solve
@@ -184,7 +187,17 @@ BAD_QUESTIONS: list[tuple[dict[str, Any], str]] = [
     ({"objective": "flops"}, "such an objective needs it"),
     ({"min_accuracy": 0.9}, "min_accuracy goes with a cost"),
     ({"min_accuracy": 95, "objective": "flops"}, "min_accuracy is 95: input should be less than 1"),
-    ({"objective": "latency_ms", "min_accuracy": 0.9}, "which needs a device"),
+    ({"objective": "latency_ms", "min_accuracy": 0.9}, "latency_ms as an objective needs a device"),
+    ({"objective": "pareto", "objectives": ["latency_ms"]}, "latency_ms as an objective needs a device"),
+    ({"objective": "pareto", "objectives": ["flops"], "min_accuracy": 0.9}, "min_accuracy goes with a cost"),
+    ({"objective": "pareto", "objectives": ["flops", "flops"]}, "objectives are flops, flops; a front is of the acc"),
+    (
+        {"objective": "pareto", "objectives": ["latency_ms", "flops", "params"], "device": "board"},
+        "a front is of the accuracy and 1 or 2 different costs",
+    ),
+    ({"objectives": ["flops"]}, "objectives go with the objective 'pareto', and objective is 'accuracy'"),
+    ({"objective": "pareto", "objectives": ["watts"]}, "objectives[0] is 'watts'"),
+    ({"objective": "pareto", "device": "board", "objectives": ["flops"]}, "nothing limits its latency"),
     (
         {
             "limits": [
@@ -271,6 +284,74 @@ def test_a_store_without_room_leaves_no_row(
     assert answer.status_code == 507
     assert "free some and try again" in answer.json()["detail"]
     assert count(context, Search) == count(context, Candidate) == 0
+
+
+# Fronts.
+
+
+def points(front: list[dict[str, Any]], *costs: Callable[[dict[str, Any]], float]) -> np.ndarray[Any, Any]:
+    """(K, 1 + C) of the members of a front: error, then costs."""
+    return np.array([[1 - one["predicted_accuracy"], *(cost(one) for cost in costs)] for one in front])
+
+
+def test_a_front_is_sought_over_all_budgets_up_to_a_limit(client: TestClient, device: str) -> None:
+    search = ask(client, objective="pareto", objectives=["latency_ms"], device=device, max_latency_ms=0.09).json()
+    front = points(search["front"], lambda one: one["predicted_latency_ms"][device])
+    assert non_dominated(front).all()
+    assert (np.diff(front[:, 1]) > 0).all()
+    assert front[:, 1].max() <= 0.09
+    assert search["best"] == search["front"][-1]
+    assert search["request"]["strategy"] == "nsga2"
+    volumes, reference = search["hypervolume"]["per_generation"], search["hypervolume"]["reference"]
+    assert reference == {"error": 1.0, f"latency_ms@{device}": 0.09}
+    assert (np.diff(volumes) >= 0).all()
+    assert volumes[-1] == pytest.approx(moocore.hypervolume(front, ref=list(reference.values())))
+    alone = ask(client, device=device, max_latency_ms=0.045).json()["best"]
+    within = front[:, 1] <= alone["predicted_latency_ms"][device]
+    assert 1 - front[within, 0].min() > alone["predicted_accuracy"] - 0.005
+
+
+def test_a_front_has_up_to_three_objectives(client: TestClient, device: str, tables: CostTables) -> None:
+    search = ask(client, objective="pareto", objectives=["accuracy", "latency_ms", "flops"], device=device).json()
+    front = points(search["front"], lambda one: one["predicted_latency_ms"][device], lambda one: one["flops"])
+    assert non_dominated(front).all()
+    assert (np.diff(front[:, 1]) >= 0).all()
+    assert search["request"]["objectives"] == ["latency_ms", "flops"]
+    reference = search["hypervolume"]["reference"]
+    assert list(reference) == ["error", f"latency_ms@{device}", "flops"]
+    assert reference["flops"] == tables.flops(tables.space.encode(tables.space.largest())[None])[0]
+
+
+def test_of_a_large_front_members_far_apart_are_kept(
+    client: TestClient, context: Context, supernet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body: dict[str, Any] = {"objective": "pareto", "objectives": ["flops", "params"]}
+    whole = ask(client, **body).json()["front"]
+    monkeypatch.setattr(rules, "MOST_ON_FRONT", 10)
+    kept = ask(client, **body).json()["front"]
+    assert len(kept) == 10 < len(whole)
+    assert {one["id"] for one in kept} < {one["id"] for one in whole}
+    for field in ("predicted_accuracy", "flops", "params"):
+        for end in (min, max):
+            assert end(one[field] for one in kept) == end(one[field] for one in whole)
+
+
+def test_without_objectives_a_front_is_of_the_device_or_flops(client: TestClient, device: str) -> None:
+    assert ask(client, objective="pareto", device=device).json()["request"]["objectives"] == ["latency_ms"]
+    search = ask(client, objective="pareto").json()
+    assert search["request"]["objectives"] == ["flops"]
+    again = client.post("/v1/searches", json=search["request"]).json()
+    assert again["request"] == search["request"]
+    assert again["front"] == search["front"]
+
+
+def test_a_front_starts_from_the_stored_ones_and_only_grows(client: TestClient, supernet: str) -> None:
+    body: dict[str, Any] = {"objective": "pareto", "objectives": ["flops"]}
+    first = ask(client, **body, budget=2000).json()
+    second = remembering(client, **body, budget=300, seed=1).json()
+    assert second["warm_starts"] > 0
+    ends = [search["hypervolume"]["per_generation"][-1] for search in (first, second)]
+    assert ends[1] >= ends[0]
 
 
 # Memory.
