@@ -19,7 +19,9 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from evolution.costs import CostTables
 from evolution.elimination import Floats
+from evolution.pareto import dominance_ranks
 from evolution.statistics import folds, kendall_tau
 from supernet.space import Genomes, SearchSpace
 
@@ -28,6 +30,7 @@ Kind = Literal["ridge", "mlp"]
 
 LEAST_PAIRS = 10
 FOLDS = 5
+LEAST_TAU, LEAST_NEAR = 0.6, 0.3  # Kendall tau over all and near the front, below which a reader is warned
 PENALTIES = np.logspace(-3, 5, 33)  # of ridge, on one-hot features
 MARGIN = 1e-4  # accuracies are kept this far from 0 and 1, where the link has no finite score
 CHUNK = 8192  # genomes predicted at once, so that memory does not grow with their number
@@ -108,41 +111,16 @@ class AccuracyPredictor:
         Raises:
             ValueError: fewer than 10 pairs, lengths that differ, an accuracy outside [0, 1], no finite number.
         """
-        accuracy = np.asarray(accuracy, np.float64)
-        if len(genomes) < LEAST_PAIRS or accuracy.shape != (len(genomes),):
-            raise ValueError(f"{len(genomes)} genomes, {accuracy.size} accuracies; at least {LEAST_PAIRS} pairs needed")
-        if not ((accuracy >= 0) & (accuracy <= 1)).all():
-            raise ValueError(f"an accuracy is a fraction in [0, 1]; the largest given is {accuracy.max()}")
-        if log_likelihood is None:
-            bounded = np.clip(accuracy, MARGIN, 1 - MARGIN)
-            target = np.log(bounded / (1 - bounded))
-        else:
-            target = np.asarray(log_likelihood, np.float64)
-        if target.shape != accuracy.shape or not np.isfinite(target).all():
-            raise ValueError(f"{len(genomes)} finite log-likelihoods needed, one per genome")
-        features = one_hot(space, genomes)
-
-        def fit_layers(rows: NDArray[np.intp]) -> tuple[tuple[Layer, ...], Link]:
-            layers = (
-                _ridge(features[rows], target[rows]) if kind == "ridge" else _mlp(features[rows], target[rows], rng)
-            )
-            return layers, Link.fit(_forward(layers, features[rows]), accuracy[rows])
-
-        scores, predicted = np.empty_like(target), np.empty_like(target)
-        for seen, unseen in folds(len(target), FOLDS, rng):
-            layers, link = fit_layers(seen)
-            scores[unseen] = _forward(layers, features[unseen])
-            predicted[unseen] = link(scores[unseen])
+        pairs = _Pairs.checked(space, genomes, accuracy, log_likelihood, kind)
+        scores, predicted = pairs.held_out(rng)
         card = {
             "kind": kind,
-            "pairs": len(target),
+            "pairs": len(genomes),
             "target": "accuracy" if log_likelihood is None else "log_likelihood",
             "validation": f"{FOLDS}-fold cross-validation",
-            "rmse": float(np.sqrt(np.mean((predicted - accuracy) ** 2))),
-            "kendall_tau": kendall_tau(scores, target),
-            "kendall_tau_accuracy": kendall_tau(predicted, accuracy),
+            **pairs.errors(scores, predicted),
         }
-        return cls(space, *fit_layers(np.arange(len(target))), card)
+        return cls(space, *pairs.fit(np.arange(len(genomes)), rng), card)
 
     @classmethod
     def once_for_all(cls, space: SearchSpace, layers: Sequence[Layer], card: Mapping[str, Any]) -> Self:
@@ -214,6 +192,111 @@ class AccuracyPredictor:
                 f"{path} is the predictor of space {owner[:16]}, not {space.hash[:16]}; fit one for this space"
             )
         return cls(space, layers, link, card)
+
+
+def learning_curve(
+    space: SearchSpace,
+    genomes: Genomes,
+    accuracy: Floats,
+    log_likelihood: Floats | None,
+    rng: np.random.Generator,
+    kind: Kind = "ridge",
+) -> list[dict[str, Any]]:
+    """Error on held-out pairs against the number that a predictor is fitted on: `fitted_on`, then as in a card.
+
+    Each point is a cross-validation that fits on an eighth, a quarter, half, and all of the pairs it may see. Arguments
+    and errors are those of `AccuracyPredictor.fit`.
+    """
+    pairs = _Pairs.checked(space, genomes, accuracy, log_likelihood, kind)
+    seen = len(genomes) * (FOLDS - 1) // FOLDS
+    sizes = sorted({max(LEAST_PAIRS // 2, seen // part) for part in (8, 4, 2, 1)})
+    return [{"fitted_on": size, **pairs.errors(*pairs.held_out(rng, size))} for size in sizes]
+
+
+def poor_ranking(card: Mapping[str, Any]) -> str | None:
+    """What a reader must know of a predictor that ranks held-out pairs badly; None where it does not.
+
+    A card without a known error, as of a predictor that was published, says so itself.
+    """
+    near = card.get("near_front") or {}
+    found = {"over all": (card.get("kendall_tau"), LEAST_TAU), "near the front": (near.get("kendall_tau"), LEAST_NEAR)}
+    poor = [
+        f"{tau:.2f} {where}, below {least}" for where, (tau, least) in found.items() if tau is not None and tau < least
+    ]
+    if card.get("rmse") is not None and card.get("kendall_tau") is None:
+        poor = ["none, as it predicts the same for all"]
+    if not poor:
+        return None
+    return (
+        f"the accuracy predictor ranks architectures poorly: Kendall tau on held-out pairs is {'; '.join(poor)}. "
+        "Ask for verification, or fit it on more pairs with `supple fit`"
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pairs:
+    """N measured pairs. features: (N, F); target: (N,) what the layers learn; accuracy, flops: (N,)."""
+
+    features: NDArray[np.float32]
+    target: Floats
+    accuracy: Floats
+    flops: Floats
+    kind: Kind
+
+    @classmethod
+    def checked(
+        cls, space: SearchSpace, genomes: Genomes, accuracy: Floats, log_likelihood: Floats | None, kind: Kind
+    ) -> Self:
+        accuracy = np.asarray(accuracy, np.float64)
+        if len(genomes) < LEAST_PAIRS or accuracy.shape != (len(genomes),):
+            raise ValueError(f"{len(genomes)} genomes, {accuracy.size} accuracies; at least {LEAST_PAIRS} pairs needed")
+        if not ((accuracy >= 0) & (accuracy <= 1)).all():
+            raise ValueError(f"an accuracy is a fraction in [0, 1]; the largest given is {accuracy.max()}")
+        if log_likelihood is None:
+            bounded = np.clip(accuracy, MARGIN, 1 - MARGIN)
+            target = np.log(bounded / (1 - bounded))
+        else:
+            target = np.asarray(log_likelihood, np.float64)
+        if target.shape != accuracy.shape or not np.isfinite(target).all():
+            raise ValueError(f"{len(genomes)} finite log-likelihoods needed, one per genome")
+        return cls(one_hot(space, genomes), target, accuracy, CostTables(space).flops(genomes), kind)
+
+    def fit(self, rows: NDArray[np.intp], rng: np.random.Generator) -> tuple[tuple[Layer, ...], Link]:
+        """The layers and the link of some of the pairs."""
+        features, target = self.features[rows], self.target[rows]
+        layers = _ridge(features, target) if self.kind == "ridge" else _mlp(features, target, rng)
+        return layers, Link.fit(_forward(layers, features), self.accuracy[rows])
+
+    def held_out(self, rng: np.random.Generator, size: int | None = None) -> tuple[Floats, Floats]:
+        """(N,) scores and predicted accuracies of pairs not fitted on, by cross-validation on at most `size` pairs."""
+        scores, predicted = np.empty_like(self.target), np.empty_like(self.target)
+        for seen, unseen in folds(len(self.target), FOLDS, rng):
+            layers, link = self.fit(seen if size is None else rng.permutation(seen)[:size], rng)
+            scores[unseen] = _forward(layers, self.features[unseen])
+            predicted[unseen] = link(scores[unseen])
+        return scores, predicted
+
+    def errors(self, scores: Floats, predicted: Floats) -> dict[str, Any]:
+        """Over all pairs, and over those near the front: at least a quarter of them, by non-dominated sorting.
+
+        The front is that of FLOPs and the measured target, where a search looks for its answer.
+        """
+        ranks = dominance_ranks(np.stack([self.flops, -self.target], axis=1))
+        near = ranks <= np.sort(ranks)[len(ranks) // 4]
+        return {
+            "rmse": _rmse(predicted, self.accuracy),
+            "kendall_tau": kendall_tau(scores, self.target),
+            "kendall_tau_accuracy": kendall_tau(predicted, self.accuracy),
+            "near_front": {
+                "pairs": int(near.sum()),
+                "rmse": _rmse(predicted[near], self.accuracy[near]),
+                "kendall_tau": kendall_tau(scores[near], self.target[near]),
+            },
+        }
+
+
+def _rmse(predicted: Floats, measured: Floats) -> float:
+    return float(np.sqrt(np.mean((predicted - measured) ** 2)))
 
 
 def _forward(layers: Sequence[Layer], features: NDArray[np.float32]) -> Floats:

@@ -58,6 +58,13 @@ class BatchNormOption(StrEnum):
     stored = "stored"
 
 
+class KindOption(StrEnum):
+    """What an accuracy predictor is made of."""
+
+    ridge = "ridge"
+    mlp = "mlp"
+
+
 def main() -> None:
     """Run the command line: exit code 2 for bad input, 1 when the machine does not let us (a full disk, no network)."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -115,6 +122,26 @@ def train(
     out.print(f"bundle {bundle.hash[:16]} in {bundle.path}")
 
 
+@app.command()
+def fit(
+    bundle: BundleArgument,
+    subnets: Annotated[int, typer.Option(min=10, help="Subnets to measure, spread over FLOPs.")] = 1_000,
+    kind: Annotated[KindOption, typer.Option(help="Ridge regression, or Once-for-All's network.")] = KindOption.ridge,
+    seed: Annotated[int, typer.Option(min=0, help="Of the subnets and of the fit.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure subnets of a bundle and fit its accuracy predictor anew; what was measured before is kept."""
+    from service.display import Bar, show_fitted
+    from service.fitting import fit_bundle
+
+    with Bar(err) as bar:
+        fitted = fit_bundle(_open(bundle), subnets=subnets, kind=kind.value, seed=seed, progress=bar)
+    _print_json(fitted.report["predictor"] | {"learning_curve": fitted.report["learning_curve"]}) if as_json else (
+        show_fitted(fitted.report, out)
+    )
+    err.print(f"bundle {fitted.hash[:16]} in {fitted.path}; register it again where it is served")
+
+
 @app.command("import-ofa")
 def import_ofa(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the bundle.")],
@@ -155,9 +182,9 @@ def describe(
 ) -> None:
     """Exact costs of one architecture, at any resolution that is a multiple of 4."""
     from service.display import show_costs
-    from supernet.families import preset
+    from supernet.families import preset, presets
 
-    bundle = _open(Path(what)) if Path(what).is_dir() else None
+    bundle = _open(Path(what)) if what not in presets() and Path(what).exists() else None
     space = bundle.space if bundle else preset(what)
     wanted = read_arch(arch, space)
     costs = space.costs(wanted, bundle.classes if bundle else None)

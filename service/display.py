@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from evolution.accuracy import poor_ranking
+
 if TYPE_CHECKING:
     from service.training import Step
 
@@ -86,11 +88,37 @@ def show_corners(report: Mapping[str, Any], console: Console) -> None:
         scores = (corner[split] for split in ("holdout", "views", "test"))
         table.add_row(name, *("none" if score is None else f"{score['accuracy']:.2%}" for score in scores))
     console.print(table)
-    card = report["predictor"]
-    console.print(
-        f"accuracy predictor: {card['pairs']} pairs, RMSE {card['rmse']:.2%}, Kendall tau {tau(card)} "
-        f"({card['validation']})"
+    phases = Table(
+        "phase", "epochs", "loss", "images/s", "peak memory", "largest", "smallest", title="at its phase's end"
     )
+    for phase in report["phases"]:
+        shown = (phase["epochs"], phase["loss"], f"{phase['images_per_second']:,.0f}")
+        memory = f"{phase['peak_memory_bytes'] / 2**20:,.0f} MiB"
+        corners = (f"{phase['corners'][name]:.2%}" for name in ("largest", "smallest"))
+        phases.add_row(phase["phase"], *map(str, shown), memory, *corners)
+    console.print(phases)
+    show_predictor(report["predictor"], console)
+
+
+def show_predictor(card: Mapping[str, Any], console: Console) -> None:
+    """The predictor's error on pairs that it was not fitted on, and a warning where it ranks them badly."""
+    near = card["near_front"]
+    console.print(
+        f"accuracy predictor: {card['pairs']} pairs, RMSE {card['rmse']:.2%}, Kendall tau {tau(card)}; of the "
+        f"{near['pairs']} near the front {near['rmse']:.2%}, {tau(near)} ({card['validation']})"
+    )
+    if warning := poor_ranking(card):
+        console.print(f"[yellow]warning:[/] {warning}")
+
+
+def show_fitted(report: Mapping[str, Any], console: Console) -> None:
+    """The predictor's card, and its error against the number of pairs that it was fitted on."""
+    show_predictor(report["predictor"], console)
+    table = Table("fitted on", "RMSE", "Kendall tau", "near the front", title="learning curve")
+    for point in report["learning_curve"]:
+        errors = (f"{point['rmse']:.2%}", tau(point), f"{point['near_front']['rmse']:.2%}, {tau(point['near_front'])}")
+        table.add_row(str(point["fitted_on"]), *errors)
+    console.print(table)
 
 
 def tau(card: Mapping[str, Any]) -> str:

@@ -3,9 +3,11 @@
 import json
 import logging
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from evolution.accuracy import LEAST_PAIRS, AccuracyPredictor
+from service.fitting import measured, stratified
 from supernet import distributed
 from supernet.bundle import MANIFEST, Bundle, BundleError, write_bundle
 from supernet.checkpoints import load_checkpoint, save_checkpoint
@@ -22,8 +25,8 @@ from supernet.data import CACHE_BYTES, Dataset, load
 from supernet.evaluate import Evaluator, Views, evaluate, perturbed
 from supernet.evaluate import batches as evaluation_batches
 from supernet.families import preset
-from supernet.schedule import Schedule
-from supernet.space import Architecture, Genomes, SearchSpace
+from supernet.schedule import Phase, Schedule
+from supernet.space import Architecture, SearchSpace
 from supernet.train import TrainingState, train
 
 log = logging.getLogger("supple.train")
@@ -156,11 +159,16 @@ def run(
     with distributed.joined(device):
         dataset, space = distributed.in_turns(lambda: _load(config, data_root))
         state = load_checkpoint(checkpoints, space, config.schedule, device)
-        if state is not None and not (resume or distributed.restarted()):
+        if state is not None and not distributed.of_the_first(lambda: resume or distributed.restarted()):
             kind = "an unfinished run" if state.phase < len(config.schedule.phases) else "a finished training run"
             raise ValueError(f"{checkpoints} holds {kind}; pass --resume to go on from it, or choose another folder")
         state = state or TrainingState.fresh(space, config.schedule, device)
+        calibration = dataset.train[: config.evaluation.calibration_images]
+        holdout = dataset.holdout[:LARGEST_HOLDOUT]
         for progress in train(state, dataset, workers=config.dataset.workers):
+            if state.step == 0 and distributed.is_first():
+                evaluator = Evaluator(state.averaged(), dataset.normalization, calibration, holdout)
+                state.curves[-1]["corners"] = _open_corners(evaluator, space, config.schedule.phases[state.phase - 1])
             if progress.step % checkpoint_steps == 0 or state.step == 0:
                 save_checkpoint(state, checkpoints, keep=config.keep_checkpoints)
             detail = f"{progress.phase} {progress.epoch}, loss {progress.loss:.2f}, {progress.images_per_second:.0f}/s"
@@ -168,20 +176,14 @@ def run(
     if not distributed.is_first():
         return
 
-    supernet = state.averaged()
-    calibration = dataset.train[: config.evaluation.calibration_images]
-    holdout = dataset.holdout[:LARGEST_HOLDOUT]
-    views = config.evaluation.views
+    supernet, views = state.averaged(), config.evaluation.views
     evaluator = Evaluator(supernet, dataset.normalization, calibration, perturbed(holdout, views))
     rng = np.random.default_rng([config.schedule.seed, 5])
-    genomes = _distinct(space, rng, config.evaluation.subnets)
+    genomes = stratified(space, rng, config.evaluation.subnets)
     scores = np.empty((len(genomes), 2))
-    for done, number in enumerate(np.argsort(genomes[:, 0], kind="stable").tolist(), 1):
-        arch = space.decode(genomes[number])
-        measured = evaluator.evaluate(evaluator.subnet(arch), arch.resolution)
-        assert measured is not None
-        scores[number] = measured.accuracy, measured.log_likelihood
-        yield Step("measure subnets", done, len(genomes), f"accuracy {measured.accuracy:.3f}")
+    for done, (number, scored) in enumerate(measured(evaluator, space, genomes), 1):
+        scores[number] = scored.accuracy, scored.log_likelihood
+        yield Step("measure subnets", done, len(genomes), f"accuracy {scored.accuracy:.3f}")
     predictor = AccuracyPredictor.fit(space, genomes, scores[:, 0], scores[:, 1], rng)
 
     report = {
@@ -190,6 +192,7 @@ def run(
             for name, arch in (("largest", space.largest()), ("smallest", space.smallest()))
         },
         "predictor": predictor.card,
+        "phases": _phases(state.curves),
         "curves": state.curves,
     }
     write_bundle(
@@ -231,12 +234,36 @@ def _load(config: TrainingConfig, data_root: Path) -> tuple[Dataset, SearchSpace
     return dataset, preset(config.space, classes=len(dataset.classes), in_channels=dataset.train.channels)
 
 
-def _distinct(space: SearchSpace, rng: np.random.Generator, count: int) -> Genomes:
-    """(at most count, G) distinct genomes in random order: the largest, the smallest and uniform samples."""
-    corners = [space.encode(space.largest()), space.encode(space.smallest())]
-    drawn = np.concatenate([np.stack(corners), space.sample(rng, 4 * count)])
-    _, first = np.unique(drawn, axis=0, return_index=True)
-    return drawn[np.sort(first)][:count]
+def _open_corners(evaluator: Evaluator, space: SearchSpace, phase: Phase) -> dict[str, float]:
+    """Accuracy on the holdout, after recalibration, of the largest and the smallest subnet that a phase opens."""
+    choices = space.open_choices(**phase.open)
+    accuracies = {}
+    for name, end in (("largest", -1), ("smallest", 0)):
+        arch = space.decode(np.array([indices[end] for indices in choices], np.int8))
+        scored = evaluator.evaluate(evaluator.subnet(arch), arch.resolution)
+        assert scored is not None
+        accuracies[name] = scored.accuracy
+    return accuracies
+
+
+def _phases(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Per phase: epochs, loss at its end, images per second, peak memory, and its corner subnets at its end."""
+    phases = []
+    for name, epochs in groupby(curves, key=itemgetter("phase")):
+        lines = list(epochs)
+        seconds = sum(line["seconds"] for line in lines)
+        phases.append(
+            {
+                "phase": name,
+                "epochs": len(lines),
+                "loss": lines[-1]["loss"],
+                "seconds": round(seconds, 1),
+                "images_per_second": round(sum(line["images"] for line in lines) / seconds, 1),
+                "peak_memory_bytes": max(line["peak_memory_bytes"] for line in lines),
+                "corners": lines[-1]["corners"],
+            }
+        )
+    return phases
 
 
 def _corner(evaluator: Evaluator, dataset: Dataset, arch: Architecture) -> dict[str, Any]:

@@ -232,10 +232,25 @@ def write_bundle(
         "normalization": {"mean": normalization.mean, "std": normalization.std},
         **provenance,
         "views": asdict(views),
-        "files": {file: hashlib.sha256(data).hexdigest() for file, data in contents.items()},
     }
-    contents[MANIFEST] = json.dumps(manifest, indent=1).encode()
+    return _write(path, manifest, contents)
 
+
+def with_predictor(bundle: Bundle, predictor: bytes, report: Mapping[str, Any]) -> Bundle:
+    """Replace the accuracy predictor and the report of a bundle in place; it is then another bundle, of another hash.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the bundle is then as it was.
+    """
+    contents = {file: (bundle.path / file).read_bytes() for file in bundle.manifest["files"]}
+    contents |= {"predictor.npz": predictor, "report.json": json.dumps(report, indent=1).encode()}
+    return _write(bundle.path, bundle.manifest, contents)
+
+
+def _write(path: Path, manifest: Mapping[str, Any], contents: Mapping[str, bytes]) -> Bundle:
+    """Write files and the manifest that names them beside `path`, and rename the folder into place."""
+    files = {file: hashlib.sha256(data).hexdigest() for file, data in contents.items()}
+    contents = {**contents, MANIFEST: json.dumps({**manifest, "files": files}, indent=1).encode()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed while it wrote

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from evolution.accuracy import poor_ranking
 from evolution.costs import CostTables
 from service.devices.rules import register_published
 from service.errors import InvalidError
@@ -122,5 +123,6 @@ def _fields(supernet: Supernet) -> dict[str, Any]:
         "classes": manifest["classes"],
         "resolutions": manifest["space"]["resolutions"],
         "predictor": supernet.predictor_card,
+        "predictor_warning": poor_ranking(supernet.predictor_card or {}),
         "created_at": supernet.created_at,
     }

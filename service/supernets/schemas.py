@@ -25,6 +25,7 @@ class SupernetOut(Answer):
     classes: list[str]
     resolutions: list[int] = Field(description="Input sides to choose from, pixels.")
     predictor: dict[str, Any] | None = Field(description="The accuracy predictor's card: what to expect of it.")
+    predictor_warning: str | None = Field(description="What to know of a predictor that ranks held-out pairs badly.")
     created_at: datetime
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from evolution import accuracy as module
-from evolution.accuracy import AccuracyPredictor, Link, one_hot
+from evolution.accuracy import AccuracyPredictor, Link, _Pairs, learning_curve, one_hot, poor_ranking
+from evolution.costs import CostTables
 from evolution.elimination import Floats
 from evolution.statistics import kendall_tau
 from supernet.families import preset
@@ -248,3 +249,49 @@ def test_once_for_alls_predictor_needs_its_layers_and_its_space() -> None:
         AccuracyPredictor.once_for_all(preset("mbv3-imagenet-w1.2"), layers[1:], {})
     with pytest.raises(ValueError, match="is of its MobileNetV3 space, which mbv3-cifar is not"):
         AccuracyPredictor.once_for_all(preset("mbv3-cifar"), layers, {})
+
+
+def test_a_learning_curve_falls_as_pairs_are_added_and_ends_at_the_cards_error() -> None:
+    rng = np.random.default_rng(3)
+    genomes = SPACE.sample(rng, 200)
+    logit = one_hot(SPACE, genomes) @ rng.normal(0, 0.3, int(SPACE.num_choices.sum()))
+    accuracy = 1 / (1 + np.exp(-logit - rng.normal(0, 0.05, 200)))
+    curve = learning_curve(SPACE, genomes, accuracy, None, np.random.default_rng(0))
+    assert [point["fitted_on"] for point in curve] == [20, 40, 80, 160]
+    assert curve[-1]["rmse"] < curve[0]["rmse"] / 2
+    assert curve[-1]["kendall_tau"] > curve[0]["kendall_tau"]
+    card = AccuracyPredictor.fit(SPACE, genomes, accuracy, None, np.random.default_rng(0)).card
+    assert curve[-1]["rmse"] == pytest.approx(card["rmse"], rel=0.3)  # other folds
+    assert 50 <= card["near_front"]["pairs"] < 120
+
+
+def test_the_pairs_near_the_front_are_those_that_fewest_others_beat() -> None:
+    """Accuracy is FLOPs, but for 20 pairs that are much worse: those are far from the front."""
+    rng = np.random.default_rng(0)
+    genomes = np.unique(SPACE.sample(rng, 120), axis=0)[:100]
+    flops = CostTables(SPACE).flops(genomes)
+    accuracy = 0.5 + 0.4 * (flops - flops.min()) / np.ptp(flops)
+    bad = np.argsort(flops)[40:60]
+    accuracy[bad] -= 0.2
+    pairs = _Pairs.checked(SPACE, genomes, accuracy, None, "ridge")
+    predicted = accuracy.copy()
+    predicted[bad] += 0.1
+    errors = pairs.errors(predicted, predicted)
+    assert errors["near_front"] == {"pairs": 80, "rmse": 0.0, "kendall_tau": pytest.approx(1.0)}
+    assert errors["rmse"] == pytest.approx(0.1 * np.sqrt(0.2))
+
+
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [
+        ({"rmse": 0.01, "kendall_tau": 0.9, "near_front": {"kendall_tau": 0.5}}, None),
+        ({"rmse": None, "kendall_tau": None}, None),  # published without an error
+        ({}, None),
+        ({"rmse": 0.01, "kendall_tau": 0.5}, "0.50 over all, below 0.6"),
+        ({"rmse": 0.01, "kendall_tau": 0.9, "near_front": {"kendall_tau": 0.2}}, "0.20 near the front, below 0.3"),
+        ({"rmse": 0.01, "kendall_tau": None}, "it predicts the same for all"),
+    ],
+)
+def test_a_poor_ranking_is_told(card: dict[str, Any], said: str | None) -> None:
+    warning = poor_ranking(card)
+    assert warning is None if said is None else said in (warning or "")

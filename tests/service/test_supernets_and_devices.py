@@ -29,6 +29,7 @@ def test_a_bundle_is_registered_once_and_described(client: TestClient, context: 
     assert listed["resolutions"] == [8, 12, 16]
     assert len(listed["classes"]) == 10
     assert listed["predictor"]["pairs"] == 200
+    assert listed["predictor_warning"] is None
     one = client.get(f"/v1/supernets/{listed['id']}").json()
     assert one["space"] == bundle.space.to_json()
     assert one["provenance"]["dataset"] == "noise"

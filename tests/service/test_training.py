@@ -41,6 +41,11 @@ def test_a_short_training_ends_in_a_bundle_that_searches_and_exports(
         pass
     bundle = Bundle.open(tmp_path / "bundle")
     assert (bundle.space.classes, bundle.space.in_channels, bundle.space.resolutions) == (10, 1, (8,))
+    assert [(phase["phase"], phase["epochs"]) for phase in bundle.report["phases"]] == [("all", 1), ("sorted", 1)]
+    for phase in bundle.report["phases"]:
+        assert set(phase["corners"]) == {"largest", "smallest"}
+        assert phase["images_per_second"] > 0
+        assert phase["peak_memory_bytes"] > 2**20
     rng = np.random.default_rng(0)
     limit = bundle.space.costs(bundle.space.decode(bundle.space.sample(rng, 1)[0]))["flops"]
     best = search_bundle(bundle, {"flops": limit}, budget=50)["best"]

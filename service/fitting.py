@@ -1,0 +1,125 @@
+"""`supple fit`: subnets of a bundle are measured, and its accuracy predictor fitted anew on them."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evolution.accuracy import AccuracyPredictor, Kind, learning_curve
+from evolution.costs import CostTables
+from supernet.bundle import Bundle, BundleError, with_predictor
+from supernet.evaluate import Evaluation, Evaluator
+from supernet.space import Genomes, SearchSpace
+
+STRATA = 20  # equal ranges of FLOPs
+POOL = 20_000  # genomes to choose from, half of them uniform
+
+
+def stratified(space: SearchSpace, rng: np.random.Generator, count: int) -> Genomes:
+    """(at most count, G) distinct genomes: the largest, the smallest, then from each range of FLOPs in turn.
+
+    Uniform genomes crowd where FLOPs are medium. So those of half the pool lean to one side: each is drawn with one
+    chance for all its genes, itself uniform, that an index is high; over the pool every index is still as frequent.
+    Fewer genomes from the same generator are the first of more.
+    """
+    corners = np.stack([space.encode(space.smallest()), space.encode(space.largest())])
+    leaning = rng.binomial(space.num_choices - 1, rng.random((POOL // 2, 1))).astype(np.int8)
+    pool = np.concatenate([corners, space.sample(rng, POOL // 2), space.canonical(leaning)])
+    pool = pool[np.sort(np.unique(pool, axis=0, return_index=True)[1])]
+    flops = CostTables(space).flops(pool)
+    strata = np.digitize(flops, np.linspace(flops.min(), flops.max(), STRATA + 1)[1:-1])
+    turns = np.empty(len(pool), np.intp)
+    for stratum in range(STRATA):
+        members = np.flatnonzero(strata == stratum)
+        turns[members] = np.arange(len(members))
+    return pool[np.argsort(turns, kind="stable")[:count]]
+
+
+def measured(evaluator: Evaluator, space: SearchSpace, genomes: Genomes) -> Iterator[tuple[int, Evaluation]]:
+    """Extract, recalibrate and score subnets; yields each one's index. Those of one resolution share its images."""
+    for number in np.argsort(genomes[:, 0], kind="stable").tolist():
+        arch = space.decode(genomes[number])
+        scored = evaluator.evaluate(evaluator.subnet(arch), arch.resolution)
+        assert scored is not None
+        yield number, scored
+
+
+def fit_bundle(
+    bundle: Bundle,
+    *,
+    subnets: int,
+    kind: Kind,
+    seed: int,
+    progress: Callable[[str, int, int, str], None] = lambda stage, done, total, remark: None,
+) -> Bundle:
+    """Measure subnets, fit the predictor, and put it into the bundle, with its card and learning curve in the report.
+
+    What was measured stays in BUNDLE.pairs.jsonl, so a run that was cut short goes on, and one that asks for another
+    kind or for more subnets measures only those that are missing.
+
+    Raises:
+        ValueError: too few subnets, or a space with too few; a bundle without weights or held-out images.
+        OSError: the disk is full; the bundle is as it was.
+    """
+    space = bundle.space
+    rng = np.random.default_rng([seed, 5])
+    genomes = stratified(space, rng, subnets)
+    with _Pairs(bundle) as pairs:
+        missing = np.array([genome for genome in genomes if genome.tobytes() not in pairs.scores], np.int8)
+        if len(missing):
+            if bundle.holdout() is None:
+                raise BundleError(f"{bundle.path} has no held-out images, so nothing can be measured to fit on")
+            found = measured(bundle.evaluator(), space, missing)
+            for done, (number, scored) in enumerate(found, len(genomes) - len(missing) + 1):
+                pairs.add(missing[number], scored)
+                progress("measure subnets", done, len(genomes), f"accuracy {scored.accuracy:.3f}")
+    accuracy, log_likelihood = np.array([pairs.scores[genome.tobytes()] for genome in genomes]).T
+    progress("fit the predictor", 0, 1, kind)
+    predictor = AccuracyPredictor.fit(space, genomes, accuracy, log_likelihood, rng, kind)
+    curve = learning_curve(space, genomes, accuracy, log_likelihood, rng, kind)
+    report = {**bundle.report, "predictor": predictor.card, "learning_curve": curve}
+    progress("fit the predictor", 1, 1, kind)
+    return with_predictor(bundle, predictor.to_bytes(), report)
+
+
+class _Pairs:
+    """The file of measured pairs beside a bundle: a line that says of what, then a line each."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.path = bundle.path.with_name(f"{bundle.path.name}.pairs.jsonl")
+        files = bundle.manifest["files"]
+        of = ("weights.safetensors", "calibration.npz", "holdout.npz")
+        self.key = {"measured_on": {name: files.get(name) for name in of}, "views": bundle.manifest["views"]}
+        self.scores: dict[bytes, tuple[float, float]] = {}
+
+    def __enter__(self) -> "_Pairs":
+        lines = _lines(self.path)
+        if lines[:1] != [self.key]:
+            lines = [self.key]
+        self._file = open(self.path, "w")
+        for line in lines:  # written again, because the last one may have been cut short
+            self._write(line)
+        for line in lines[1:]:
+            self.scores[np.array(line["genome"], np.int8).tobytes()] = line["accuracy"], line["log_likelihood"]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, genome: Genomes, scored: Evaluation) -> None:
+        self.scores[genome.tobytes()] = scored.accuracy, scored.log_likelihood
+        self._write({"genome": genome.tolist(), **asdict(scored)})
+
+    def _write(self, line: Any) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+
+def _lines(path: Path) -> list[Any]:
+    """The whole lines of a file; none where there is no file."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]

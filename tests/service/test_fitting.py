@@ -1,0 +1,98 @@
+"""Subnets are measured over all of FLOPs, once, and a new predictor takes the old one's place in the bundle."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evolution.accuracy import AccuracyPredictor
+from evolution.costs import CostTables
+from service import fitting
+from service.fitting import fit_bundle, stratified
+from supernet.bundle import Bundle, BundleError
+from supernet.evaluate import Evaluator
+from supernet.families import preset
+from tests.conftest import Ran
+
+SPACE = preset("mbv3-cifar")
+
+
+@pytest.fixture
+def bundle(bundle_path: Path, tmp_path: Path) -> Bundle:
+    return Bundle.open(shutil.copytree(bundle_path, tmp_path / "copy"))
+
+
+def test_measured_subnets_cover_flops_evenly_and_hold_both_ends() -> None:
+    genomes = stratified(SPACE, np.random.default_rng(0), 200)
+    assert len(np.unique(genomes, axis=0)) == 200
+    assert (genomes == SPACE.canonical(genomes)).all()
+    assert genomes[0].tolist() == SPACE.encode(SPACE.smallest()).tolist()
+    assert genomes[1].tolist() == SPACE.encode(SPACE.largest()).tolist()
+    counts, _ = np.histogram(CostTables(SPACE).flops(genomes), 10)
+    uniform, _ = np.histogram(CostTables(SPACE).flops(SPACE.sample(np.random.default_rng(0), 200)), 10)
+    assert counts.min() >= 14 > uniform.min()
+    fewer = stratified(SPACE, np.random.default_rng(0), 50)
+    assert fewer.tolist() == genomes[:50].tolist()
+
+
+def test_a_fit_replaces_the_predictor_and_leaves_the_rest(bundle: Bundle) -> None:
+    fitted = fit_bundle(bundle, subnets=20, kind="ridge", seed=1)
+    assert fitted.path == bundle.path
+    assert fitted.hash != bundle.hash
+    assert Bundle.open(bundle.path).hash == fitted.hash
+    changed = {name for name, digest in fitted.manifest["files"].items() if bundle.manifest["files"][name] != digest}
+    assert changed == {"predictor.npz", "report.json"}
+    assert fitted.predictor_path is not None
+    card = AccuracyPredictor.load(fitted.predictor_path, fitted.space).card
+    assert card == fitted.report["predictor"]
+    assert card["pairs"] == 20
+    assert fitted.report["corners"] == bundle.report["corners"]
+    assert fitted.report["learning_curve"][-1]["fitted_on"] == 16
+
+
+def test_what_was_measured_is_not_measured_again(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a run that was killed while it wrote a line."""
+    seen = []
+    evaluate = Evaluator.evaluate
+
+    def counted(self: Evaluator, network: object, resolution: int) -> object:
+        seen.append(resolution)
+        return evaluate(self, network, resolution)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fitting.Evaluator, "evaluate", counted)
+    first = fit_bundle(bundle, subnets=12, kind="ridge", seed=0)
+    assert len(seen) == 12
+    pairs = bundle.path.with_name("copy.pairs.jsonl")
+    pairs.write_text(pairs.read_text()[:-20])
+    again = fit_bundle(first, subnets=12, kind="ridge", seed=0)
+    assert len(seen) == 13
+    assert again.hash == first.hash
+    fit_bundle(again, subnets=14, kind="ridge", seed=1)
+    assert len(seen) == 25
+    lines = [json.loads(line) for line in pairs.read_text().splitlines()]
+    lines[0]["measured_on"]["weights.safetensors"] = "others"
+    pairs.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    fit_bundle(again, subnets=12, kind="ridge", seed=0)
+    assert len(seen) == 37
+
+
+def test_a_bundle_without_held_out_images_is_refused(bundle: Bundle) -> None:
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    del manifest["files"]["holdout.npz"]
+    (bundle.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="no held-out images"):
+        fit_bundle(Bundle.open(bundle.path), subnets=12, kind="ridge", seed=0)
+
+
+def test_the_command_prints_the_error_the_curve_and_a_warning(bundle: Bundle, run: Callable[..., Ran]) -> None:
+    """An untrained supernet's accuracies are noise, which no predictor ranks."""
+    ran = run("fit", str(bundle.path), "--subnets", "20")
+    assert ran.code == 0
+    assert "accuracy predictor: 20 pairs, RMSE " in ran.stdout
+    assert "learning curve" in ran.stdout
+    assert "ranks architectures poorly" in ran.stdout
+    printed = json.loads(run("fit", str(bundle.path), "--subnets", "20", "--json").stdout)
+    assert [point["fitted_on"] for point in printed["learning_curve"]] == [5, 8, 16]
