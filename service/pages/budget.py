@@ -25,7 +25,8 @@ class BudgetError(ValueError):
 class Budget(BaseModel):
     """The form as typed: every field is text, empty where it was left so. The names are those of `SearchIn`.
 
-    objective: the cost to make least once `min_accuracy` is reached; without the latter it means nothing.
+    objective: the cost to make least once `min_accuracy` is reached; without the latter it means nothing. front: the
+    cost to seek the whole front against, instead of one network.
     """
 
     supernet: str = ""
@@ -35,6 +36,7 @@ class Budget(BaseModel):
     max_params: str = ""
     min_accuracy: str = ""
     objective: str = ""
+    front: str = ""
     resolution: str = ""
     verify: str = ""
 
@@ -47,6 +49,8 @@ class Budget(BaseModel):
             texts["device"] = limit["device"] or texts["device"]
         if request["min_accuracy"] is not None:
             texts |= {"min_accuracy": f"{100 * request['min_accuracy']:.10g}%", "objective": request["objective"]}
+        if request["objectives"]:
+            texts["front"] = request["objectives"][0]
         resolution = str(request["resolution"] or "")
         return cls(**texts, resolution=resolution, verify="on" if request["verify"] else "")
 
@@ -64,9 +68,11 @@ class Budget(BaseModel):
                     values[field] = read(text)
                 except ValueError as error:
                     errors[field] = str(error)
-        if self.min_accuracy.strip():
+        if self.front:
+            values |= {"objective": "pareto", "objectives": [self.front]}
+        elif self.min_accuracy.strip():
             values["objective"] = self.objective
-        if "max_latency_ms" in values or values.get("objective") == "latency_ms":
+        if "max_latency_ms" in values or "latency_ms" in (values.get("objective"), self.front):
             values["device"] = self.device or None
         try:
             question = SearchIn.model_validate(values)

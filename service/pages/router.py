@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, FastAPI, Form, Header, Query, Request, Response
@@ -21,7 +21,8 @@ from starlette.exceptions import HTTPException
 
 from service import errors
 from service.auth import COOKIE, require_key
-from service.candidates.schemas import CandidateOut
+from service.candidates import rules as candidates
+from service.candidates.schemas import CandidateOut, Cost
 from service.context import Context, ContextOf
 from service.devices import queries as device_queries
 from service.devices import rules as device_rules
@@ -136,8 +137,6 @@ def answer(search_id: str, request: Request, context: ContextOf, stored: bool = 
     """One search and its answer, with the form that asks it again. stored: it was asked again, and not searched for."""
     search = searches.one(search_id, context)
     budget, supernet = Budget.of(search.request), supernets.one(search.supernet, context)
-    with context.database.reading() as session:
-        wanting = supernet_rules.why_not_extractable(supernet_queries.get(session, search.supernet))
     return _page(
         request,
         "search.html",
@@ -146,12 +145,58 @@ def answer(search_id: str, request: Request, context: ContextOf, stored: bool = 
         running=search.status in UNFINISHED,
         stored=stored,
         space=supernet.space,
-        wanting=wanting,
+        wanting=_wanting(context, search.supernet),
         views=supernet.provenance["views"]["count"],
-        chart=chart(search, supernet.space),
+        chart=search_chart(search, supernet.space),
+        front=search.front,
+        size=search.front_size,
+        latency_models=search.latency_models,
+        counted=show.COUNTED,
+        volumes=(found := search.hypervolume) and show.volumes(found.per_generation, found.reference),
         problem=search.problem,
         raised=_raised(budget, search.problem),
         needs_key=context.settings.needs_key,
+    )
+
+
+@router.get("/fronts")
+def fronts(
+    request: Request,
+    context: ContextOf,
+    supernet: str = "",
+    device: str = "",
+    x: Cost | Literal[""] = "",
+    y: Cost | Literal[""] = "",
+) -> Response:
+    """The front over everything stored, with a form that chooses another; unless asked, the first there is."""
+    form = _form(context, Budget(supernet=supernet, device=device))
+    if not form["supernets"]:
+        return RedirectResponse("/", 303, HEADERS)
+    chosen: SupernetOut = form["supernet"]
+    first, second = x or form["sought"][0], y or None
+    on = form["device"] if "latency_ms" in (first, second) else None
+    with context.database.reading() as session:
+        found = candidates.front(session, context, chosen.id, first, second, on)
+    latency = [form["device"]] if form["device"] else []
+    names = {"latency_ms": f"latency_ms@{form['device']}"} if latency else {}
+    names |= {name: name for name in show.COUNTED}
+    return _page(
+        request,
+        "fronts.html",
+        supernets=[(one.id, f"{one.name} · {one.id[:8]}") for one in form["supernets"]],
+        supernet=chosen,
+        devices=[(name, name) for name in form["devices"]],
+        device=form["device"],
+        costs=[(name, show.axis(name)) for name in form["sought"]],
+        found=found,
+        front=found.items,
+        size=found.size,
+        latency_models=latency,
+        counted=show.COUNTED,
+        volumes=show.volumes([found.hypervolume], found.reference) if found.items else None,
+        space=(space := supernets.one(chosen.id, context).space),
+        chart=chart(found.items, None, list(names.values()), names[first], space),
+        wanting=_wanting(context, chosen.id),
     )
 
 
@@ -181,6 +226,7 @@ def _form(context: Context, budget: Budget) -> dict[str, Any]:
         "supernet": supernet,
         "devices": measured,
         "device": device,
+        "sought": [name for name in get_args(Cost) if measured or name != "latency_ms"],
         "ranges": ranges(context, supernet, device),
         "budget": budget,
     }
@@ -199,6 +245,12 @@ def ranges(context: Context, supernet: SupernetOut, device: str | None) -> dict[
     return {field: reach for field, reach in found.items() if all(map(math.isfinite, reach))}
 
 
+def _wanting(context: Context, supernet_id: str) -> str | None:
+    """Why a supernet gives no networks to verify and download, None where it does."""
+    with context.database.reading() as session:
+        return supernet_rules.why_not_extractable(supernet_queries.get(session, supernet_id))
+
+
 def _recent(context: Context) -> dict[str, Any]:
     return {"recent": searches.every(context, RECENT).items}
 
@@ -211,19 +263,43 @@ def _raised(budget: Budget, problem: Mapping[str, Any] | None) -> str | None:
     return urlencode(raised.model_dump(exclude_defaults=True)) if raised != budget else None
 
 
-def chart(search: SearchOut, space: Mapping[str, Any]) -> dict[str, Any]:
-    """What the chart of a search's front is drawn from: predictions and verified accuracies, each by itself."""
-    names = [*(f"latency_ms@{device}" for device in search.latency_models), "flops", "params"]
+def search_chart(search: SearchOut, space: Mapping[str, Any]) -> dict[str, Any]:
+    """What the chart of a search's front is drawn from."""
+    names = [*(f"latency_ms@{device}" for device in search.latency_models), *show.COUNTED]
     limits = {
         f"{limit.cost}@{limit.device}" if limit.device else limit.cost: limit.max
         for limit in search.limits
         if limit.confidence is None
     }
-    least, best = search.request["min_accuracy"], search.best
-    others = [one for one in search.front if best is None or one.id != best.id]
+    sought = [f"{cost}@{search.request['device']}" if cost == "latency_ms" else cost for cost in _sought(search)]
+    axis = next((name for name in names if name in (sought or limits)), names[0])
+    return chart(search.front, search.best, names, axis, space, limits, search.request["min_accuracy"])
+
+
+def _sought(search: SearchOut) -> list[str]:
+    objective, objectives = search.request["objective"], search.request["objectives"]
+    return objectives if objective == "pareto" else [] if objective == "accuracy" else [objective]
+
+
+def chart(
+    front: Sequence[CandidateOut],
+    best: CandidateOut | None,
+    names: Sequence[str],
+    axis: str,
+    space: Mapping[str, Any],
+    limits: Mapping[str, float] | None = None,
+    least: float | None = None,
+) -> dict[str, Any]:
+    """What the chart of a front is drawn from: predictions and verified accuracies, each by itself.
+
+    names: the costs to choose from for the horizontal axis. axis: the one shown first. least: the accuracy asked.
+    """
+    limits = limits or {}
+    others = [one for one in front if best is None or one.id != best.id]
     return {
+        "axis": names.index(axis),
         "axes": [
-            {"name": show.cost_name(name), "unit": show.unit(name), "limit": limits.get(name)}
+            {"name": show.cost_name(name), "unit": show.kind(name), "limit": limits.get(name)}
             | ({"limit_text": f"limit {show.asked(limits[name], name)}"} if name in limits else {})
             for name in names
         ],

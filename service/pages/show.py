@@ -13,6 +13,7 @@ GENES = {
     "kernel_size": (f"{{0}}{TIMES}{{0}}", "kernel size {0}"),
     "expand_ratio": (f"{TIMES}{{0}}", "expansion ratio {0}"),
 }
+COUNTED = ("flops", "params")  # costs of an architecture on any device, in the order shown
 LEVELS = 3  # shades and heights of a block's box
 UNKNOWN = "\N{EN DASH}"
 
@@ -111,9 +112,20 @@ def cost_name(name: str) -> str:
     return f"Latency on {of[0]}" + (f", bound at {float(of[1]):.0%}" if len(of) > 1 else "")
 
 
-def unit(name: str) -> str:
-    """What an axis of this cost says behind its name."""
-    return "ms, predicted" if name.startswith("latency_ms") else "multiply-adds" if name == "flops" else ""
+def axis(name: str) -> str:
+    """What a cost is called in a sentence. name: without a device."""
+    return {"latency_ms": "latency", "flops": "FLOPs", "params": "parameters"}[name]
+
+
+def kind(name: str) -> str:
+    """What a number of this cost counts."""
+    return {"flops": "multiply-adds", "params": "learned values"}.get(name, "ms, predicted")
+
+
+def volumes(values: Sequence[float], reference: Mapping[str, float]) -> dict[str, Any]:
+    """Hypervolumes to draw, and in words where they end."""
+    ends = [f"{cost_name(name)} {cost(end, name)}" for name, end in reference.items() if name != "error"]
+    return {"sizes": values, "ends": [f"accuracy 0{GAP}%", *ends]}
 
 
 def when(time: datetime) -> str:
@@ -127,5 +139,6 @@ def sentence(text: str) -> str:
 
 
 FILTERS = {
-    function.__name__: function for function in (stages, percent, milliseconds, cost, asked, cost_name, when, sentence)
+    function.__name__: function
+    for function in (stages, percent, milliseconds, cost, asked, cost_name, axis, kind, when, sentence)
 }

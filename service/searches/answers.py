@@ -29,6 +29,7 @@ def show(session: Session, context: Context, search: models.Search, *, from_stor
         **_summary(search, best),
         limits=_limits(search, best),
         front=_from_least([found[one.id] for one in kept], search.request),
+        front_size=(search.findings or {}).get("front_size"),
         hypervolume=(search.findings or {}).get("hypervolume"),
         seed=search.seed,
         predictor=search.predictor_version,

@@ -340,10 +340,11 @@ def add_answer(session: Session, context: Context, search: models.Search, questi
 def _findings(answer: Answered) -> dict[str, Any]:
     """What is kept of how an answer was found."""
     result, problem = answer.result, answer.problem
-    if not problem.pareto:
-        return {}
-    reference = dict(zip(("error", *result.front.names), problem.reference, strict=True))
-    return {"hypervolume": {"reference": reference, "per_generation": result.hypervolume.tolist()}}
+    findings: dict[str, Any] = {"front_size": len(result.front)}
+    if problem.pareto:
+        reference = dict(zip(("error", *result.front.names), problem.reference, strict=True))
+        findings["hypervolume"] = {"reference": reference, "per_generation": result.hypervolume.tolist()}
+    return findings
 
 
 def _kept(result: SearchResult) -> tuple[Genomes, np.ndarray[Any, np.dtype[np.bool_]]]:

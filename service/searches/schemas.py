@@ -111,6 +111,7 @@ class SearchOut(SearchSummary):
         description="Pareto front of what was evaluated, from the least of its first cost; of a large one, 256 members "
         "that lie far apart."
     )
+    front_size: int | None = Field(description="How many members the whole front has.")
     hypervolume: Hypervolume | None = Field(description="Of a search for a front.")
     seed: int
     predictor: str = Field(description="Version of the accuracy predictor.")

@@ -227,6 +227,54 @@ def test_a_question_asked_before_leads_to_its_answer_and_says_so(
     assert searches(context) == 1
 
 
+def test_a_front_is_asked_for_and_shown_with_its_hypervolume(client: TestClient, device: str) -> None:
+    page = ask(client, device=device, front="latency_ms", max_latency_ms="0.09")
+    search, shown = api(client, page), text(page.text)
+    assert search["request"]["objectives"] == ["latency_ms"]
+    assert "The front of accuracy against latency within the limit" in shown
+    assert shown.index("Pareto front") < shown.index("Its most accurate network")
+    volumes = search["hypervolume"]["per_generation"]
+    assert f"Hypervolume {volumes[-1]:.5g}, counted up to accuracy 0 %, Latency on board 0.0900 ms" in shown
+    drawn = re.search(r'id="volume-data">(.*?)</script>', page.text)
+    assert drawn
+    assert json.loads(drawn[1])["sizes"] == volumes
+    chart = data_of(page)
+    assert chart["axes"][chart["axis"]]["name"] == f"Latency on {device}"
+    assert '<option value="latency_ms" selected>the front against latency' in page.text
+    assert "front against latency, Latency on board ≤ 0.09 ms" in text(client.get("/").text)
+    both = ask(client, device=device, front="flops", min_accuracy="95%")
+    assert both.status_code == 422
+    assert "Objective is 'pareto' and min_accuracy is 0.95" in text(both.text)
+
+
+def test_what_all_searches_found_is_a_page(client: TestClient, device: str, supernet: str) -> None:
+    assert "No search has found any network" in text(client.get("/fronts").text)
+    for front in ("latency_ms", "flops"):
+        ask(client, device=device, front=front)
+    query = {"supernet": supernet, "device": device, "x": "flops", "y": "latency_ms"}
+    page = client.get("/fronts", params=query)
+    front = client.get("/v1/fronts", params=query).json()
+    assert set(re.findall(r'<tr id="c-(\w+)"', page.text)) == {one["id"] for one in front["items"]}
+    chart, shown = data_of(page), text(page.text)
+    assert chart["axes"][chart["axis"]]["name"] == "FLOPs"
+    assert {point["id"] for point in chart["points"]} == {one["id"] for one in front["items"]}
+    assert f"{front['candidates']:,} networks that searches kept, merged" in shown
+    assert f"Hypervolume {front['hypervolume']:.5g}, counted up to" in shown
+    first = data_of(client.get("/fronts"))
+    assert first["axes"][first["axis"]]["name"] == f"Latency on {device}"
+    for wrong, message in (
+        ({"x": "watts"}, "Not understood"),
+        ({"x": "flops", "y": "flops"}, "X and y are both flops"),
+    ):
+        refused = client.get("/fronts", params=wrong)
+        assert refused.status_code == 422
+        assert message in text(refused.text)
+
+
+def test_without_a_supernet_the_fronts_lead_to_the_form(client: TestClient) -> None:
+    assert "supple register BUNDLE" in client.get("/fronts").text
+
+
 def test_a_least_accuracy_asks_for_the_cheapest_network(client: TestClient, device: str) -> None:
     page = ask(client, device=device, min_accuracy="95%", objective="params", max_flops="2M")
     search = api(client, page)
@@ -445,7 +493,7 @@ def test_without_a_key_no_page_says_anything(keyed: tuple[TestClient, str, str],
             assert "digits" not in page.text
             assert "board" not in page.text
             assert page.headers["hx-refresh"] == "true"
-    assert len(router.routes) == 4
+    assert len(router.routes) == 5
     assert searches(context) == before
 
 

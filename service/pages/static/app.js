@@ -12,10 +12,8 @@ function element(name, text, properties = {}) {
 
 function startChart(place) {
   const data = JSON.parse(document.getElementById(place.dataset.chart).textContent);
-  const chart = echarts.init(place);
-  let axis = data.axes.findIndex((one) => one.limit !== null);
-  axis = Math.max(axis, 0);
-  const draw = () => chart.setOption(options(data, axis), true);
+  let axis = data.axis;
+  const [chart, draw] = plot(place, () => options(data, axis));
 
   const choice = element("div", "", { className: "axes" });
   choice.setAttribute("role", "group");
@@ -34,6 +32,34 @@ function startChart(place) {
   place.before(choice);
 
   chart.on("click", ({ data: point }) => reveal(point?.id));
+}
+
+// How large the hypervolume was after each generation.
+
+function startLine(place) {
+  const { sizes } = JSON.parse(document.getElementById(place.dataset.line).textContent);
+  plot(place, () => {
+    const short = (value) => (value < 1e6 ? value : value.toExponential(3));
+    const quiet = { axisLabel: { color: colour("quiet"), hideOverlap: true }, nameTextStyle: { color: colour("quiet") } };
+    return {
+      animation: false,
+      grid: { left: 8, right: 48, top: 12, bottom: 28, containLabel: true },
+      tooltip: { trigger: "axis", backgroundColor: colour("card"), textStyle: { color: colour("ink") }, confine: true },
+      xAxis: {
+        type: "category", data: sizes.map((_, i) => i + 1), name: "generation", nameLocation: "middle", nameGap: 28, ...quiet,
+      },
+      yAxis: { type: "value", scale: true, splitLine: { lineStyle: { color: colour("rule") } }, ...quiet,
+        axisLabel: { ...quiet.axisLabel, formatter: short } },
+      series: [{ type: "line", symbol: "none", data: sizes, lineStyle: { color: colour("shade2"), width: 1.5 } }],
+    };
+  });
+}
+
+// A chart that is as wide as its place, in the colours of the hour.
+
+function plot(place, make) {
+  const chart = echarts.init(place);
+  const draw = () => chart.setOption(make(), true);
   const size = new ResizeObserver(() => chart.resize());
   size.observe(place);
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -44,6 +70,7 @@ function startChart(place) {
     chart.dispose();
   });
   draw();
+  return [chart, draw];
 }
 
 function options(data, chosen) {
@@ -186,6 +213,7 @@ const notice = () => document.getElementById("notice");
 
 document.addEventListener("htmx:load", ({ detail }) => {
   detail.elt.querySelectorAll("[data-chart]").forEach(startChart);
+  detail.elt.querySelectorAll("[data-line]").forEach(startLine);
   detail.elt.querySelectorAll("tr.best").forEach((row) => {
     const box = row.closest(".scroll");
     box.scrollTop = row.offsetTop - box.clientHeight / 2;
