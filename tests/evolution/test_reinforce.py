@@ -27,7 +27,7 @@ def train(problem: Problem, steps: int, seed: int = 0) -> Reinforce:
 
 def test_without_limits_the_controller_samples_ever_better_architectures() -> None:
     problem = Problem(DIGITS, smooth_accuracy(DIGITS.space, np.random.default_rng(0)))
-    strategy = train(problem, 60)
+    strategy = train(problem, 200)
     sampled = problem.predictor.predict(strategy.ask())
     everywhere = problem.predictor.predict(DIGITS.space.sample(np.random.default_rng(1), 2000))
     assert sampled.mean() > np.quantile(everywhere, 0.99)
@@ -39,7 +39,7 @@ def test_it_learns_to_sample_within_the_limits(count: int) -> None:
     costs = [DIGITS.flops_cost, DIGITS.params_cost][:count]
     limits = [Limit(cost.name, 1.5 * float(cost.floors.min())) for cost in costs]
     problem = Problem(DIGITS, smooth_accuracy(space, np.random.default_rng(0)), constrain(limits, DIGITS, {}))
-    first, last = train(problem, 1), train(problem, 60)
+    first, last = train(problem, 1), train(problem, 200)
     inside = []
     for strategy in (first, last):
         moved = strategy.ask()
@@ -58,7 +58,7 @@ def test_the_reward_is_that_of_mnasnet_and_several_limits_multiply() -> None:
     accuracy = problem.predictor.predict(genomes)
     expected = accuracy.copy()
     for cost, most in zip(costs, maxima, strict=True):
-        expected *= np.where(cost(genomes) <= most, 1, most / cost(genomes))
+        expected *= np.where(cost(genomes) <= most, 1, (cost(genomes) / most) ** -0.07)
     assert Reinforce(problem, rng)._reward(genomes, accuracy) == pytest.approx(expected)
     assert (expected < accuracy).any()
     assert (expected == accuracy).any()
