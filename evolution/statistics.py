@@ -40,3 +40,23 @@ def rank_sum_p_value(x: Floats, y: Floats) -> float:
         chances[1:, rank:] += chances[:-1, : chances.shape[1] - rank]
     ways = chances[-1]
     return float(ways[doubled[: len(x)].sum() :].sum() / ways.sum())
+
+
+def spearman_rho(x: Floats, y: Floats) -> float | None:
+    """Spearman's rank correlation, in [-1, 1]; None where one of the two is constant."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata(x), rankdata(y)
+    return None if min(np.ptp(values) for values in ranks) == 0 else float(np.corrcoef(*ranks)[0, 1])
+
+
+def tau_interval(
+    x: Floats, y: Floats, rng: np.random.Generator, *, resamples: int = 1000, level: float = 0.95
+) -> tuple[float, float] | None:
+    """The percentile bootstrap interval of Kendall's tau-b of N pairs; None where most resamples have no tau."""
+    rows = rng.integers(len(x), size=(resamples, len(x)))
+    taus = [tau for tau in (kendall_tau(x[row], y[row]) for row in rows) if tau is not None]
+    if len(taus) < resamples / 2:
+        return None
+    low, high = np.quantile(taus, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    return low, high

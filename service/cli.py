@@ -142,6 +142,38 @@ def fit(
     err.print(f"bundle {fitted.hash[:16]} in {fitted.path}; register it again where it is served")
 
 
+@app.command()
+def rank(
+    bundle: BundleArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for checkpoints, the report and the plot.")],
+    nets: Annotated[int, typer.Option(min=3, help="Subnets to train alone, from scratch, twice each.")] = 20,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Of a subnet alone; as the configuration's first phase unless given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of subnets.")] = 0,
+    data_root: Annotated[Path, typer.Option(help="Where downloaded datasets are kept.")] = Path("data"),
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the ranking of inherited accuracies with stand-alone training, for two ways of sampling.
+
+    Goes on where it was cut short, in the same folder.
+    """
+    from service.display import Bar, show_ranking
+    from service.plot import ranking_svg
+    from service.ranking import rank_bundle
+    from supernet.files import write_atomically
+
+    check_folder("--output", output)
+    with Bar(err) as bar:
+        report = rank_bundle(
+            _open(bundle), output, nets=nets, epochs=epochs, seed=seed, data_root=data_root, progress=bar
+        )
+    write_atomically(output / "ranking.json", json.dumps(report, indent=1).encode())
+    write_atomically(output / "ranking.svg", ranking_svg(report).encode())
+    _print_json(report) if as_json else show_ranking(report, out)
+    err.print(f"{output / 'ranking.json'} and {output / 'ranking.svg'} written")
+
+
 @app.command("import-ofa")
 def import_ofa(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the bundle.")],

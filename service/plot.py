@@ -1,4 +1,4 @@
-"""A comparison of strategies as an SVG: the best accuracy so far against evaluations."""
+"""Plots as SVG: strategies compared, the best accuracy so far against evaluations; the ranking of subnets."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -46,6 +46,34 @@ def comparison_svg(compared: Mapping[str, Any]) -> str:
         row = TOP + 10 + 22 * number
         _add(svg, "rect", x=WIDTH - RIGHT + 16, y=row - 6, width=18, height=4, fill=colour)
         _add(svg, "text", name, x=WIDTH - RIGHT + 42, y=row)
+    return ElementTree.tostring(svg, "unicode")
+
+
+def ranking_svg(report: Mapping[str, Any]) -> str:
+    """The SVG of what `rank_bundle` returns: per sampler, inherited accuracy against that of training alone."""
+    title = f"{len(report['nets'])} subnets: inherited accuracy and that of training alone"
+    across = [net["alone"][0] for net in report["nets"]]
+    up = [net[sampler] for net in report["nets"] for sampler in report["samplers"]]
+    xs, ys = _ticks(min(across), max(across)), _ticks(min(up), max(up))
+    x, y = _scale(xs[0], xs[-1], LEFT, WIDTH - RIGHT), _scale(ys[0], ys[-1], HEIGHT - BOTTOM, TOP)
+    svg = ElementTree.Element("svg", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img")
+    _add(svg, "title", title)
+    _add(svg, "style", STYLE)
+    _add(svg, "rect", class_="paper", width=WIDTH, height=HEIGHT)
+    _add(svg, "text", title, class_="title", x=LEFT, y=24)
+    for tick in ys:
+        _add(svg, "line", class_="rule", x1=LEFT, x2=WIDTH - RIGHT, y1=y(tick), y2=y(tick))
+        _add(svg, "text", f"{tick:.1%}", class_="end", x=LEFT - 8, y=y(tick) + 4)
+    for tick in xs:
+        _add(svg, "text", f"{tick:.1%}", class_="middle", x=x(tick), y=HEIGHT - BOTTOM + 20)
+    _add(svg, "text", "accuracy alone", class_="middle", x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 14)
+    for number, sampler in enumerate(report["samplers"]):
+        colour = COLOURS[number]
+        for net in report["nets"]:
+            _add(svg, "circle", cx=x(net["alone"][0]), cy=y(net[sampler]), r=4, fill=colour, fill_opacity=0.8)
+        row = TOP + 10 + 22 * number
+        _add(svg, "circle", cx=WIDTH - RIGHT + 25, cy=row - 4, r=4, fill=colour)
+        _add(svg, "text", sampler.replace("_", "-"), x=WIDTH - RIGHT + 42, y=row)
     return ElementTree.tostring(svg, "unicode")
 
 

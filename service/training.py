@@ -157,7 +157,7 @@ def run(
     device = distributed.choose_device(config.device)
     checkpoints = folder / "checkpoints"
     with distributed.joined(device):
-        dataset, space = distributed.in_turns(lambda: _load(config, data_root))
+        dataset, space = distributed.in_turns(lambda: load_data(config, data_root))
         state = load_checkpoint(checkpoints, space, config.schedule, device)
         if state is not None and not distributed.of_the_first(lambda: resume or distributed.restarted()):
             kind = "an unfinished run" if state.phase < len(config.schedule.phases) else "a finished training run"
@@ -220,7 +220,8 @@ def run(
     yield Step("write the bundle", 1, 1, str(folder / "bundle"))
 
 
-def _load(config: TrainingConfig, data_root: Path) -> tuple[Dataset, SearchSpace]:
+def load_data(config: TrainingConfig, data_root: Path) -> tuple[Dataset, SearchSpace]:
+    """The dataset of a configuration, and its space for that dataset's classes and channels."""
     space = preset(config.space)
     dataset = load(
         config.dataset.source,

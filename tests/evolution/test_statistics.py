@@ -4,9 +4,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from scipy.stats import mannwhitneyu, rankdata
+from scipy.stats import mannwhitneyu, rankdata, spearmanr
 
-from evolution.statistics import rank_sum_p_value
+from evolution.statistics import kendall_tau, rank_sum_p_value, spearman_rho, tau_interval
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -34,3 +34,27 @@ def test_its_ends() -> None:
     assert rank_sum_p_value(np.arange(60.0) + 0.5, np.arange(60.0)) == pytest.approx(
         mannwhitneyu(np.arange(60.0) + 0.5, np.arange(60.0), alternative="greater").pvalue, abs=0.01
     )
+
+
+def test_spearman_is_that_of_scipy_and_none_where_one_side_is_constant() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 9, 30).astype(float)
+    y = x + rng.normal(0, 3, 30)
+    assert spearman_rho(x, y) == pytest.approx(spearmanr(x, y).statistic)
+    assert spearman_rho(x, np.ones(30)) is None
+
+
+def test_the_interval_of_tau_holds_it_and_narrows_with_more_pairs() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=200)
+    y = x + rng.normal(size=200)
+    widths = []
+    for count in (20, 200):
+        interval = tau_interval(x[:count], y[:count], rng)
+        tau = kendall_tau(x[:count], y[:count])
+        assert interval is not None
+        assert tau is not None
+        assert interval[0] < tau < interval[1]
+        widths.append(interval[1] - interval[0])
+    assert widths[1] < widths[0] / 2
+    assert tau_interval(x, np.ones(200), rng) is None

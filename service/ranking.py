@@ -1,0 +1,187 @@
+"""`supple rank`: does a subnet's inherited accuracy rank as its accuracy after training alone from scratch does?"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+
+from evolution.elimination import Floats
+from evolution.statistics import kendall_tau, spearman_rho, tau_interval
+from service.training import LARGEST_HOLDOUT, TrainingConfig, load_data
+from supernet import distributed
+from supernet.bundle import Bundle, BundleError
+from supernet.checkpoints import load_checkpoint, save_checkpoint
+from supernet.data import Dataset
+from supernet.evaluate import Evaluator, perturbed
+from supernet.files import write_atomically
+from supernet.layers import Supernet
+from supernet.ranking import resampled, stand_alone
+from supernet.space import Architecture, Genomes, SearchSpace
+from supernet.train import TrainingState, train
+
+SAMPLERS = ("uniform", "strict_fair")
+CHECKPOINT_STEPS = 200
+Progress = Callable[[str, int, int, str], None]
+
+
+def rank_bundle(
+    bundle: Bundle,
+    folder: Path,
+    *,
+    nets: int,
+    epochs: int | None,
+    seed: int,
+    data_root: Path,
+    progress: Progress = lambda stage, done, total, remark: None,
+) -> dict[str, Any]:
+    """The ranking report of the configuration that a bundle was trained by, `rank_config`'s.
+
+    Raises:
+        BundleError: the bundle was not trained from a configuration. Also what `rank_config` raises.
+    """
+    if "config" not in bundle.manifest:
+        raise BundleError(f"{bundle.path} was not made by `supple train`, so there is no configuration to train by")
+    config = TypeAdapter(TrainingConfig).validate_python(bundle.manifest["config"])
+    return rank_config(config, folder, nets=nets, epochs=epochs, seed=seed, data_root=data_root, progress=progress)
+
+
+def rank_config(
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    nets: int,
+    epochs: int | None,
+    seed: int,
+    data_root: Path,
+    progress: Progress = lambda stage, done, total, remark: None,
+) -> dict[str, Any]:
+    """Train a supernet with each of two samplers, and uniformly drawn subnets alone with two seeds; as JSON.
+
+    epochs: of a subnet alone; None takes those of the configuration's first phase. All accuracies are on the held-out
+    images under the configuration's views, after recalibration. A run that was cut short goes on in the same folder:
+    supernets from their checkpoints, subnets after the last that was finished.
+
+    Raises:
+        ValueError: fewer than 3 nets; a folder that holds the supernets of another configuration.
+    """
+    if nets < 3:
+        raise ValueError(f"nets is {nets}; a ranking needs at least 3")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = distributed.choose_device(config.device)
+    dataset, space = load_data(config, data_root)
+    score = _scorer(config, dataset)
+    epochs = epochs or config.schedule.phases[0].epochs
+    genomes = _drawn(space, nets, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    inherited = {}
+    for sampler in SAMPLERS:
+        schedule, checkpoints = resampled(config.schedule, space, sampler), folder / sampler
+        state = load_checkpoint(checkpoints, space, schedule, device) or TrainingState.fresh(space, schedule, device)
+        for done in train(state, dataset, workers=config.dataset.workers):
+            if done.step % CHECKPOINT_STEPS == 0 or state.step == 0:
+                save_checkpoint(state, checkpoints)
+            progress(f"{sampler} supernet", done.step, done.total_steps, f"loss {done.loss:.2f}")
+        supernet = state.averaged()
+        inherited[sampler] = np.array([score(supernet, space.decode(genome)) for genome in genomes])
+
+    alone = np.empty((2, nets))
+    results = _Results(folder / "nets.jsonl", {"schedule": config.schedule.hash, "epochs": epochs})
+    for number, (net, run) in enumerate(np.ndindex(nets, 2), 1):
+        arch, net_seed = space.decode(genomes[net]), config.schedule.seed + run
+        key = {"genome": genomes[net].tolist(), "seed": net_seed}
+        accuracy = results.get(key)
+        if accuracy is None:
+            state = stand_alone(space, arch, config.schedule, epochs, net_seed, device)
+            for _ in train(state, dataset, workers=config.dataset.workers):
+                pass
+            accuracy = results.add(key, score(state.averaged(), arch))
+        alone[run, net] = accuracy
+        progress("nets alone", number, 2 * nets, f"accuracy {accuracy:.3f}")
+    rng = np.random.default_rng([seed, 7])
+    return {
+        "epochs": epochs,
+        "nets": [
+            {
+                "arch": space.decode(genome).to_json(),
+                "alone": alone[:, net].tolist(),
+                **{sampler: float(inherited[sampler][net]) for sampler in SAMPLERS},
+            }
+            for net, genome in enumerate(genomes)
+        ],
+        **compared(alone, inherited, rng),
+    }
+
+
+def compared(alone: Floats, inherited: dict[str, Floats], rng: np.random.Generator) -> dict[str, Any]:
+    """Rank agreement with training alone, (2, N) accuracies of two seeds, the first of which is compared with.
+
+    ceiling: the agreement of the two seeds with each other, which no supernet can be expected to exceed.
+    """
+    rows = {name: _agreement(alone[0], values, rng) for name, values in inherited.items()}
+    intervals = [row["interval"] for row in rows.values()]
+    different = all(intervals) and max(low for low, _ in intervals) > min(high for _, high in intervals)
+    best = max(rows, key=lambda name: rows[name]["kendall_tau"] or -1)
+    return {
+        "samplers": rows,
+        "ceiling": _agreement(alone[0], alone[1], rng),
+        "verdict": f"{best} ranks better: the intervals do not overlap" if different else "no difference shown",
+    }
+
+
+def _agreement(alone: Floats, other: Floats, rng: np.random.Generator) -> dict[str, Any]:
+    """gap: the mean of how much higher the other accuracy is."""
+    return {
+        "kendall_tau": kendall_tau(alone, other),
+        "interval": tau_interval(alone, other, rng),
+        "spearman": spearman_rho(alone, other),
+        "gap": float(np.mean(other - alone)),
+    }
+
+
+def _scorer(config: TrainingConfig, dataset: Dataset) -> Callable[[Supernet, Architecture], float]:
+    calibration = dataset.train[: config.evaluation.calibration_images]
+    holdout = perturbed(dataset.holdout[:LARGEST_HOLDOUT], config.evaluation.views)
+
+    def score(supernet: Supernet, arch: Architecture) -> float:
+        evaluator = Evaluator(supernet, dataset.normalization, calibration, holdout)
+        scored = evaluator.evaluate(evaluator.subnet(arch), arch.resolution)
+        assert scored is not None
+        return scored.accuracy
+
+    return score
+
+
+def _drawn(space: SearchSpace, count: int, seed: int) -> Genomes:
+    """(count, G) distinct genomes, uniform."""
+    pool = space.sample(np.random.default_rng([seed, 6]), 20 * count)
+    distinct = pool[np.sort(np.unique(pool, axis=0, return_index=True)[1])]
+    if len(distinct) < count:
+        raise ValueError(f"nets is {count}; {space.name} gave only {len(distinct)} different ones. Ask for fewer")
+    return distinct[:count]
+
+
+class _Results:
+    """A file with a line for each network that was trained alone."""
+
+    def __init__(self, path: Path, common: dict[str, Any]) -> None:
+        self.path, self.common = path, common
+
+    def get(self, key: dict[str, Any]) -> float | None:
+        wanted = {**self.common, **key}
+        found = (line["accuracy"] for line in self._lines() if {name: line[name] for name in wanted} == wanted)
+        return next(found, None)
+
+    def add(self, key: dict[str, Any], accuracy: float) -> float:
+        lines = [*self._lines(), {**self.common, **key, "accuracy": accuracy}]
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        return accuracy
+
+    def _lines(self) -> Iterator[Any]:
+        text = self.path.read_text() if self.path.is_file() else ""
+        return (json.loads(line) for line in text.splitlines())

@@ -1,0 +1,97 @@
+"""`supple rank` on a schedule of seconds: what it trains, what it says, and that it goes on where it was cut short."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+
+from service import ranking, training
+from service.ranking import compared
+from service.training import DatasetConfig, EvaluationConfig, TrainingConfig
+from supernet.bundle import Bundle
+from supernet.evaluate import Views
+from supernet.families import preset, presets
+from supernet.ranking import StandAlone, resampled
+from supernet.schedule import Phase, Schedule
+from tests.conftest import Ran
+
+CONFIG = TrainingConfig(
+    "short",
+    "mbv3-digits",
+    DatasetConfig("digits", holdout=1300),
+    Schedule((Phase("largest", 1, 0.05, {"depth": (2,)}), Phase("all", 1, 0.02, sampler="sandwich")), batch_size=64),
+    EvaluationConfig(10, 32, Views()),
+    threads=1,
+)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in presets() if "imagenet" not in name))
+def test_a_network_alone_is_the_one_that_is_extracted(name: str) -> None:
+    """The same tensors in the same order, so the same network; its weights are fresh."""
+    from supernet.families import supernet_class
+
+    space = preset(name)
+    arch = space.decode(space.sample(np.random.default_rng(0), 1)[0])
+    alone = StandAlone(space, arch, torch.Generator().manual_seed(0))
+    extracted = supernet_class(space.family)(space, torch.Generator().manual_seed(0)).extract(arch)
+    ours, theirs = ([tuple(tensor.shape) for tensor in net.state_dict().values()] for net in (alone.network, extracted))
+    assert ours == theirs
+    images = torch.randn(2, space.in_channels, arch.resolution, arch.resolution)
+    assert alone(images, space.largest()).shape == (2, space.classes)
+
+
+def test_both_samplers_see_as_many_subnets_in_every_step() -> None:
+    space = preset("mbv3-digits")
+    fair, uniform = (resampled(CONFIG.schedule, space, name) for name in ("strict_fair", "uniform"))
+    assert [phase.sampler for phase in fair.phases] == ["strict_fair"] * 2
+    assert [phase.subnets_per_step for phase in uniform.phases] == [3, 3]
+
+
+def test_overlapping_intervals_show_no_difference_and_distant_ones_do() -> None:
+    rng = np.random.default_rng(0)
+    alone = np.stack([np.linspace(0, 0.9, 30)] * 2)
+    shuffled = rng.permutation(alone[0])
+    found = compared(alone, {"uniform": shuffled, "strict_fair": alone[0] + 0.1}, rng)
+    assert found["verdict"] == "strict_fair ranks better: the intervals do not overlap"
+    assert found["ceiling"]["kendall_tau"] == found["samplers"]["strict_fair"]["spearman"] == pytest.approx(1)
+    assert found["samplers"]["strict_fair"]["gap"] == pytest.approx(0.1)
+    low, high = found["samplers"]["uniform"]["interval"]
+    assert low < found["samplers"]["uniform"]["kendall_tau"] < high
+    assert compared(alone, {"uniform": shuffled, "strict_fair": shuffled}, rng)["verdict"] == "no difference shown"
+
+
+def test_the_command_ranks_and_goes_on_where_it_was_cut_short(
+    bundle_path: Path, tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.open(bundle_path)
+    config = training._config_json(CONFIG)
+    monkeypatch.setattr(Bundle, "open", lambda path: replace(bundle, manifest={**bundle.manifest, "config": config}))
+    monkeypatch.setattr(ranking, "LARGEST_HOLDOUT", 100)
+    trained: list[Any] = []
+    real = ranking.stand_alone
+
+    def counted(*arguments: Any) -> Any:
+        trained.append(arguments[1])
+        if len(trained) == 4:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(ranking, "stand_alone", counted)
+    with pytest.raises(KeyboardInterrupt):
+        ranking.rank_bundle(Bundle.open(bundle_path), tmp_path, nets=3, epochs=1, seed=0, data_root=tmp_path)
+    command = ("rank", str(bundle_path), "-o", str(tmp_path), "--nets", "3")
+    ran = run(*command)
+    assert ran.code == 0, ran.stderr
+    assert len(trained) == 4 + 3
+    assert "alone, another seed" in ran.stdout
+    report = json.loads((tmp_path / "ranking.json").read_text())
+    assert len(report["nets"]) == 3
+    assert report["epochs"] == 1
+    circles = ElementTree.fromstring((tmp_path / "ranking.svg").read_text()).findall("{*}circle")
+    assert len(circles) == 2 * 3 + 2
