@@ -82,7 +82,7 @@ class Context:
             space = SearchSpace.from_json(supernet.manifest["space"])
             path = self.store.bundle(supernet.bundle_hash) / "predictor.npz"
             predictor = AccuracyPredictor.load(path, space) if supernet.predictor_version else None
-            return Loaded(CostTables(space), predictor)
+            return Loaded(CostTables(space, supernet.manifest["classes"]), predictor)
 
         return self._loaded.get(supernet.id, load)
 

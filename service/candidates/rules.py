@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from evolution.constraints import Limit, cost_of
+from evolution.costs import CostTables
 from evolution.elimination import Floats
 from evolution.pareto import ParetoFront, crowding_distances
 from evolution.problem import Problem
@@ -20,6 +21,7 @@ from service.devices import queries as devices
 from service.errors import InvalidError
 from service.supernets import queries as supernets
 from service.supernets.rules import why_not_extractable
+from supernet.space import Genomes
 
 MOST_MERGED = 512  # members of a front over everything stored that are shown
 NOT_VERIFIED = "not verified yet; POST a search with verify: true"
@@ -44,6 +46,7 @@ class Predicted:
 
 def describe(
     session: Session,
+    context: Context,
     candidates: Sequence[models.Candidate],
     predicted: Sequence[Predicted],
     search_id: str | None = None,
@@ -52,16 +55,32 @@ def describe(
     ids = [candidate.id for candidate in candidates]
     verified = queries.verifications(session, ids)
     measured = queries.measurements(session, ids, search_id)
-    named = {candidate.supernet_id for candidate in candidates}
-    wanting = {name: why_not_extractable(supernets.get(session, name)) for name in named}
+    by_name = {one.supernet_id: supernets.get(session, one.supernet_id) for one in candidates}
+    wanting = {name: why_not_extractable(supernet) for name, supernet in by_name.items()}
+    sizes: dict[str, tuple[int, int]] = {}
+    for name, supernet in by_name.items():
+        sizes |= _sizes(context.loaded(supernet).tables, [one for one in candidates if one.supernet_id == name])
     return [
-        _describe(one, said, verified.get(one.id), measured.get(one.id), wanting[one.supernet_id])
+        _describe(one, sizes[one.id], said, verified.get(one.id), measured.get(one.id), wanting[one.supernet_id])
         for one, said in zip(candidates, predicted, strict=True)
     ]
 
 
+def genomes_of(candidates: Sequence[models.Candidate]) -> Genomes:
+    """(N, G) the genomes of at least one candidate, all of one space."""
+    return np.stack([np.frombuffer(candidate.genome, np.int8) for candidate in candidates])
+
+
+def _sizes(tables: CostTables, candidates: Sequence[models.Candidate]) -> dict[str, tuple[int, int]]:
+    """By candidate: the bytes of its file, at most, and its peak memory."""
+    genomes = genomes_of(candidates)
+    sizes = (tables.model_bytes(genomes).astype(int).tolist(), tables.peak_memory_bytes(genomes).astype(int).tolist())
+    return {one.id: (size, memory) for one, size, memory in zip(candidates, *sizes, strict=True)}
+
+
 def _describe(
     candidate: models.Candidate,
+    sizes: tuple[int, int],
     predicted: Predicted,
     verification: models.Verification | None,
     measured: Mapping[str, models.LatencyMeasurement] | None,
@@ -75,6 +94,8 @@ def _describe(
         resolution=candidate.resolution,
         flops=candidate.flops,
         params=candidate.params,
+        model_bytes=sizes[0],
+        peak_memory_bytes=sizes[1],
         predicted_accuracy=predicted.accuracy,
         predictor=predicted.predictor,
         predicted_latency_ms=dict(predicted.latency_ms),
@@ -99,7 +120,7 @@ def predict_now(session: Session, context: Context, candidates: Sequence[models.
         return []
     supernet = supernets.get(session, candidates[0].supernet_id)
     loaded = context.loaded(supernet)
-    genomes = np.stack([np.frombuffer(candidate.genome, np.int8) for candidate in candidates])
+    genomes = genomes_of(candidates)
     accuracy = loaded.predictor.predict(genomes).tolist() if loaded.predictor else [None] * len(genomes)
     rows = devices.latest_models(session, space_hash=supernet.space_hash)
     latency = {row.device: context.latency_model(row, loaded.tables).predict(genomes) for row in rows}
@@ -114,7 +135,7 @@ def predict_now(session: Session, context: Context, candidates: Sequence[models.
 def one(session: Session, context: Context, candidate_id: str) -> CandidateOut:
     """A candidate as the newest models see it. Raises NotFoundError."""
     candidate = queries.get(session, candidate_id)
-    return describe(session, [candidate], predict_now(session, context, [candidate]))[0]
+    return describe(session, context, [candidate], predict_now(session, context, [candidate]))[0]
 
 
 def front(
@@ -160,7 +181,7 @@ def front(
         size=len(merged),
         hypervolume=merged.hypervolume(problem.reference),
         reference=dict(zip(("error", *merged.names), problem.reference, strict=True)),
-        items=describe(session, candidates, predict_now(session, context, candidates)),
+        items=describe(session, context, candidates, predict_now(session, context, candidates)),
     )
 
 

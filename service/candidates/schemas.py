@@ -36,6 +36,10 @@ class CandidateOut(Answer):
     resolution: int = Field(description="Input side, pixels.")
     flops: int = Field(description="Multiply-adds for one image, counted.")
     params: int = Field(description="Learned parameters, counted.")
+    model_bytes: int = Field(description="Bytes of its ONNX file, at most; counted.")
+    peak_memory_bytes: int = Field(
+        description="Bytes of single-precision activations alive at once, for one image; counted."
+    )
     predicted_accuracy: float | None = Field(description="By the accuracy predictor, in [0, 1].")
     predictor: str | None = Field(description="Version of that predictor.")
     predicted_latency_ms: dict[str, float] = Field(description="By each device's latency model.")

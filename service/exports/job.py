@@ -6,6 +6,7 @@ from torch import nn
 
 from service import models
 from service.candidates import queries as candidates
+from service.candidates.rules import genomes_of
 from service.context import Context
 from service.errors import problem_of
 from service.exports import queries
@@ -20,9 +21,13 @@ from supernet.space import Architecture
 
 @dataclass(frozen=True)
 class Subnet:
-    """A candidate as a network of its own: extracted, recalibrated, in evaluation mode."""
+    """A candidate as a network of its own: extracted, recalibrated, in evaluation mode.
+
+    most_bytes: how large its file was counted to be at most, which limits on searches relied on.
+    """
 
     candidate: models.Candidate
+    most_bytes: int
     predicted_accuracy: float | None
     bundle: Bundle
     evaluator: Evaluator
@@ -41,16 +46,17 @@ def extract(context: Context, candidate_id: str) -> Subnet:
         supernet = supernets.get(session, candidate.supernet_id)
         version = supernet.predictor_version or ""
         predicted = candidates.predicted_accuracy(session, [candidate_id], version).get(candidate_id)
+    most_bytes = int(context.loaded(supernet).tables.model_bytes(genomes_of([candidate]))[0])
     bundle, evaluator = context.evaluator(supernet)
     network = evaluator.subnet(Architecture.from_json(candidate.architecture))
-    return Subnet(candidate, predicted, bundle, evaluator, network)
+    return Subnet(candidate, most_bytes, predicted, bundle, evaluator, network)
 
 
 def export(context: Context, subnet: Subnet, precision: Precision, verified_accuracy: float | None) -> None:
     """Write a subnet's file, compare it with the network and store it.
 
     Raises:
-        ExportError (a ValueError): the network cannot be written, or the file differs from it.
+        ExportError (a ValueError): the network cannot be written, the file differs from it, or is larger than counted.
     """
     metadata = export_metadata(
         subnet.bundle,
@@ -59,6 +65,11 @@ def export(context: Context, subnet: Subnet, precision: Precision, verified_accu
         verified_accuracy=verified_accuracy,
     )
     file = export_subnet(subnet.network, subnet.evaluator.sample(subnet.arch.resolution), metadata)
+    if len(file.data) > subnet.most_bytes:
+        raise ExportError(
+            f"the file of candidate {subnet.candidate.id} has {len(file.data):,} bytes, more than the "
+            f"{subnet.most_bytes:,} that it was counted to have at most, so a limit on model_bytes may not hold"
+        )
     digest = context.store.put(file.data)
     with context.database.writing() as session:
         queries.add(session, subnet.candidate.id, precision)

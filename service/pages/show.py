@@ -13,7 +13,25 @@ GENES = {
     "kernel_size": (f"{{0}}{TIMES}{{0}}", "kernel size {0}"),
     "expand_ratio": (f"{TIMES}{{0}}", "expansion ratio {0}"),
 }
-COUNTED = ("flops", "params")  # costs of an architecture on any device, in the order shown
+COUNTED = ("flops", "params", "model_bytes", "peak_memory_bytes")  # equal on any device; in the order shown
+SENTENCE = {
+    "latency_ms": "latency",
+    "flops": "FLOPs",
+    "params": "parameters",
+    "model_bytes": "file size",
+    "peak_memory_bytes": "peak memory",
+}
+KINDS = {
+    "flops": "multiply-adds",
+    "params": "learned values",
+    "model_bytes": "bytes of ONNX, at most",
+    "peak_memory_bytes": "bytes of activations",
+}
+BYTE_COSTS = ("model_bytes", "peak_memory_bytes")
+SCALES = (
+    (("G", 1e9), ("M", 1e6), ("k", 1e3)),
+    (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10)),
+)
 LEVELS = 3  # shades and heights of a block's box
 UNKNOWN = "\N{EN DASH}"
 
@@ -85,12 +103,12 @@ def milliseconds(value: float | None) -> str:
 
 
 def cost(value: float | None, name: str) -> str:
-    """A cost for people, to three significant digits: `0.0430 ms`, `978 k`. name: `flops` or `latency_ms@DEVICE`."""
+    """A cost for people, to three significant digits: `0.0430 ms`, `978 k`, `3.21 MiB`. name: as limits are named."""
     if value is None:
         return UNKNOWN
     if name.startswith("latency_ms"):
         return f"{milliseconds(value)}{GAP}ms"
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+    for unit, size in SCALES[name in BYTE_COSTS]:
         if value >= 0.9995 * size:
             return f"{value / size:.3g}{GAP}{unit}"
     return f"{value:.3g}"
@@ -108,18 +126,18 @@ def cost_name(name: str) -> str:
     """What a cost is called. name: as limits are named."""
     kind, *of = name.split("@")
     if kind != "latency_ms":
-        return {"flops": "FLOPs", "params": "Parameters"}[kind]
+        return SENTENCE[kind][:1].upper() + SENTENCE[kind][1:]
     return f"Latency on {of[0]}" + (f", bound at {float(of[1]):.0%}" if len(of) > 1 else "")
 
 
 def axis(name: str) -> str:
     """What a cost is called in a sentence. name: without a device."""
-    return {"latency_ms": "latency", "flops": "FLOPs", "params": "parameters"}[name]
+    return SENTENCE[name]
 
 
 def kind(name: str) -> str:
     """What a number of this cost counts."""
-    return {"flops": "multiply-adds", "params": "learned values"}.get(name, "ms, predicted")
+    return KINDS.get(name, "ms, predicted")
 
 
 def volumes(values: Sequence[float], reference: Mapping[str, float]) -> dict[str, Any]:

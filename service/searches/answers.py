@@ -78,7 +78,7 @@ def members(
         )
         for one in ids
     ]
-    return describe(session, rows, predicted, search.id)
+    return describe(session, context, rows, predicted, search.id)
 
 
 def _bound_factors(session: Session, context: Context, search: models.Search) -> dict[str, float]:

@@ -2,6 +2,7 @@ import errno
 import io
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,25 @@ def test_a_file_that_differs_from_the_network_is_never_offered(
     assert files(context) == stored
     with context.database.reading() as session:
         assert session.scalars(select(Export.status)).one() == "impossible"
+
+
+def test_a_file_is_at_most_as_large_as_counted_or_never_offered(
+    client: TestClient, context: Context, candidate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = client.get(f"/v1/candidates/{candidate}").json()["model_bytes"]
+    download(client, candidate)
+    build_export(context, run, f"{candidate}:fp32:0")
+    assert counted - 0.01 * counted - 4096 < len(download(client, candidate).content) <= counted
+    with context.database.writing() as session:
+        session.delete(session.get_one(Export, (candidate, "fp32")))
+    subnet = extract(context, candidate)
+    monkeypatch.setattr("service.exports.job.extract", lambda *_: replace(subnet, most_bytes=counted // 2))
+    download(client, candidate)
+    with pytest.raises(ValueError, match=f"more than the {counted // 2:,} that it was counted to have at most"):
+        build_export(context, run, f"{candidate}:fp32:0")
+    refused = download(client, candidate)
+    assert refused.status_code == 500
+    assert "so a limit on model_bytes may not hold" in refused.json()["detail"]
 
 
 def test_a_failure_that_can_pass_is_tried_again_when_asked_again(

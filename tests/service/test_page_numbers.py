@@ -36,10 +36,13 @@ def test_numbers_for_people() -> None:
     assert show.cost(978_296, "flops") == f"978{gap}k"
     assert show.cost(999_999, "params") == f"1{gap}M"
     assert show.cost(0.0429, "latency_ms@board") == f"0.0429{gap}ms"
+    assert show.cost(592_518, "model_bytes") == f"579{gap}KiB"
+    assert show.cost(2**20 - 1, "peak_memory_bytes") == f"1{gap}MiB"
     assert show.asked(1_163_480, "flops") == "1,163,480"
     assert show.asked(1.2e6, "flops") == f"1.2{gap}M"
     assert show.percent(0.984) == f"98.40{gap}%"
     assert show.cost_name("latency_ms@board@0.9") == "Latency on board, bound at 90%"
+    assert [show.cost_name(name) for name in show.COUNTED] == ["FLOPs", "Parameters", "File size", "Peak memory"]
 
 
 def test_architectures_of_other_genes_are_shown_too() -> None:

@@ -178,13 +178,16 @@ def test_the_front_is_a_table_and_a_chart_of_the_same_candidates(client: TestCli
     for one in search["front"]:
         row = text(rows[one["id"]])
         assert f"{100 * one['predicted_accuracy']:.2f} %" in row
-        assert f"{show.milliseconds(one['predicted_latency_ms'][device])} {one['flops']:,} {one['params']:,}" in row
+        counted = " ".join(f"{one[name]:,}" for name in show.COUNTED)
+        assert f"{show.milliseconds(one['predicted_latency_ms'][device])} {counted}" in row
         assert f'href="{one["onnx"]}"' in rows[one["id"]]
     chart = data_of(page)
     assert [(axis["name"], axis["limit"]) for axis in chart["axes"]] == [
         (f"Latency on {device}", 0.05),
         ("FLOPs", None),
         ("Parameters", None),
+        ("File size", None),
+        ("Peak memory", None),
     ]
     points = {point["id"]: point for point in chart["points"]}
     assert set(points) == set(rows)
@@ -192,7 +195,7 @@ def test_the_front_is_a_table_and_a_chart_of_the_same_candidates(client: TestCli
         point = points[one["id"]]
         assert point["predicted"] == one["predicted_accuracy"]
         assert point["verified"] is None
-        assert point["costs"] == [one["predicted_latency_ms"][device], one["flops"], one["params"]]
+        assert point["costs"] == [one["predicted_latency_ms"][device], *(one[name] for name in show.COUNTED)]
         assert point["best"] == (one["id"] == search["best"]["id"])
 
 

@@ -59,6 +59,8 @@ def test_the_answer_is_within_every_limit_and_says_how_that_is_known(
     genome = tables.space.encode(Architecture.from_json(best["arch"]))[None]
     assert best["flops"] == tables.flops(genome)[0] <= 2e6
     assert best["params"] == tables.params(genome)[0] <= 80_000
+    assert best["model_bytes"] == tables.model_bytes(genome)[0]
+    assert best["peak_memory_bytes"] == tables.peak_memory_bytes(genome)[0]
     assert best["predicted_latency_ms"][device] <= 0.05
     assert best["resolution"] == best["arch"]["resolution"]
     assert all(limit["value"] <= limit["max"] for limit in search["limits"])
