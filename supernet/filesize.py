@@ -28,7 +28,15 @@ def fixed_bytes(space: SearchSpace, classes: Sequence[str] | None = None) -> int
     named = json.dumps(list(classes) if classes is not None else [str(number) for number in range(space.classes)])
     longest = sum(max(len(str(choice)) for choice in gene.choices) + 6 for gene in space.genes)
     extra = sum(len(gene.name) for gene in space.extra_genes)
-    return HEADER + METADATA + len(named) + longest + extra + HASH_OR_NUMBER * (3 + 2 * space.in_channels)
+    return (
+        HEADER
+        + METADATA
+        + len(space.name)
+        + len(named)
+        + longest
+        + extra
+        + HASH_OR_NUMBER * (3 + 2 * space.in_channels)
+    )
 
 
 class _Counter:

@@ -166,12 +166,11 @@ class MobileNetV3Supernet(Supernet):
         for s, blocks in enumerate(self.stages, 1):
             for b, block in enumerate(blocks[: len(arch.stages[s - 1])], 1):
                 name = f"stage{s}.block{b}"
-                static = static_layers(records[name])
+                static = static_layers(records[name]).to(next(self.parameters()))
                 block.copy_to(static)
                 network[name.replace(".", "_")] = static
         network["head"] = copy.deepcopy(self.head)
-        device = next(self.parameters()).device
-        return nn.Sequential(network).to(device).train(self.training)
+        return nn.Sequential(network).train(self.training)
 
     def sort_channels(self, trained: Sequence[Sequence[int]]) -> None:
         """Reorder the inner channels of every block, within the segments between expansion ratios already trained."""

@@ -56,12 +56,11 @@ class SlicedSupernet(Supernet):
         """The subnet as a plain static network with its own copy of the weights and statistics."""
         network: OrderedDict[str, nn.Module] = OrderedDict()
         for part, key, records in self._parts(arch):
-            static, shared = static_layers(records), self.shared[key].state_dict()
+            static, shared = static_layers(records).to(next(self.parameters())), self.shared[key].state_dict()
             for name, tensor in static.state_dict().items():
                 tensor.copy_(_slice(shared[name], tensor.shape))
             network[part.name.replace(".", "_")] = static
-        device = next(self.parameters()).device
-        return nn.Sequential(network).to(device).train(self.training)
+        return nn.Sequential(network).train(self.training)
 
     @torch.no_grad()
     def sort_channels(self, trained: Sequence[Sequence[int]]) -> None:

@@ -116,9 +116,9 @@ def bottleneck(
 
 
 def _space(
-    name: str, classes: int, resolutions: tuple[int, ...], depths: tuple[tuple[int, ...], ...], layout: ResNetLayout
-) -> SearchSpace:
-    width = (0.65, 0.8, 1.0)
+    name: str, classes: int, resolutions: tuple[int, ...], depths: tuple[tuple[int, ...], ...],
+    ratios: tuple[float, ...], scales: tuple[float, ...], layout: ResNetLayout,
+) -> SearchSpace:  # fmt: skip
     return SearchSpace(
         name=name,
         family="resnet",
@@ -126,12 +126,13 @@ def _space(
         in_channels=3,
         resolutions=resolutions,
         depths=depths,
-        block_genes=(Gene("expand_ratio", (0.2, 0.25, 0.35)),),
+        block_genes=(Gene("expand_ratio", ratios),),
         extra_genes=(
-            *(Gene(f"stage{stage}.width", width) for stage in range(1, len(depths) + 1)),
-            Gene("stem.mid.width", width),
+            *(Gene(f"stage{stage}.width", scales) for stage in range(1, len(depths) + 1)),
+            # Half of the stem's channels, rounded to a multiple of 8, are the same at the first two scales.
+            Gene("stem.mid.width", (scales[0], scales[-1])),
             Gene("stem.residual", (0, 1)),
-            Gene("stem.width", width),
+            Gene("stem.width", scales),
         ),
         layout=layout,
     )
@@ -145,6 +146,8 @@ PRESETS = {
             1000,
             tuple(range(128, 225, 16)),
             ((2, 3, 4), (2, 3, 4), (4, 5, 6), (2, 3, 4)),
+            (0.2, 0.25, 0.35),
+            (0.65, 0.8, 1.0),
             ResNetLayout(64, 2, True, (256, 512, 1024, 2048), (1, 2, 2, 2)),
         ),
         _space(
@@ -152,7 +155,9 @@ PRESETS = {
             10,
             (24, 28, 32),
             ((1, 2), (1, 2), (1, 2)),
-            ResNetLayout(16, 1, False, (64, 128, 256), (1, 2, 2)),
+            (0.25, 0.5),
+            (0.5, 0.75, 1.0),
+            ResNetLayout(32, 1, False, (64, 128, 256), (1, 2, 2)),
         ),
     )
 }

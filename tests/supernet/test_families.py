@@ -311,7 +311,7 @@ def test_sorting_channels_keeps_the_outputs_of_widths_already_trained(name: str)
     supernet = supernet_of(space)
     gene = {"resnet-cifar": "expand_ratio", "spos-cifar-channels": "channel_scale"}[name]
     (choices,) = {one.choices for one in space.block_genes if one.name == gene}
-    opened = {gene: choices[-2:]} | ({"width": (0.8, 1.0)} if name == "resnet-cifar" else {})
+    opened = {gene: choices[-2:]} | ({"width": (0.75, 1.0), "expand_ratio": (0.5,)} if name == "resnet-cifar" else {})
     trained = space.open_choices(**opened)
     archs = [space.largest(), *map(space.decode, space.sample(np.random.default_rng(3), 10, trained))]
     narrow = [space.smallest(), *map(space.decode, space.sample(np.random.default_rng(4), 5))]
@@ -367,6 +367,7 @@ def test_a_copy_on_another_device_runs_on_its_own_tensors() -> None:
     expected = supernet(images, arch)
     supernet.double()
     assert supernet(images.double(), arch).dtype == torch.double
+    assert torch.allclose(supernet.extract(arch)(images.double()), supernet(images.double(), arch))
     assert torch.allclose(supernet(images.double(), arch).float(), expected, atol=1e-4)
 
 
@@ -484,6 +485,17 @@ def test_resnet50d_has_its_published_cost() -> None:
     assert round(costs["params"] / 1e6, 2) == 25.58
 
 
+@pytest.mark.parametrize("name", [*SMALL, *LARGE])
+def test_different_genomes_are_different_networks(name: str) -> None:
+    space = space_of(name)
+    genomes = np.unique(space.sample(np.random.default_rng(0), 300), axis=0)
+    near = [space.neighbours(genome) for genome in genomes[:3]]
+    genomes = np.unique(np.concatenate([genomes, *near]), axis=0)
+    ids = {space.id(genome) for genome in genomes}
+    networks = {tuple(records for _, records in space.part_operators(space.decode(genome))) for genome in genomes}
+    assert len(ids) == len(genomes) == len(networks)
+
+
 # The interface to a family.
 
 
@@ -504,11 +516,11 @@ def test_a_stage_reads_the_width_that_the_one_before_puts_out() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"stage2.width": 0.7}, "stage2.width is 0.7; its choices are 0.65, 0.8, 1.0"),
+        ({"stage2.width": 0.7}, "stage2.width is 0.7; its choices are 0.5, 0.75, 1.0"),
         ({"stages": [[[0.3]] * 3, [[0.25]], [[0.25]]]}, "stage1.depth is 3; its choices are 1, 2"),
         (
             {"stages": [[[0.3]], [[0.25]], [[0.25]]]},
-            "stage1.block1.expand_ratio is 0.3; its choices are 0.2, 0.25, 0.35",
+            "stage1.block1.expand_ratio is 0.3; its choices are 0.25, 0.5",
         ),
         ({"stem.residual": 2}, "stem.residual is 2; its choices are 0, 1"),
     ],
