@@ -23,7 +23,8 @@ from service.inputs import (
     read_arch,
     read_settings,
 )
-from service.quantities import UNITS, quantity
+from service.quantities import UNITS, fraction, quantity
+from service.quantities import limits as read_limits
 
 app = typer.Typer(
     help="Train one weight-sharing supernet once; then ask which network fits a budget on a device.",
@@ -49,6 +50,14 @@ CalibrationOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 ChildOption = Annotated[bool, typer.Option("--child", hidden=True, help="End when standard input is closed.")]
+
+
+class CostOption(StrEnum):
+    """What a search may make least."""
+
+    latency_ms = "latency_ms"
+    flops = "flops"
+    params = "params"
 
 
 class BatchNormOption(StrEnum):
@@ -262,10 +271,19 @@ def search(
     device: Annotated[
         str | None, typer.Option(help="A device inside the bundle, or measurements as `supple probe` writes them.")
     ] = None,
-    max_latency_ms: Annotated[str | None, typer.Option(help="Hard limit, as in 8 or 8ms.")] = None,
+    max_latency_ms: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[DEVICE=]MS", help="Hard limit, as in 8 or 8ms; again for every other device, as in phone=8ms."
+        ),
+    ] = None,
     max_flops: Annotated[str | None, typer.Option(help="Hard limit in multiply-adds, as in 300M.")] = None,
     max_params: Annotated[str | None, typer.Option(help="Hard limit, as in 4.5M.")] = None,
     resolution: Annotated[int | None, typer.Option(help="The only input side allowed, pixels.")] = None,
+    minimise: Annotated[
+        CostOption | None, typer.Option(help="The cost to make least at --min-accuracy, instead of the best accuracy.")
+    ] = None,
+    min_accuracy: Annotated[str | None, typer.Option(help="With --minimise, as in 78% or 0.78.")] = None,
     budget: Annotated[int, typer.Option(min=1, help="Architectures to evaluate by prediction, at most.")] = 5_000,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal answers.")] = 0,
     as_json: JsonOption = False,
@@ -275,11 +293,20 @@ def search(
     from service.display import show_found, show_refused
     from service.offline import search_bundle
 
-    typed = {"latency_ms": max_latency_ms, "flops": max_flops, "params": max_params}
-    limits = {cost: quantity(text, UNITS[cost]) for cost, text in typed.items() if text is not None}
+    limits = read_limits({"flops": max_flops, "params": max_params}, max_latency_ms or [])
+    least = None if min_accuracy is None else fraction(min_accuracy)
     opened = _open(bundle)
     try:
-        found = search_bundle(opened, limits, device=device, resolution=resolution, budget=budget, seed=seed)
+        found = search_bundle(
+            opened,
+            limits,
+            device=device,
+            resolution=resolution,
+            minimise=minimise and minimise.value,
+            min_accuracy=least,
+            budget=budget,
+            seed=seed,
+        )
     except Refused as error:
         from service.searches.rules import refusal  # loads the job engine, which an answer does without
 

@@ -75,10 +75,18 @@ def architecture_lines(arch: Mapping[str, Any], genes: Sequence[str]) -> list[st
 def show_costs(described: Mapping[str, Any], genes: Sequence[str], console: Console) -> None:
     """The answer of `supple describe`."""
     console.print("\n".join(architecture_lines(described["arch"], genes)))
-    console.print(f"FLOPs (multiply-adds)  {described['flops']:,}")
-    console.print(f"parameters             {described['params']:,}")
-    console.print(f"ONNX file              at most {described['model_bytes']:,} bytes")
-    console.print(f"peak memory            {described['peak_memory_bytes']:,} bytes of activations, one image, fp32")
+    for name, _, text in size_lines(described):
+        console.print(f"{name:<22} {text}")
+
+
+def size_lines(costs: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What an architecture costs on any device: a name for people, the cost's name, the number in words."""
+    return [
+        ("FLOPs (multiply-adds)", "flops", f"{costs['flops']:,}"),
+        ("parameters", "params", f"{costs['params']:,}"),
+        ("ONNX file", "model_bytes", f"at most {costs['model_bytes']:,} bytes"),
+        ("peak memory", "peak_memory_bytes", f"{costs['peak_memory_bytes']:,} bytes of activations, one image, fp32"),
+    ]
 
 
 def show_corners(report: Mapping[str, Any], console: Console) -> None:
@@ -160,14 +168,19 @@ def _exact(value: float | None) -> str:
 
 
 def show_found(found: Mapping[str, Any], console: Console) -> None:
-    """The answer of `supple search`."""
-    best = found["best"]
+    """The answer of `supple search`, with its limits beside what they limit."""
+    best, limits = found["best"], found["limits"]
+
+    def against(cost: str) -> str:
+        return f"   limit {_exact(limits[cost])}" if cost in limits else ""
+
     console.print("\n".join(architecture_lines(best["arch"], found["block_genes"])))
-    console.print(f"predicted accuracy     {best['predicted_accuracy']:.4f}")
-    if best["latency_ms"] is not None:
-        console.print(f"predicted latency      {best['latency_ms']:.3f} ms")
-    console.print(f"FLOPs (multiply-adds)  {best['flops']:,}")
-    console.print(f"parameters             {best['params']:,}")
+    console.print(f"predicted accuracy     {best['predicted_accuracy']:.4f}", highlight=False)
+    for device, ms in best["predicted_latency_ms"].items():
+        limit = against(f"latency_ms@{device}")
+        console.print(f"predicted latency      {ms:.4g} ms on {device}{limit}", highlight=False)
+    for name, cost, text in size_lines(best):
+        console.print(f"{name:<22} {text}{against(cost)}", highlight=False)
     console.print(f"{found['evaluations']:,} architectures evaluated in {found['search_seconds']:.2f} s")
 
 

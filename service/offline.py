@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from evolution.accuracy import AccuracyPredictor
-from evolution.constraints import Limit, constrain
+from evolution.constraints import Limit, constrain, cost_of
 from evolution.costs import CostTables
 from evolution.latency import LatencyModel
 from evolution.problem import Problem
@@ -32,37 +32,44 @@ def search_bundle(
     *,
     device: str | None = None,
     resolution: int | None = None,
+    minimise: str | None = None,
+    min_accuracy: float | None = None,
     budget: int = 5_000,
     seed: int = 0,
 ) -> dict[str, Any]:
     """The best architecture by prediction within hard limits, as JSON.
 
-    limits: per cost, the most it may be. device: for a limit on latency_ms, a device inside the bundle or a file of
-    measurements.
+    limits, device, resolution, minimise, min_accuracy: as `problem_of` takes them.
 
     Raises:
         Infeasible (a ValueError): with each limit's floor. Also what `problem_of` raises.
     """
-    problem, models = problem_of(bundle, limits, device=device, resolution=resolution)
-    tables, name = problem.tables, next(iter(models), None)
+    problem, models = problem_of(
+        bundle, limits, device=device, resolution=resolution, minimise=minimise, min_accuracy=min_accuracy
+    )
+    tables = problem.tables
     started = time.perf_counter()
     search = Search(problem, evaluations=budget, seed=seed)
     for _ in search.run():
         pass
     result = search.result()
     seconds = time.perf_counter() - started
-    latency = {one: float(model.predict(result.best[None])[0]) for one, model in models.items()}
+    best = result.best[None]
+    latency = {name: float(model.predict(best)[0]) for name, model in models.items()}
     return {
         "best": {
             "id": bundle.space.id(result.best),
             "arch": bundle.space.decode(result.best).to_json(),
             "predicted_accuracy": result.predicted_accuracy,
-            "latency_ms": latency.get(name) if name else None,
-            "flops": int(tables.flops(result.best[None])[0]),
-            "params": int(tables.params(result.best[None])[0]),
+            "latency_ms": next(iter(latency.values()), None),
+            "predicted_latency_ms": latency,
+            "flops": int(tables.flops(best)[0]),
+            "params": int(tables.params(best)[0]),
+            "model_bytes": int(tables.model_bytes(best)[0]),
+            "peak_memory_bytes": int(tables.peak_memory_bytes(best)[0]),
         },
         "block_genes": [gene.name for gene in bundle.space.block_genes],
-        "limits": dict(limits),
+        "limits": {constraint.cost.name: constraint.max for constraint in problem.constraints},
         "evaluations": result.evaluations,
         "locally_optimal": result.locally_optimal,
         "seed": seed,
@@ -71,27 +78,45 @@ def search_bundle(
 
 
 def problem_of(
-    bundle: Bundle, limits: Mapping[str, float], *, device: str | None = None, resolution: int | None = None
+    bundle: Bundle,
+    limits: Mapping[str, float],
+    *,
+    device: str | None = None,
+    resolution: int | None = None,
+    minimise: str | None = None,
+    min_accuracy: float | None = None,
 ) -> tuple[Problem, dict[str, LatencyModel]]:
-    """What `search_bundle` searches for, and the latency model of the device, if one is named, by its name.
+    """What `search_bundle` searches for, and the latency models of the devices named, `device` first, by their names.
+
+    limits: per cost, the most it may be; `latency_ms` on `device`, `latency_ms@OTHER` on another one. device, OTHER:
+    inside the bundle, or a file of measurements. minimise: the cost to make least at `min_accuracy`.
 
     Raises:
         ValueError: a bundle without a predictor, a limit on latency without a device, measurements of another space.
-            InputError: no such device and no such file.
+            InputError: no such device and no such file, or two files of one name.
     """
     if bundle.predictor_path is None:
         raise ValueError(f"{bundle.path} has no accuracy predictor, so it cannot be searched")
-    if "latency_ms" in limits and device is None:
+    if device is None and "latency_ms" in (*limits, minimise):
         raise ValueError(
-            "a limit on latency needs --device: measurements that `supple probe` wrote, or a device inside the bundle "
+            "latency needs --device: measurements that `supple probe` wrote, or a device inside the bundle "
             f"({_devices_of(bundle)})"
         )
-    tables = CostTables(bundle.space)
-    name = None if device is None else device if device in bundle.devices else Path(device).stem
-    models = {} if device is None or name is None else {name: latency_model_of(bundle, tables, device)}
-    wanted = [Limit(cost, most, name if cost == "latency_ms" else None) for cost, most in limits.items()]
+    tables = CostTables(bundle.space, bundle.classes)
+    on = [one for name in limits if (one := name.partition("@")[2])]
+    names = {one: one if one in bundle.devices else Path(one).stem for one in dict.fromkeys([device, *on]) if one}
+    if len(set(names.values())) < len(names):
+        raise InputError(f"devices are {', '.join(names)}; two of them have one name, so rename a file")
+    models = {name: latency_model_of(bundle, tables, one) for one, name in names.items()}
+
+    def limit(name: str, most: float) -> Limit:
+        cost, _, other = name.partition("@")
+        return Limit(cost, most, names[other or device or ""] if cost == "latency_ms" else None)
+
     predictor = AccuracyPredictor.load(bundle.predictor_path, bundle.space)
-    return Problem(tables, predictor, constrain(wanted, tables, models), resolution), models
+    constraints = constrain([limit(name, most) for name, most in limits.items()], tables, models)
+    least = None if minimise is None else cost_of(limit(minimise, 1.0), tables, models)
+    return Problem(tables, predictor, constraints, resolution, least, min_accuracy), models
 
 
 def latency_model_of(bundle: Bundle, tables: CostTables, device: str) -> LatencyModel:

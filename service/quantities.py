@@ -1,6 +1,6 @@
 """Numbers as people write them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 Units = Mapping[str, float]  # in small letters, and what each multiplies by
 
@@ -27,3 +27,35 @@ def quantity(text: str, units: Units) -> float:
     if not 0 < value < float("inf"):
         raise ValueError(f"{text!r} is not a limit; a positive number is needed")
     return value
+
+
+def fraction(text: str) -> float:
+    """`98.5%` or `0.985`.
+
+    Raises:
+        ValueError: anything else.
+    """
+    value = quantity(text.strip().removesuffix("%"), PLAIN)
+    if text.strip().endswith("%"):
+        value /= 100
+    elif value >= 1:
+        raise ValueError(f"{text!r} is no fraction; write {text}% or a number below 1")
+    if value >= 1:
+        raise ValueError(f"{text!r} is no accuracy that can be asked for; write less than 100%")
+    return value
+
+
+def limits(typed: Mapping[str, str | None], latency: Sequence[str] = ()) -> dict[str, float]:
+    """Limits by cost from texts, None where there is none. latency: `8ms`, or `DEVICE=8ms`, any number of these.
+
+    A device's name becomes part of the cost's, `latency_ms@DEVICE`; of several limits on it the lowest counts.
+
+    Raises:
+        ValueError: what `quantity` raises.
+    """
+    found = {cost: quantity(text, UNITS[cost]) for cost, text in typed.items() if text is not None}
+    for text in latency:
+        device, on, number = text.rpartition("=")
+        name = f"latency_ms@{device}" if on else "latency_ms"
+        found[name] = min(quantity(number, UNITS["latency_ms"]), found.get(name, float("inf")))
+    return found

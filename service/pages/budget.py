@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ValidationError
 
-from service.quantities import COUNTS, PLAIN, UNITS, Units, quantity
+from service.quantities import COUNTS, UNITS, Units, fraction, quantity
 from service.searches.rules import SHORTHANDS
 from service.searches.schemas import SearchIn
 
@@ -91,19 +91,9 @@ class Budget(BaseModel):
         return self.model_copy(update=raised)
 
 
-def _fraction(text: str) -> float:
-    """`98.5%` or `0.985`."""
-    value = quantity(text.removesuffix("%"), PLAIN)
-    if text.endswith("%"):
-        return value / 100
-    if value >= 1:
-        raise ValueError(f"{text!r} is no fraction; write {text}% or a number below 1")
-    return value
-
-
 READERS: Mapping[str, Callable[[str], Any]] = {
     **{COST_FIELDS[cost]: partial(quantity, units=units) for cost, units in UNITS.items()},
-    "min_accuracy": _fraction,
+    "min_accuracy": fraction,
     "resolution": int,
 }
 

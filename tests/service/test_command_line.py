@@ -23,8 +23,9 @@ from service.context import Context
 from service.db import Database
 from service.failures import without_password
 from service.offline import latency_model
-from service.quantities import COUNTS, MILLISECONDS, PLAIN, Units, quantity
+from service.quantities import COUNTS, MILLISECONDS, PLAIN, Units, fraction, quantity
 from supernet.families import preset
+from supernet.space import Architecture
 from tests.conftest import Ran
 
 Run = Callable[..., Ran]
@@ -53,6 +54,13 @@ def refused(ran: Ran, code: int, message: str) -> None:
         ("search BUNDLE --max-latency-ms 8k", "'8k' is not a quantity here; write it as 8.5 or 8.5ms"),
         ("search BUNDLE --max-flops=-3M", "a positive number is needed"),
         ("search BUNDLE --max-latency-ms 3", "needs --device"),
+        ("search BUNDLE --minimise latency_ms --min-accuracy 0.9", "needs --device"),
+        ("search BUNDLE --max-latency-ms phone=3", "--device is phone: No such file"),
+        ("search BUNDLE --max-latency-ms phone=3k", "'3k' is not a quantity here"),
+        ("search BUNDLE --min-accuracy 0.9", "give both or neither"),
+        ("search BUNDLE --minimise flops", "give both or neither"),
+        ("search BUNDLE --minimise flops --min-accuracy 78", "'78' is no fraction; write 78% or a number below 1"),
+        ("search BUNDLE --minimise flops --min-accuracy 100%", "'100%' is no accuracy that can be asked for"),
         ("search BUNDLE --max-latency-ms 3 --device FOLDER/none.json", "--device is .*none.json: No such file"),
         ("search BUNDLE --max-latency-ms 3 --device FOLDER", "--device is .*: Is a directory"),
         ("search FOLDER --max-flops 1M", "is not a bundle"),
@@ -147,6 +155,45 @@ def test_a_refused_search_says_all_that_it_knows(
     space = preset("mbv3-digits")
     assert problem["smallest"]["arch"]["stages"]
     assert problem["floors"]["flops"] == sum(record.flops for record in space.operators(space.smallest()))
+
+
+def test_one_search_meets_the_limits_of_several_devices(
+    bundle_path: Path, measurements: dict[str, Any], tables: CostTables, tmp_path: Path, run: Run
+) -> None:
+    slower = {key: 2 * ms for key, ms in measurements["blocks"].items()}
+    networks = [{**network, "ms": 2 * network["ms"]} for network in measurements["networks"]]
+    for name, measured in (("a", measurements), ("b", {**measurements, "blocks": slower, "networks": networks})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(measured))
+    a, b = (str(tmp_path / f"{name}.json") for name in "ab")
+    limits = ["--max-latency-ms", "0.06ms", "--max-latency-ms", f"{b}=0.09", "--max-latency-ms", f"{b}=0.11"]
+    command = ["search", str(bundle_path), "--device", a, *limits, "--budget", "300"]
+    found = json.loads(run(*command, "--json").stdout)
+    assert found["limits"] == {"latency_ms@a": 0.06, "latency_ms@b": 0.09}
+    best = found["best"]
+    assert list(best["predicted_latency_ms"]) == ["a", "b"]
+    assert best["latency_ms"] == best["predicted_latency_ms"]["a"] <= 0.06
+    assert best["predicted_latency_ms"]["b"] <= 0.09
+    genome = tables.space.encode(Architecture.from_json(best["arch"]))[None]
+    assert best["model_bytes"] == tables.model_bytes(genome)[0]
+    assert best["peak_memory_bytes"] == tables.peak_memory_bytes(genome)[0]
+    assert found["search_seconds"] > 0
+    assert 0 < found["evaluations"] <= 300
+    shown = run(*command).stdout
+    assert re.search(r"predicted latency .* ms on a   limit 0.06\npredicted latency .* ms on b   limit 0.09\n", shown)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.json").write_text(json.dumps(measurements))
+    twice = run(*command, "--max-latency-ms", f"{tmp_path}/other/a.json=1")
+    refused(twice, 2, "two of them have one name, so rename a file")
+
+
+def test_the_least_of_a_cost_at_an_accuracy(bundle_path: Path, run: Run) -> None:
+    command = ["search", str(bundle_path), "--budget", "500", "--json"]
+    least = json.loads(run(*command, "--minimise", "flops", "--min-accuracy", "95%").stdout)["best"]
+    assert least["predicted_accuracy"] >= 0.95
+    assert least["flops"] < json.loads(run(*command).stdout)["best"]["flops"]
+    beyond = run(*command, "--minimise", "flops", "--min-accuracy", "0.99999")
+    assert beyond.code == 2
+    assert re.search(r"is predicted to reach 0\.9\d+; ask for that or less", beyond.stderr)
 
 
 def test_a_refused_limit_is_written_with_every_digit(bundle_path: Path, run: Run) -> None:
@@ -256,6 +303,11 @@ def test_equal_block_times_still_make_a_latency_model(
 )
 def test_quantities_are_read_as_people_write_them(text: str, units: Units, value: float) -> None:
     assert quantity(text, units) == value
+
+
+@pytest.mark.parametrize(("text", "value"), [("78%", 0.78), ("0.785", 0.785), (" 98.5 % ", 0.985)])
+def test_an_accuracy_is_a_fraction_or_per_cent(text: str, value: float) -> None:
+    assert fraction(text) == pytest.approx(value)
 
 
 @pytest.mark.parametrize("text", ["", "ms", "nan", "inf", "0", "-1", "3 apples"])
