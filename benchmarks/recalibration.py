@@ -50,7 +50,10 @@ def main() -> None:
         means.append(statistics.mean(mean_accuracy(count, draw) for draw in range(DRAWS)))
         print(f"{count:>6} images: {means[-1]:.2%}", flush=True)
     enough = next(count for count, mean in zip(counts, means, strict=True) if mean >= max(means) - ENOUGH)
-    print(f"no improvement of {ENOUGH:.1%} beyond {enough} images")
+    if enough < len(images):
+        print(f"no improvement of {ENOUGH:.1%} beyond {enough} images")
+    else:
+        print(f"still improving by more than {ENOUGH:.1%} at {enough}, all that the bundle has")
 
 
 if __name__ == "__main__":

@@ -131,17 +131,18 @@ def show_fitted(report: Mapping[str, Any], console: Console) -> None:
 
 def show_ranking(report: Mapping[str, Any], console: Console) -> None:
     """How well inherited accuracies rank subnets, beside how well a second seed of training alone does."""
-    table = Table("accuracy", "Kendall tau-b", "95 % interval", "Spearman", "gap", title="against training alone")
-    names = {"uniform": "inherited, uniform sampling", "strict_fair": "inherited, strictly fair sampling"}
-    rows = {names[name]: row for name, row in report["samplers"].items()} | {"alone, another seed": report["ceiling"]}
+    columns = ("Kendall tau-b", "95 % interval", "Spearman", "gap")
+    table = Table(Column("sampling", no_wrap=True), *columns, title="inherited accuracy against training alone")
+    names = {"uniform": "uniform", "strict_fair": "strictly fair"}
+    rows = {names[name]: row for name, row in report["samplers"].items()} | {"alone again": report["ceiling"]}
     for name, row in rows.items():
         interval = "none" if row["interval"] is None else " to ".join(f"{end:.2f}" for end in row["interval"])
         spearman = "none" if row["spearman"] is None else f"{row['spearman']:.2f}"
         table.add_row(name, tau(row), interval, spearman, f"{100 * row['gap']:+.2f} points")
     console.print(table)
     console.print(
-        f"{len(report['nets'])} subnets, {report['epochs']} epochs each alone. Uniform and strictly fair sampling: "
-        f"{report['verdict']}"
+        f"{len(report['nets'])} subnets, {report['epochs']} epochs each alone; alone again: with another seed. "
+        f"Uniform and strictly fair sampling: {report['verdict'].replace('_', '-')}"
     )
 
 
