@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from service.training import read_config
-from supernet.data import load
+from supernet.data import Images, load
 from supernet.evaluate import Evaluator
 from supernet.families import preset
 from supernet.train import TrainingState, train
@@ -31,6 +31,7 @@ def inherited_accuracy(seed: int) -> dict[str, float]:
     state = TrainingState.fresh(space, replace(config.schedule, seed=seed))
     for _ in train(state, dataset):
         pass
+    assert isinstance(dataset.test, Images)
     calibration = dataset.train[: config.evaluation.calibration_images]
     evaluator = Evaluator(state.supernet, dataset.normalization, calibration, dataset.test)
     result = {}

@@ -45,7 +45,8 @@ class _block:  # noqa: N801 - used as a function
         if self.number >= values.pop():
             return ()
         before = int(values[0]) if self.has_before else 2
-        return (Operator("conv", before, int(width), side, norm=True), Operator("shuffle", int(width), int(width), side))
+        shuffle = Operator("shuffle", int(width), int(width), side)
+        return (Operator("conv", before, int(width), side, norm=True), shuffle)
 
 
 TINY = SearchSpace(

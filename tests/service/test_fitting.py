@@ -10,7 +10,6 @@ import pytest
 
 from evolution.accuracy import AccuracyPredictor
 from evolution.costs import CostTables
-from service import fitting
 from service.fitting import fit_bundle, stratified
 from supernet.bundle import Bundle, BundleError
 from supernet.evaluate import Evaluator
@@ -60,9 +59,9 @@ def test_what_was_measured_is_not_measured_again(bundle: Bundle, monkeypatch: py
 
     def counted(self: Evaluator, network: object, resolution: int) -> object:
         seen.append(resolution)
-        return evaluate(self, network, resolution)  # type: ignore[arg-type]
+        return evaluate(self, network, resolution)
 
-    monkeypatch.setattr(fitting.Evaluator, "evaluate", counted)
+    monkeypatch.setattr(Evaluator, "evaluate", counted)
     first = fit_bundle(bundle, subnets=12, kind="ridge", seed=0)
     assert len(seen) == 12
     pairs = bundle.path.with_name("copy.pairs.jsonl")

@@ -17,7 +17,7 @@ from service.training import DatasetConfig, EvaluationConfig, TrainingConfig
 from supernet.bundle import Bundle
 from supernet.evaluate import Views
 from supernet.families import preset, presets
-from supernet.ranking import StandAlone, resampled
+from supernet.ranking import StandAlone, resampled, stand_alone
 from supernet.schedule import Phase, Schedule
 from tests.conftest import Ran
 
