@@ -99,7 +99,7 @@ def show_corners(report: Mapping[str, Any], console: Console) -> None:
     phases = Table(
         "phase", "epochs", "loss", "images/s", "peak memory", "largest", "smallest", title="at its phase's end"
     )
-    for phase in report["phases"]:
+    for phase in report.get("phases", ()):
         shown = (phase["epochs"], phase["loss"], f"{phase['images_per_second']:,.0f}")
         memory = f"{phase['peak_memory_bytes'] / 2**20:,.0f} MiB"
         corners = (f"{phase['corners'][name]:.2%}" for name in ("largest", "smallest"))
