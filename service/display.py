@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Column, Table
 
 from evolution.accuracy import poor_ranking
+from service.quantities import handy, rounded
 
 if TYPE_CHECKING:
     from service.training import Step
@@ -184,6 +185,22 @@ def show_found(found: Mapping[str, Any], console: Console) -> None:
     for name, cost, text in size_lines(best):
         console.print(f"{name:<22} {text}{against(cost)}", highlight=False)
     console.print(f"{found['evaluations']:,} architectures evaluated in {found['search_seconds']:.2f} s")
+    if found["sensitivity"]:
+        show_sensitivity(found["sensitivity"], console)
+
+
+def show_sensitivity(around: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """What a little more or less of each limit buys, and the gene whose change is cheapest."""
+    console.print("what a little more or less of each limit does, by prediction of networks near this one:")
+    for one in around:
+        cost, unit = one["cost"].partition("@")[0], handy(one["limit"], one["cost"])
+        lost = "nothing near" if one["lost"] is None else f"-{one['lost_per_unit'] * unit:.3%}"
+        amount, gained = rounded(unit, cost), one["gained_per_unit"] * unit
+        console.print(f"  {one['cost']:<26} {amount} more: +{gained:.3%}   {amount} less: {lost}", highlight=False)
+        if change := one["cheapest"]:
+            moved = f"{change['gene']} {change['old']:g} to {change['new']:g}"
+            saved = f"{rounded(-change['cost'], cost)} for {change['accuracy']:+.3%}"
+            console.print(f"    the cheapest gene: {moved} saves {saved}", highlight=False)
 
 
 def show_compared(compared: Mapping[str, Any], console: Console) -> None:

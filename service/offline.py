@@ -14,6 +14,7 @@ from evolution.costs import CostTables
 from evolution.latency import LatencyModel
 from evolution.problem import Problem
 from evolution.search import Search
+from evolution.sensitivity import sensitivities
 from service.devices.rules import fit
 from service.devices.schemas import MeasurementsIn
 from service.failures import InputError
@@ -68,6 +69,7 @@ def search_bundle(
             "model_bytes": int(tables.model_bytes(best)[0]),
             "peak_memory_bytes": int(tables.peak_memory_bytes(best)[0]),
         },
+        "sensitivity": [one.to_json() for one in sensitivities(problem, result.best)],
         "block_genes": [gene.name for gene in bundle.space.block_genes],
         "limits": {constraint.cost.name: constraint.max for constraint in problem.constraints},
         "evaluations": result.evaluations,

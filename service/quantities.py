@@ -1,5 +1,6 @@
 """Numbers as people write them."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 Units = Mapping[str, float]  # in small letters, and what each multiplies by
@@ -7,6 +8,11 @@ Units = Mapping[str, float]  # in small letters, and what each multiplies by
 COUNTS: Units = {"k": 1e3, "m": 1e6, "g": 1e9}
 MILLISECONDS: Units = {"ms": 1.0}
 PLAIN: Units = {}
+BYTE_COSTS = ("model_bytes", "peak_memory_bytes")
+SCALES = (  # of counts, and of bytes
+    (("G", 1e9), ("M", 1e6), ("k", 1e3)),
+    (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10)),
+)
 UNITS: Mapping[str, Units] = {"flops": COUNTS, "params": COUNTS, "latency_ms": MILLISECONDS}  # of each cost's limit
 
 
@@ -27,6 +33,23 @@ def quantity(text: str, units: Units) -> float:
     if not 0 < value < float("inf"):
         raise ValueError(f"{text!r} is not a limit; a positive number is needed")
     return value
+
+
+def rounded(value: float, cost: str) -> str:
+    """An amount of a cost for people, to three significant digits: `0.043 ms`, `978 k`, `3.21 MiB`."""
+    if cost == "latency_ms":
+        return f"{value:.3g} ms"
+    for unit, size in SCALES[cost in BYTE_COSTS]:
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def handy(limit: float, cost: str) -> float:
+    """A round amount of a cost, some hundredths to a tenth of a limit, to say what it buys."""
+    if cost in BYTE_COSTS:
+        return 2.0**20 if limit >= 2**21 else 2.0**10
+    return float(10.0 ** (math.floor(math.log10(limit)) - 1))
 
 
 def fraction(text: str) -> float:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from service.pages.budget import written
+from service.quantities import handy, rounded
 
 GAP = "\N{NARROW NO-BREAK SPACE}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -27,11 +28,6 @@ KINDS = {
     "model_bytes": "bytes of ONNX, at most",
     "peak_memory_bytes": "bytes of activations",
 }
-BYTE_COSTS = ("model_bytes", "peak_memory_bytes")
-SCALES = (
-    (("G", 1e9), ("M", 1e6), ("k", 1e3)),
-    (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10)),
-)
 LEVELS = 3  # shades and heights of a block's box
 UNKNOWN = "\N{EN DASH}"
 
@@ -108,10 +104,7 @@ def cost(value: float | None, name: str) -> str:
         return UNKNOWN
     if name.startswith("latency_ms"):
         return f"{milliseconds(value)}{GAP}ms"
-    for unit, size in SCALES[name in BYTE_COSTS]:
-        if value >= 0.9995 * size:
-            return f"{value / size:.3g}{GAP}{unit}"
-    return f"{value:.3g}"
+    return rounded(value, name).replace(" ", GAP)
 
 
 def asked(value: float, name: str) -> str:
@@ -146,6 +139,14 @@ def volumes(values: Sequence[float], reference: Mapping[str, float]) -> dict[str
     return {"sizes": values, "ends": [f"accuracy 0{GAP}%", *ends]}
 
 
+def rate(per_unit: float | None, limit: float, name: str) -> str:
+    """What a round amount of a cost is worth in accuracy: `0.25 % per 1 ms`. limit: of the cost called `name`."""
+    if per_unit is None:
+        return UNKNOWN
+    unit = handy(limit, name)
+    return f"{100 * per_unit * unit:.3g}{GAP}% per {asked(unit, name)}"
+
+
 def when(time: datetime) -> str:
     """`20 Nov 2026, 16:33 UTC`."""
     return f"{time.astimezone(UTC):%-d %b %Y, %H:%M} UTC"
@@ -158,5 +159,5 @@ def sentence(text: str) -> str:
 
 FILTERS = {
     function.__name__: function
-    for function in (stages, percent, milliseconds, cost, asked, cost_name, axis, kind, when, sentence)
+    for function in (stages, percent, milliseconds, cost, asked, cost_name, axis, kind, rate, when, sentence)
 }

@@ -25,12 +25,14 @@ def show(session: Session, context: Context, search: models.Search, *, from_stor
     rows = [*kept, *(candidates.by_id(session, [best_id]) if best_id and len(others) == len(kept) else [])]
     found = {one.id: one for one in members(session, context, search, rows)}
     best = found[best_id] if best_id else None
+    findings = search.findings or {}
     return SearchOut(
         **_summary(search, best),
         limits=_limits(search, best),
         front=_from_least([found[one.id] for one in kept], search.request),
-        front_size=(search.findings or {}).get("front_size"),
-        hypervolume=(search.findings or {}).get("hypervolume"),
+        front_size=findings.get("front_size"),
+        hypervolume=findings.get("hypervolume"),
+        sensitivity=findings.get("sensitivity", []) if best else [],
         seed=search.seed,
         predictor=search.predictor_version,
         latency_models=search.latency_models,

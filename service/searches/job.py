@@ -7,6 +7,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
+import numpy as np
 from sqlalchemy.orm import Session
 
 from evolution.search import Search
@@ -160,13 +161,20 @@ def _measure(context: Context, search_id: str, candidate_ids: Sequence[str]) -> 
 
 def _conclude(context: Context, search_id: str, tried: Sequence[str], last: bool) -> bool:
     """End the search if a tried candidate holds every limit, or if this was the last round; whether it ended."""
+    with context.database.reading() as session:
+        question = load_question(session, context, queries.get(session, search_id))
     with context.database.writing() as session:
         found = Found.load(session, search_id, tried)
         holding = [one for one in tried if not found.violations(one)]
         if holding:
             best = min(holding, key=found.rank)
             holds = rules.least_certain([rules.limit_holds(x, found.is_measured(best, x)) for x in found.limits])
-            queries.finish(session, search_id, status="done", best_candidate_id=best, limits_hold=holds)
+            genome = np.frombuffer(found.rows[best].genome, np.int8)
+            around = rules.sensitivity(rules.make_problem(context, question), genome)
+            findings = {**(found.search.findings or {}), "sensitivity": around}
+            queries.finish(
+                session, search_id, status="done", best_candidate_id=best, limits_hold=holds, findings=findings
+            )
         elif last:
             queries.finish(session, search_id, status="not_verified", problem=found.problem())
         return bool(holding) or last

@@ -17,6 +17,7 @@ from evolution.costs import AdditiveCost
 from evolution.pareto import crowding_distances, dominance_ranks
 from evolution.problem import MOST_FRONT_COSTS, Problem
 from evolution.search import Search, SearchResult
+from evolution.sensitivity import sensitivities
 from service import models
 from service.candidates import queries as candidates
 from service.candidates.rules import candidate_id, spread_out
@@ -340,11 +341,16 @@ def add_answer(session: Session, context: Context, search: models.Search, questi
 def _findings(answer: Answered) -> dict[str, Any]:
     """What is kept of how an answer was found."""
     result, problem = answer.result, answer.problem
-    findings: dict[str, Any] = {"front_size": len(result.front)}
+    findings: dict[str, Any] = {"front_size": len(result.front), "sensitivity": sensitivity(problem, result.best)}
     if problem.pareto:
         reference = dict(zip(("error", *result.front.names), problem.reference, strict=True))
         findings["hypervolume"] = {"reference": reference, "per_generation": result.hypervolume.tolist()}
     return findings
+
+
+def sensitivity(problem: Problem, best: Genomes) -> list[dict[str, Any]]:
+    """What a little more or less of each limit buys around a genome (G,); nothing where a front says it."""
+    return [] if problem.pareto else [one.to_json() for one in sensitivities(problem, best)]
 
 
 def _kept(result: SearchResult) -> tuple[Genomes, np.ndarray[Any, np.dtype[np.bool_]]]:

@@ -103,6 +103,33 @@ class Hypervolume(Answer):
     per_generation: list[float] = Field(description="In the product of these units.")
 
 
+class Change(Answer):
+    """One gene of an architecture changed."""
+
+    gene: str = Field(description="Where a stage grows, its depth; the new block's genes are set with it.")
+    old: float
+    new: float
+    accuracy: float = Field(description="By how much the predicted accuracy changes.")
+    cost: float = Field(description="By how much the cost changes.")
+
+
+class Sensitivity(Answer):
+    """What a little more or less of one limit buys, every other limit held.
+
+    Read off the architectures that one or two changes make of the answer, by prediction: a search under the other limit
+    finds one as good or better.
+    """
+
+    cost: str = Field(description="The limited cost, named as in a refusal; or the one that is minimised.")
+    limit: float = Field(description="Its limit; of a minimised cost, what the answer has of it.")
+    step: float = Field(description="By how much the limit is raised and lowered, in its unit.")
+    gained: float = Field(description="Accuracy that the raised limit buys.")
+    lost: float | None = Field(description="Accuracy that the lowered one takes; null where nothing near is within it.")
+    gained_per_unit: float
+    lost_per_unit: float | None
+    cheapest: Change | None = Field(description="The change of one gene that saves cost at the least accuracy.")
+
+
 class SearchOut(SearchSummary):
     """A search and its answer."""
 
@@ -113,6 +140,7 @@ class SearchOut(SearchSummary):
     )
     front_size: int | None = Field(description="How many members the whole front has.")
     hypervolume: Hypervolume | None = Field(description="Of a search for a front.")
+    sensitivity: list[Sensitivity] = Field(description="Around the best candidate, for each limit.")
     seed: int
     predictor: str = Field(description="Version of the accuracy predictor.")
     latency_models: dict[str, str] = Field(description="The latency model used, by device.")

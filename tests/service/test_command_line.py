@@ -23,7 +23,7 @@ from service.context import Context
 from service.db import Database
 from service.failures import without_password
 from service.offline import latency_model
-from service.quantities import COUNTS, MILLISECONDS, PLAIN, Units, fraction, quantity
+from service.quantities import COUNTS, MILLISECONDS, PLAIN, Units, fraction, handy, quantity, rounded
 from supernet.families import preset
 from supernet.space import Architecture
 from tests.conftest import Ran
@@ -179,6 +179,9 @@ def test_one_search_meets_the_limits_of_several_devices(
     assert found["search_seconds"] > 0
     assert 0 < found["evaluations"] <= 300
     shown = run(*command).stdout
+    assert [one["cost"] for one in found["sensitivity"]] == ["latency_ms@a", "latency_ms@b"]
+    assert re.search(r"\n  latency_ms@a +0.001 ms more: \+\d.*%   0.001 ms less: ", shown)
+    assert "the cheapest gene: stage" in shown
     assert re.search(r"predicted latency .* ms on a   limit 0.06\npredicted latency .* ms on b   limit 0.09\n", shown)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.json").write_text(json.dumps(measurements))
@@ -303,6 +306,21 @@ def test_equal_block_times_still_make_a_latency_model(
 )
 def test_quantities_are_read_as_people_write_them(text: str, units: Units, value: float) -> None:
     assert quantity(text, units) == value
+
+
+@pytest.mark.parametrize(
+    ("limit", "cost", "amount", "text"),
+    [
+        (20, "latency_ms", 1, "1 ms"),
+        (0.05, "latency_ms", 0.001, "0.001 ms"),
+        (3e8, "flops", 1e7, "10 M"),
+        (2**22, "model_bytes", 2**20, "1 MiB"),
+        (2**19, "peak_memory_bytes", 2**10, "1 KiB"),
+    ],
+)
+def test_an_amount_to_speak_of_is_round(limit: float, cost: str, amount: float, text: str) -> None:
+    assert handy(limit, cost) == pytest.approx(amount)
+    assert rounded(handy(limit, cost), cost) == text
 
 
 @pytest.mark.parametrize(("text", "value"), [("78%", 0.78), ("0.785", 0.785), (" 98.5 % ", 0.985)])

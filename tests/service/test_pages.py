@@ -170,6 +170,17 @@ def test_the_answer_shows_the_numbers_of_the_api(client: TestClient, supernet: s
     )
 
 
+def test_the_answer_says_what_a_little_more_buys(client: TestClient, device: str) -> None:
+    page = ask(client, device=device, max_latency_ms="0.05")
+    (one,) = api(client, page)["sensitivity"]
+    shown, gene = text(page.text), one["cheapest"]
+    assert "What a little more buys" in shown
+    assert f"≤ 0.05 ms {100 * one['gained_per_unit'] * 0.001:.3g} % per 0.001 ms" in shown
+    saved = show.cost(-gene["cost"], "latency_ms").replace(show.GAP, " ")
+    assert f"{gene['old']:g} → {gene['new']:g} saves {saved}, accuracy {100 * gene['accuracy']:+.3g} %" in shown
+    assert "What a little more buys" not in text(ask(client, resolution="8").text)
+
+
 def test_the_front_is_a_table_and_a_chart_of_the_same_candidates(client: TestClient, device: str) -> None:
     page = ask(client, device=device, max_latency_ms="0.05")
     search = api(client, page)

@@ -17,6 +17,7 @@ from sqlalchemy import func, select, text
 from evolution.constraints import Limit, constrain
 from evolution.costs import CostTables
 from evolution.pareto import non_dominated
+from evolution.sensitivity import sensitivities
 from service.context import Context
 from service.db import Database, insert_missing
 from service.models import Candidate, Device, Search, SearchCandidate, now
@@ -286,6 +287,24 @@ def test_a_store_without_room_leaves_no_row(
     assert answer.status_code == 507
     assert "free some and try again" in answer.json()["detail"]
     assert count(context, Search) == count(context, Candidate) == 0
+
+
+def test_an_answer_says_what_a_little_more_of_each_limit_buys(
+    client: TestClient, context: Context, device: str, tables: CostTables
+) -> None:
+    search = ask(client, device=device, max_latency_ms=0.05, max_flops=3e6).json()
+    around = {one["cost"]: one for one in search["sensitivity"]}
+    assert {name: one["limit"] for name, one in around.items()} == {"flops": 3e6, f"latency_ms@{device}": 0.05}
+    with context.database.reading() as session:
+        problem = make_problem(context, load_question(session, context, session.get_one(Search, search["id"])))
+    best = tables.space.encode(Architecture.from_json(search["best"]["arch"]))
+    assert search["sensitivity"] == [one.to_json() for one in sensitivities(problem, best)]
+    assert any(one["gained"] > 0 and one["cheapest"]["cost"] < 0 for one in around.values())
+    assert all(one["gained"] == pytest.approx(one["gained_per_unit"] * one["step"]) for one in around.values())
+    least = ask(client, objective="flops", min_accuracy=0.95).json()["sensitivity"]
+    assert [one["cost"] for one in least] == ["flops"]
+    assert ask(client).json()["sensitivity"] == []
+    assert ask(client, objective="pareto", max_flops=1e6).json()["sensitivity"] == []
 
 
 # Fronts.

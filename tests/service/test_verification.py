@@ -17,9 +17,10 @@ from service.candidates import queries as candidates
 from service.context import Context
 from service.models import Export, LatencyMeasurement, Search, SearchState, Verification
 from service.probe import Measurement, Model, fingerprint
-from service.searches import job, queries
+from service.searches import job, queries, rules
 from service.searches.job import run_search
 from service.settings import Settings
+from supernet.space import Architecture
 from tests.conftest import add_device
 
 
@@ -113,6 +114,10 @@ def test_the_winner_is_the_best_verified_one_that_holds_the_limit_as_measured(
         holding = [row.candidate_id for row in measured if row.measured_latency_ms <= 0.05]
         verified = {row.candidate_id: row.verified_accuracy for row in session.scalars(select(Verification))}
     assert best["verified_accuracy"] == max(verified[one] or 0 for one in holding)
+    with context.database.reading() as session:
+        problem = rules.make_problem(context, job.load_question(session, context, session.get_one(Search, search_id)))
+    winner = problem.tables.space.encode(Architecture.from_json(best["arch"]))
+    assert search["sensitivity"] == rules.sensitivity(problem, winner)
     assert client.get(best["onnx"]).status_code == 200
 
 
