@@ -224,6 +224,8 @@ class Region:
         homeless = np.flatnonzero(~self.anchored[genomes[:, 0]])
         genomes[homeless, 0] = rng.choice(np.flatnonzero(self.anchored), len(homeless))
         outside = np.flatnonzero(~self.holds(genomes))
+        if not len(outside):
+            return genomes
         start = genomes[outside].astype(np.int16)
         goal = self.anchors[start[:, 0]].astype(np.int16)
         distance = np.abs(goal - start)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolution.elimination import Elimination, Floats
+from evolution.moves import Moves
 from supernet.filesize import fixed_bytes, part_bytes
 from supernet.operators import Operators, block_key, flat, peak_memory
 from supernet.space import Genomes, SearchSpace
@@ -67,6 +68,11 @@ class CostTables:
         """How minima over these tables are found, per resolution (gene 0)."""
         scopes = [part.genes for part in self.space.parts]
         return Elimination(scopes, self._offsets.astype(int).tolist(), self.space.num_choices.tolist(), 0)
+
+    @cached_property
+    def moves(self) -> Moves:
+        """The moves of the space."""
+        return Moves(self.space)
 
     def _entries(self, cost: Callable[[Operators], float]) -> Floats:
         """(F,) a value per entry; equal records are computed once."""

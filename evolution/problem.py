@@ -108,13 +108,18 @@ class Problem:
         most = {cost.name: float(end) for cost, end in zip(self.costs, ends, strict=True)} | limits
         return (1.0, *(most[name] for name in self.cost_names[: self.front_costs]))
 
-    def fitness(self, accuracy: Floats, costs: Floats) -> Floats:
-        """(N,) higher is better: the accuracy, or minus the minimised cost, below any such where too inaccurate."""
+    def value(self, accuracy: Floats, price: Floats) -> Floats:
+        """(N,) higher is better: the accuracy, or minus the price, below any such where too inaccurate.
+
+        price: (N,) the minimised cost, where there is one.
+        """
         if self.minimise is None or self.min_accuracy is None:
             return accuracy
-        cost = costs[:, self.cost_names.index(self.minimise.name)]
-        worst = self.minimise.ceiling
-        return np.where(accuracy >= self.min_accuracy, -cost, -worst * (2 - accuracy))
+        return np.where(accuracy >= self.min_accuracy, -price, -self.minimise.ceiling * (2 - accuracy))
+
+    def fitness(self, accuracy: Floats, costs: Floats) -> Floats:
+        """(N,) `value` from (N, C) costs."""
+        return self.value(accuracy, costs[:, self.cost_names.index(self.minimise.name) if self.minimise else 0])
 
     def score(self, genomes: Genomes) -> Scores:
         """Evaluate (N, G) genomes.

@@ -2,7 +2,7 @@
 
 The driver owns the budget, the random numbers and everything evaluated; a strategy only proposes. What it proposes is
 moved inside the limits before it is scored, so every architecture that is ever evaluated is within them. The last part
-of the budget is a local search, which ends when no single move within the limits improves the best.
+of the budget is a local search, which ends when no move or pair of moves within the limits improves the best.
 """
 
 import json
@@ -21,9 +21,11 @@ from evolution.problem import Problem, Scores
 from evolution.strategies import SearchStrategy, State
 from supernet.space import Genomes, SearchSpace
 
-EVALUATIONS = 20_000  # the most that a request evaluates inside the service's process
+EVALUATIONS = 6_000  # unless a request says otherwise
 FINALISTS = 200
-POLISH_SHARE = 0.15  # of the budget, kept for the local search
+POLISH_SHARE, MOST_POLISH = 0.15, 6_000  # of the budget, kept for the local search, and at most so many
+PAIRS = 1_024  # pairs of moves scored at once, before a better one is followed
+RECENT = 1_000
 STALE_GENERATIONS = 5  # without anything new in a row: the strategy has nothing left to propose
 Phase = Literal["seed", "explore", "polish", "done"]
 
@@ -106,9 +108,10 @@ class SearchResult:
     """The answer of a search.
 
     best: (G,) the best genome. costs: its costs by name. front: over everything evaluated. finalists: at most 200, best
-    first. evaluated: everything, in order. locally_optimal: whether every single move from `best` that stays within the
-    limits was evaluated, and none was better. hypervolume: (generations,) of the front after each, up to the problem's
-    `reference`; empty unless a front was sought.
+    first. evaluated: everything, in order. two_opt: whether everything that one move or two make of `best` within the
+    limits was evaluated, and none was better. two_opt_evaluations: what the local search spent. gained_last_1000: what
+    the last 1,000 evaluated added to the best fitness. hypervolume: (generations,) of the front after each, up to the
+    problem's `reference`; empty unless a front was sought.
     """
 
     best: Genomes
@@ -120,7 +123,9 @@ class SearchResult:
     evaluations: int
     generations: int
     seed: int
-    locally_optimal: bool
+    two_opt: bool
+    two_opt_evaluations: int
+    gained_last_1000: float
     hypervolume: Floats
 
 
@@ -157,7 +162,7 @@ class Search:
         self._strategy = make_strategy(self._strategy_name, problem, self._rng)
         self._phase: Phase = "seed"
         self._generation = self._stale = 0
-        self._locally_optimal = False
+        self._two_opt, self._two_opt_evaluations = False, 0
         self._warm_start = _checked(problem.tables.space, warm_start)
         self._known: set[bytes] = set()
         self._batches: list[tuple[Genomes, Scores]] = []
@@ -195,7 +200,8 @@ class Search:
 
     def _explore(self) -> None:
         """One generation of the strategy."""
-        budget = self.budget - (int(self.budget * POLISH_SHARE) if self._polish else 0)
+        reserve = min(int(self.budget * POLISH_SHARE), MOST_POLISH) if self._polish else 0
+        budget = self.budget - reserve
         if self.evaluations >= budget or self._stale >= STALE_GENERATIONS:
             self._phase = "polish" if self._polish else "done"
             return
@@ -204,19 +210,20 @@ class Search:
         self._stale = 0 if len(fresh) else self._stale + 1
 
     def _improve(self) -> None:
-        """Score the best one's neighbours; where none within the limits is better, those outside, moved inside."""
-        best, room = self._leader()[2], self.budget - self.evaluations
-        neighbours = self.problem.tables.space.neighbours(best)
-        holds = self._region.holds(neighbours)
-        fresh = self._fresh(neighbours[holds])
-        self._evaluate(fresh, room)
-        if self._leader()[2] is best and len(fresh) <= room:
-            self._locally_optimal = True
-            self._evaluate(self._inside(neighbours[~holds]), self.budget - self.evaluations)
-        if self._leader()[2] is best:
+        """Score some of what one move makes of the best, then of what two make; end when nothing of that is left."""
+        best, moves, before = self._leader()[2], self.problem.tables.moves, self.evaluations
+        fresh = self._fresh_within(moves.neighbours(best))
+        if not len(fresh):
+            fresh = self._fresh_within(moves.within_two(best))
+        self._evaluate(fresh[:PAIRS], self.budget - before)
+        self._two_opt_evaluations += self.evaluations - before
+        self._two_opt = not len(fresh)
+        if self._two_opt or before >= self.budget:
             self._phase = "done"
-        else:
-            self._locally_optimal = False
+
+    def _fresh_within(self, genomes: Genomes) -> Genomes:
+        """(M, G) those of (N, G) genomes that are within the limits and not scored yet."""
+        return self._fresh(genomes[self._region.holds(genomes)])
 
     def _inside(self, genomes: Genomes) -> Genomes:
         """(M, G) genomes moved inside the limits, without those already scored."""
@@ -273,7 +280,8 @@ class Search:
             "phase": self._phase,
             "generation": self._generation,
             "stale": self._stale,
-            "locally_optimal": self._locally_optimal,
+            "two_opt": self._two_opt,
+            "two_opt_evaluations": self._two_opt_evaluations,
             "rng": self._rng.bit_generator.state,
         }
         strategy = {f"strategy.{name}": value for name, value in self._strategy.state().items()}
@@ -305,7 +313,8 @@ class Search:
                 search._remember(batch, Scores(*scores))
             prefix = "strategy."
             search._strategy.restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-            search._phase, search._locally_optimal = meta["phase"], meta["locally_optimal"]
+            search._phase, search._two_opt = meta["phase"], meta["two_opt"]
+            search._two_opt_evaluations = meta["two_opt_evaluations"]
             search._generation, search._stale = meta["generation"], meta["stale"]
             search._rng.bit_generator.state = meta["rng"]
         except (KeyError, TypeError, AttributeError) as error:
@@ -339,7 +348,9 @@ class Search:
             evaluations=self.evaluations,
             generations=self._generation,
             seed=self.seed,
-            locally_optimal=self._locally_optimal,
+            two_opt=self._two_opt,
+            two_opt_evaluations=self._two_opt_evaluations,
+            gained_last_1000=float(fitness.max() - fitness[:-RECENT].max()) if len(fitness) > RECENT else 0.0,
             hypervolume=hypervolumes(objectives, self._ends if problem.pareto else (), problem.reference),
         )
 

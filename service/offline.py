@@ -73,7 +73,9 @@ def search_bundle(
         "block_genes": [gene.name for gene in bundle.space.block_genes],
         "limits": {constraint.cost.name: constraint.max for constraint in problem.constraints},
         "evaluations": result.evaluations,
-        "locally_optimal": result.locally_optimal,
+        "two_opt": result.two_opt,
+        "two_opt_evaluations": result.two_opt_evaluations,
+        "gained_last_1000": result.gained_last_1000,
         "seed": seed,
         "search_seconds": seconds,
     }

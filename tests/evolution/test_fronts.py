@@ -50,7 +50,7 @@ def test_hypervolume_is_recorded_after_every_generation_and_never_falls() -> Non
     assert result.hypervolume[-1] == pytest.approx(result.front.hypervolume(problem.reference), rel=1e-12)
     assert result.hypervolume[-1] > 1.01 * result.hypervolume[1]
     assert result.evaluations == 2000
-    assert not result.locally_optimal
+    assert not result.two_opt
 
 
 def test_a_front_stays_within_the_limits_and_spans_the_costs_asked() -> None:

@@ -125,12 +125,13 @@ def test_a_minimised_cost_is_one_that_can_be_predicted() -> None:
 def test_the_answer_is_inside_however_tight_the_limit(slack: float) -> None:
     problem = imagenet_problem(slack)
     limit = problem.constraints[0].max
-    result = solve(problem, evaluations=3000)
+    result = solve(problem, evaluations=20_000)
     assert (result.evaluated.costs[:, 0] <= limit).all()
     assert result.costs["flops"] == IMAGENET.flops(result.best[None])[0]
-    neighbours = IMAGENET.space.neighbours(result.best)
+    neighbours = IMAGENET.moves.within_two(result.best)
     inside = neighbours[IMAGENET.flops(neighbours) <= limit]
-    assert result.locally_optimal
+    assert result.two_opt
+    assert result.two_opt_evaluations <= result.evaluations
     assert (problem.predictor.predict(inside) <= result.predicted_accuracy).all()
 
 
@@ -212,6 +213,30 @@ def everything(tables: CostTables) -> Iterator[Genomes]:
             genomes[:, free[0::2]] = kernels
             genomes[:, free[1::2]] = ratios
             yield genomes
+
+
+def test_two_opt_is_claimed_only_of_what_nothing_within_two_moves_improves() -> None:
+    claims = []
+    for evaluations in (100, 500, 2000, 12_000):
+        problem = imagenet_problem(1.2)
+        result = solve(problem, evaluations=evaluations, strategy="random")
+        near = IMAGENET.moves.within_two(result.best)
+        inside = near[problem.region.holds(near)]
+        scored = {genome.tobytes() for genome in result.evaluated.genomes}
+        assert result.two_opt == all(genome.tobytes() in scored for genome in inside)
+        if result.two_opt:
+            assert problem.predictor.predict(inside).max() <= result.predicted_accuracy
+        claims.append(result.two_opt)
+    assert claims[-1]
+    assert not claims[0]
+
+
+def test_what_the_last_thousand_evaluations_gained() -> None:
+    problem = imagenet_problem()
+    result = solve(problem, evaluations=2500, strategy="random", polish=False)
+    before = result.evaluated.accuracy[:-1000].max()
+    assert result.gained_last_1000 == result.predicted_accuracy - before
+    assert solve(problem, evaluations=900).gained_last_1000 == 0
 
 
 # The budget, the seed and the state.
@@ -327,7 +352,7 @@ def test_a_strategy_proposes_canonical_genomes_and_goes_on_where_its_state_was_t
     problem = imagenet_problem()
     strategy = make_strategy(name, problem, rng)
     for _ in range(5):
-        genomes = strategy.ask()
+        genomes = problem.region.repair(strategy.ask(), rng)
         assert len(genomes)
         assert (genomes == space.canonical(genomes)).all()
         assert ((genomes >= 0) & (genomes < space.num_choices)).all()

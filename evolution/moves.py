@@ -1,0 +1,84 @@
+"""The moves of a search space as one table, so that a genome's neighbourhood is a few array operations."""
+
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supernet.space import Genomes, SearchSpace
+
+ANY = -1
+
+
+class Moves:
+    """Every move of a space. A move sets one living gene other than a depth, or changes one stage's depth by one step.
+
+    These are the moves of `SearchSpace.neighbours`: growing a stage sets the genes of the blocks that come to life, and
+    shrinking it sets those of the dropped blocks to 0, so that what moves make of a canonical genome is canonical.
+
+    sets: (M, G) which genes each move sets. values: (M, G) to what; 0 elsewhere. independent: (M, M) which pairs set
+    different genes, each pair once, the earlier move first; its other order makes the same genome.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        depths = range(space.depth_gene(0), space.depth_gene(len(space.depths)))
+        rows: list[tuple[int, int, dict[int, int]]] = []  # the gene that decides, from which choice, what is set
+        for gene, count in enumerate(space.num_choices.tolist()):
+            if gene not in depths:
+                rows += [(gene, ANY, {gene: choice}) for choice in range(count)]
+        for stage, gene in enumerate(depths):
+            for step, (fewer, more) in enumerate(zip(space.depths[stage], space.depths[stage][1:], strict=False)):
+                blocks = range(space.gene_of_block(stage, fewer), space.gene_of_block(stage, more))
+                rows.append((gene, step + 1, {gene: step} | dict.fromkeys(blocks, 0)))
+                for values in product(*(range(space.num_choices[g]) for g in blocks)):
+                    rows.append((gene, step, {gene: step + 1} | dict(zip(blocks, values, strict=True))))
+        self.sets = np.zeros((len(rows), space.num_genes), bool)
+        self.values = np.zeros((len(rows), space.num_genes), np.int8)
+        for row, (_, _, changes) in enumerate(rows):
+            self.sets[row, list(changes)] = True
+            self.values[row, list(changes)] = list(changes.values())
+        self._gene = np.array([gene for gene, _, _ in rows])
+        self._from = np.array([choice for _, choice, _ in rows])
+        self._to = self.values[np.arange(len(rows)), self._gene]
+        counts = self.sets.astype(np.float32)
+        self.independent = np.triu(counts @ counts.T == 0)
+
+    def __len__(self) -> int:
+        """M."""
+        return len(self.sets)
+
+    def applicable(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """(N, M) which moves canonical (N, G) genomes have."""
+        now = genomes[:, self._gene]
+        other = self.space.alive(genomes)[:, self._gene] & (now != self._to)
+        has: NDArray[np.bool_] = np.where(self._from == ANY, other, now == self._from)
+        return has
+
+    def apply(self, genomes: Genomes, moves: NDArray[np.intp]) -> Genomes:
+        """(N, G) what moves (N,) make of genomes, (N, G) or (G,)."""
+        return np.where(self.sets[moves], self.values[moves], genomes)
+
+    def neighbours(self, genome: Genomes) -> Genomes:
+        """(K, G) what one move makes of a canonical (G,) genome."""
+        return self.apply(genome, np.flatnonzero(self.applicable(genome[None])[0]))
+
+    def within_two(self, genome: Genomes) -> Genomes:
+        """(K, G) every genome that one or two moves make of a canonical (G,) one, distinct, itself left out.
+
+        The second move is independent of the first, or it changes the same stage's depth again. Any other second move,
+        such as one in a block that the first brought to life, makes what a single move makes too.
+        """
+        moves = np.flatnonzero(self.applicable(genome[None])[0])
+        singles = self.apply(genome, moves)
+        first, second = np.nonzero(self.independent[moves][:, moves])
+        pairs = self.apply(singles[first], moves[second])
+        deeper = self._from[moves] != ANY
+        again = self.applicable(singles[deeper]) & (self._from != ANY)
+        again &= self._gene[moves[deeper], None] == self._gene
+        first, second = np.nonzero(again)
+        twice = self.apply(singles[deeper][first], second)
+        rows = np.concatenate([singles, pairs, twice]).view(f"V{len(genome)}").ravel()
+        found: Genomes = np.unique(rows).view(np.int8).reshape(-1, len(genome))
+        others: Genomes = found[(found != genome).any(1)]
+        return others
