@@ -1,6 +1,7 @@
 """`supple rank`: does a subnet's inherited accuracy rank as its accuracy after training alone from scratch does?"""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,16 @@ from evolution.statistics import kendall_tau, spearman_rho, tau_interval
 from service.training import LARGEST_HOLDOUT, TrainingConfig, load_data
 from supernet import distributed
 from supernet.bundle import Bundle, BundleError
-from supernet.checkpoints import load_checkpoint, save_checkpoint
+from supernet.checkpoints import train_resumably
 from supernet.data import Dataset
 from supernet.evaluate import Evaluator, perturbed
 from supernet.files import write_atomically
 from supernet.layers import Supernet
 from supernet.ranking import resampled, stand_alone
 from supernet.space import Architecture, Genomes, SearchSpace
-from supernet.train import TrainingState, train
+from supernet.train import TrainingState
 
 SAMPLERS = ("uniform", "strict_fair")
-CHECKPOINT_STEPS = 200
 Progress = Callable[[str, int, int, str], None]
 
 
@@ -43,10 +43,19 @@ def rank_bundle(
     Raises:
         BundleError: the bundle was not trained from a configuration. Also what `rank_config` raises.
     """
+    config = recorded_config(bundle)
+    return rank_config(config, folder, nets=nets, epochs=epochs, seed=seed, data_root=data_root, progress=progress)
+
+
+def recorded_config(bundle: Bundle) -> TrainingConfig:
+    """The configuration that a bundle was trained by.
+
+    Raises:
+        BundleError: it was not trained from one.
+    """
     if "config" not in bundle.manifest:
         raise BundleError(f"{bundle.path} was not made by `supple train`, so there is no configuration to train by")
-    config = TypeAdapter(TrainingConfig).validate_python(bundle.manifest["config"])
-    return rank_config(config, folder, nets=nets, epochs=epochs, seed=seed, data_root=data_root, progress=progress)
+    return TypeAdapter(TrainingConfig).validate_python(bundle.manifest["config"])
 
 
 def rank_config(
@@ -62,8 +71,8 @@ def rank_config(
     """Train a supernet with each of two samplers, and uniformly drawn subnets alone with two seeds; as JSON.
 
     epochs: of a subnet alone; None takes those of the configuration's first phase. All accuracies are on the held-out
-    images under the configuration's views, after recalibration. A run that was cut short goes on in the same folder:
-    supernets from their checkpoints, subnets after the last that was finished.
+    images under the configuration's views, after recalibration. A run that was cut short goes on in the same folder,
+    from the newest checkpoint of the supernet or subnet that it was at.
 
     Raises:
         ValueError: fewer than 3 nets; a folder that holds the supernets of another configuration.
@@ -81,11 +90,8 @@ def rank_config(
 
     inherited = {}
     for sampler in SAMPLERS:
-        schedule, checkpoints = resampled(config.schedule, space, sampler), folder / sampler
-        state = load_checkpoint(checkpoints, space, schedule, device) or TrainingState.fresh(space, schedule, device)
-        for done in train(state, dataset, workers=config.dataset.workers):
-            if done.step % CHECKPOINT_STEPS == 0 or state.step == 0:
-                save_checkpoint(state, checkpoints)
+        state = TrainingState.fresh(space, resampled(config.schedule, space, sampler), device)
+        for done in train_resumably(state, dataset, folder / sampler, workers=config.dataset.workers):
             progress(f"{sampler} supernet", done.step, done.total_steps, f"loss {done.loss:.2f}")
         supernet = state.averaged()
         inherited[sampler] = np.array([score(supernet, space.decode(genome)) for genome in genomes])
@@ -94,13 +100,15 @@ def rank_config(
     results = _Results(folder / "nets.jsonl", {"schedule": config.schedule.hash, "epochs": epochs})
     for number, (net, run) in enumerate(np.ndindex(nets, 2), 1):
         arch, net_seed = space.decode(genomes[net]), config.schedule.seed + run
+        checkpoints = folder / f"net-{space.id(arch)}-{net_seed}"
         key = {"genome": genomes[net].tolist(), "seed": net_seed}
         accuracy = results.get(key)
         if accuracy is None:
             state = stand_alone(space, arch, config.schedule, epochs, net_seed, device)
-            for _ in train(state, dataset, workers=config.dataset.workers):
-                pass
+            for done in train_resumably(state, dataset, checkpoints, workers=config.dataset.workers):
+                progress("nets alone", number - 1, 2 * nets, f"step {done.step} of {done.total_steps}")
             accuracy = results.add(key, score(state.averaged(), arch))
+        shutil.rmtree(checkpoints, ignore_errors=True)  # the accuracy is all that is still needed
         alone[run, net] = accuracy
         progress("nets alone", number, 2 * nets, f"accuracy {accuracy:.3f}")
     rng = np.random.default_rng([seed, 7])

@@ -19,7 +19,7 @@ from evolution.accuracy import LEAST_PAIRS, AccuracyPredictor
 from service.fitting import measured, stratified
 from supernet import distributed
 from supernet.bundle import MANIFEST, Bundle, BundleError, write_bundle
-from supernet.checkpoints import load_checkpoint, save_checkpoint
+from supernet.checkpoints import CHECKPOINT_STEPS, load_checkpoint, save_checkpoint
 from supernet.config import FORBID_EXTRA, require
 from supernet.data import CACHE_BYTES, Dataset, load
 from supernet.evaluate import Evaluator, Views, evaluate, perturbed
@@ -140,7 +140,12 @@ def finished_bundle(config: TrainingConfig, folder: Path) -> Bundle | None:
 
 
 def run(
-    config: TrainingConfig, folder: Path, *, resume: bool = False, data_root: Path, checkpoint_steps: int = 200
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    data_root: Path,
+    checkpoint_steps: int = CHECKPOINT_STEPS,
 ) -> Iterator[Step]:
     """Train, measure subnets, fit the accuracy predictor and write `folder/bundle`.
 
@@ -158,11 +163,11 @@ def run(
     checkpoints = folder / "checkpoints"
     with distributed.joined(device):
         dataset, space = distributed.in_turns(lambda: load_data(config, data_root))
-        state = load_checkpoint(checkpoints, space, config.schedule, device)
-        if state is not None and not distributed.of_the_first(lambda: resume or distributed.restarted()):
+        state = TrainingState.fresh(space, config.schedule, device)
+        found = load_checkpoint(state, checkpoints)
+        if found and not distributed.of_the_first(lambda: resume or distributed.restarted()):
             kind = "an unfinished run" if state.phase < len(config.schedule.phases) else "a finished training run"
             raise ValueError(f"{checkpoints} holds {kind}; pass --resume to go on from it, or choose another folder")
-        state = state or TrainingState.fresh(space, config.schedule, device)
         calibration = dataset.train[: config.evaluation.calibration_images]
         holdout = dataset.holdout[:LARGEST_HOLDOUT]
         for progress in train(state, dataset, workers=config.dataset.workers):
@@ -171,7 +176,8 @@ def run(
                 state.curves[-1]["corners"] = _open_corners(evaluator, space, config.schedule.phases[state.phase - 1])
             if progress.step % checkpoint_steps == 0 or state.step == 0:
                 save_checkpoint(state, checkpoints, keep=config.keep_checkpoints)
-            detail = f"{progress.phase} {progress.epoch}, loss {progress.loss:.2f}, {progress.images_per_second:.0f}/s"
+            speed = f"{progress.images_per_second:.0f} img/s"
+            detail = f"{progress.phase} {progress.epoch}, loss {progress.loss:.2f}, {speed}"
             yield Step("train", progress.step, progress.total_steps, detail)
     if not distributed.is_first():
         return

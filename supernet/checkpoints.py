@@ -6,19 +6,19 @@ is kept, because all randomness of training is a function of (seed, phase, step)
 
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from supernet import distributed
+from supernet.data import Dataset
 from supernet.files import sha256, write_atomically
-from supernet.schedule import Schedule
-from supernet.space import SearchSpace
-from supernet.train import TrainingError, TrainingState
+from supernet.train import Progress, TrainingError, TrainingState, train
 
 log = logging.getLogger("supple.train")
+CHECKPOINT_STEPS = 200  # from a checkpoint to the next
 Packed = tuple[dict[str, Tensor], dict[str, Any]]  # tensors by name, and what is not a tensor
 
 
@@ -33,18 +33,36 @@ def save_checkpoint(state: TrainingState, folder: Path, *, keep: int = 2) -> Pat
     return state.checkpoint
 
 
-def load_checkpoint(
-    folder: Path, space: SearchSpace, schedule: Schedule, device: torch.device | str = "cpu"
-) -> TrainingState | None:
-    """The state of the newest intact checkpoint in a folder; None when none was ever finished there.
+def load_checkpoint(state: TrainingState, folder: Path) -> bool:
+    """Bring a fresh state to where the newest intact checkpoint in a folder was; False when none was ever finished.
 
     Of several processes the first alone reads it, since the others' machines may not see the folder.
 
     Raises:
         TrainingError: the checkpoint is of another schedule or space, or every finished one is damaged.
     """
-    packed = distributed.of_the_first(lambda: _read(folder, space, schedule))
-    return None if packed is None else _unpacked(packed, space, schedule, device)
+    packed = distributed.of_the_first(lambda: _read(state, folder))
+    if packed is not None:
+        _unpack(*packed, state)
+    return packed is not None
+
+
+def train_resumably(
+    state: TrainingState, dataset: Dataset, folder: Path, *, workers: int = 0, steps: int = CHECKPOINT_STEPS
+) -> Iterator[Progress]:
+    """`train` a fresh state, or go on from the newest checkpoint in a folder; one is written there every `steps` steps.
+
+    And one at the end of each phase. A finished run only loads its last one.
+
+    Raises:
+        TrainingError, ValueError: what `load_checkpoint` and `train` raise.
+        OSError: the disk is full; earlier checkpoints stay as they were.
+    """
+    load_checkpoint(state, folder)
+    for progress in train(state, dataset, workers=workers):
+        if progress.step % steps == 0 or state.step == 0:
+            save_checkpoint(state, folder)
+        yield progress
 
 
 def _write(state: TrainingState, folder: Path, keep: int) -> Path:
@@ -69,7 +87,7 @@ def _write(state: TrainingState, folder: Path, keep: int) -> Path:
     return path
 
 
-def _read(folder: Path, space: SearchSpace, schedule: Schedule) -> Packed | None:
+def _read(state: TrainingState, folder: Path) -> Packed | None:
     from safetensors.torch import load_file
 
     damaged = []
@@ -83,7 +101,7 @@ def _read(folder: Path, space: SearchSpace, schedule: Schedule) -> Packed | None
             damaged.append(str(path))
             log.warning("checkpoint %s is damaged: it is not what was written; looking for an older one", path)
             continue
-        if (position["schedule_hash"], position["space_hash"]) != (schedule.hash, space.hash):
+        if (position["schedule_hash"], position["space_hash"]) != (state.schedule.hash, state.supernet.space.hash):
             raise TrainingError(
                 f"{path} belongs to another schedule or space than this configuration's. Resume with the configuration "
                 "that started it, or train into another folder"
@@ -118,13 +136,12 @@ def _pack(state: TrainingState) -> Packed:
     return tensors, position
 
 
-def _unpacked(packed: Packed, space: SearchSpace, schedule: Schedule, device: torch.device | str) -> TrainingState:
-    tensors, position = packed
+def _unpack(tensors: dict[str, Tensor], position: dict[str, Any], state: TrainingState) -> None:
+    device = state.device
 
     def under(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
-    state = TrainingState.fresh(space, schedule, device)
     state.supernet.load_state_dict(under("supernet."))
     state.phase, state.step, state.curves = position["phase"], position["step"], position["curves"]
     state.dataset_hash = position["dataset_hash"]
@@ -140,4 +157,3 @@ def _unpacked(packed: Packed, space: SearchSpace, schedule: Schedule, device: to
         for name, parameter in state.supernet.named_parameters():
             if name in momentum:
                 state.optimiser.state[parameter]["momentum_buffer"] = momentum[name].to(device)
-    return state

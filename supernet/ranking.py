@@ -39,10 +39,13 @@ class StandAlone(Supernet):
 def stand_alone(
     space: SearchSpace, arch: Architecture, schedule: Schedule, epochs: int, seed: int, device: torch.device | str
 ) -> TrainingState:
-    """The start of training a subnet from scratch for `epochs`, otherwise as a schedule's first phase."""
+    """The start of training a subnet from scratch for `epochs`, otherwise as a schedule's first phase.
+
+    The phase is named after the subnet, so that a checkpoint of another one is refused.
+    """
     first = schedule.phases[0]
     warmup = min(first.warmup_epochs, epochs / 2)
-    phase = Phase("stand-alone", epochs, first.learning_rate, warmup_epochs=warmup)
+    phase = Phase(f"subnet {space.id(arch)}", epochs, first.learning_rate, warmup_epochs=warmup)
     schedule = replace(schedule, phases=(phase,), resolutions=(arch.resolution,), seed=seed)
     network = StandAlone(space, arch, torch.Generator().manual_seed(seed))
     scaler = torch.amp.GradScaler(torch.device(device).type, enabled=schedule.precision == "fp16")

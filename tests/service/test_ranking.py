@@ -15,10 +15,14 @@ from service import ranking, training
 from service.ranking import compared
 from service.training import DatasetConfig, EvaluationConfig, TrainingConfig
 from supernet.bundle import Bundle
+from supernet.checkpoints import train_resumably
+from supernet.data import load
 from supernet.evaluate import Views
 from supernet.families import preset, presets
 from supernet.ranking import StandAlone, resampled, stand_alone
 from supernet.schedule import Phase, Schedule
+from supernet.space import Architecture
+from supernet.train import TrainingError, TrainingState, train
 from tests.conftest import Ran
 
 CONFIG = TrainingConfig(
@@ -44,6 +48,35 @@ def test_a_network_alone_is_the_one_that_is_extracted(name: str) -> None:
     assert ours == theirs
     images = torch.randn(2, space.in_channels, arch.resolution, arch.resolution)
     assert alone(images, space.largest()).shape == (2, space.classes)
+
+
+def test_a_killed_training_alone_goes_on_to_equal_weights_and_no_other_subnet_takes_it_up(tmp_path: Path) -> None:
+    space = preset("mbv3-digits")
+    full = load("digits", 16, seed=0, holdout=300, root=tmp_path)
+    dataset = replace(full, train=full.train[:192])
+
+    def fresh(arch: Architecture) -> TrainingState:
+        return stand_alone(space, arch, CONFIG.schedule, epochs=2, seed=0, device="cpu")
+
+    straight = fresh(space.smallest())
+    for _ in train(straight, dataset):
+        pass
+    cut_short = fresh(space.smallest())
+    for done in train_resumably(cut_short, dataset, tmp_path, steps=2):
+        if done.step == 3:  # what the third of six steps did is lost
+            break
+    resumed = fresh(space.smallest())
+    assert [done.step for done in train_resumably(resumed, dataset, tmp_path, steps=2)] == [3, 4, 5, 6]
+    expected, ended = straight.supernet.state_dict(), resumed.supernet.state_dict()
+    assert all(torch.equal(value, ended[name]) for name, value in expected.items())
+    finished = fresh(space.smallest())
+    assert list(train_resumably(finished, dataset, tmp_path, steps=2)) == []
+    assert all(torch.equal(value, expected[name]) for name, value in finished.supernet.state_dict().items())
+    genome = space.encode(space.smallest())
+    genome[space.gene_of_block(0, 0)] += 1
+    other = space.decode(genome)
+    with pytest.raises(TrainingError, match="another schedule or space"):
+        list(train_resumably(fresh(other), dataset, tmp_path))
 
 
 def test_both_samplers_see_as_many_subnets_in_every_step() -> None:

@@ -23,6 +23,7 @@ from supernet.data import Dataset, ImageFiles, load
 from supernet.families import preset
 from supernet.sampling import sampler_of
 from supernet.schedule import Phase, Schedule
+from supernet.space import SearchSpace
 from supernet.train import TrainingError, TrainingState, _enter, train
 
 SPACE = preset("mbv3-digits")
@@ -55,6 +56,12 @@ def one_thread() -> Any:
 
 def weights(state: TrainingState) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in state.supernet.state_dict().items()}
+
+
+def loaded(folder: Path, *, space: SearchSpace = SPACE, schedule: Schedule = SCHEDULE) -> TrainingState | None:
+    """The state of the newest intact checkpoint in a folder."""
+    state = TrainingState.fresh(space, schedule)
+    return state if load_checkpoint(state, folder) else None
 
 
 def losses(state: TrainingState) -> list[tuple[Any, ...]]:
@@ -104,7 +111,7 @@ def test_resuming_from_any_step_ends_bit_equal_to_never_stopping(
         if progress.step == stop:
             break
     save_checkpoint(state, tmp_path)
-    resumed = load_checkpoint(tmp_path, SPACE, schedule)
+    resumed = loaded(tmp_path, schedule=schedule)
     assert resumed is not None
     assert [p.step for p in train(resumed, dataset)] == list(range(stop + 1, 13))
     expected, actual = weights(straight), weights(resumed)
@@ -158,7 +165,7 @@ def test_an_overflow_of_half_precision_skips_the_step_and_halves_the_scale(datas
     after = weights(state)
     assert all(torch.equal(before[name], after[name]) for name, _ in state.supernet.named_parameters())
     save_checkpoint(state, tmp_path)
-    resumed = load_checkpoint(tmp_path, SPACE, schedule)
+    resumed = loaded(tmp_path, schedule=schedule)
     assert resumed is not None
     assert resumed.scaler.state_dict() == state.scaler.state_dict()
     hook.remove()
@@ -220,7 +227,7 @@ def test_curves_tell_images_per_second_and_peak_memory_of_each_phase(dataset: Da
 
 def test_the_newest_intact_checkpoint_is_used_and_two_are_kept(tmp_path: Path) -> None:
     state = TrainingState.fresh(SPACE, SCHEDULE)
-    assert load_checkpoint(tmp_path, SPACE, SCHEDULE) is None
+    assert loaded(tmp_path) is None
     paths = []
     for state.step in (1, 2, 3):
         paths.append(save_checkpoint(state, tmp_path))
@@ -228,20 +235,20 @@ def test_the_newest_intact_checkpoint_is_used_and_two_are_kept(tmp_path: Path) -
     damaged = bytearray(paths[2].read_bytes())
     damaged[-1] ^= 1
     paths[2].write_bytes(damaged)
-    loaded = load_checkpoint(tmp_path, SPACE, SCHEDULE)
-    assert loaded is not None
-    assert loaded.step == 2
+    found = loaded(tmp_path)
+    assert found is not None
+    assert found.step == 2
     (paths[2].with_suffix(".json")).unlink()
     paths[1].with_suffix(".json").unlink()  # killed between the two files of the first checkpoint: as if none
-    assert load_checkpoint(tmp_path, SPACE, SCHEDULE) is None
+    assert loaded(tmp_path) is None
 
 
 def test_a_checkpoint_of_another_schedule_or_space_is_refused(tmp_path: Path) -> None:
     save_checkpoint(TrainingState.fresh(SPACE, SCHEDULE), tmp_path)
     with pytest.raises(TrainingError, match="another schedule or space"):
-        load_checkpoint(tmp_path, SPACE, replace(SCHEDULE, seed=1))
+        loaded(tmp_path, schedule=replace(SCHEDULE, seed=1))
     with pytest.raises(TrainingError, match="another schedule or space"):
-        load_checkpoint(tmp_path, preset("mbv3-digits", classes=7), SCHEDULE)
+        loaded(tmp_path, space=preset("mbv3-digits", classes=7))
 
 
 def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_half_written(
@@ -261,9 +268,9 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_half_written(
         save_checkpoint(state, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     monkeypatch.undo()
-    loaded = load_checkpoint(tmp_path, SPACE, SCHEDULE)
-    assert loaded is not None
-    assert loaded.step == 1
+    found = loaded(tmp_path)
+    assert found is not None
+    assert found.step == 1
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(dataset: Dataset, tmp_path: Path) -> None:
@@ -363,11 +370,11 @@ def test_resuming_on_other_images_is_refused(dataset: Dataset, tmp_path: Path) -
     state = TrainingState.fresh(SPACE, SCHEDULE)
     next(train(state, dataset))
     save_checkpoint(state, tmp_path)
-    loaded = load_checkpoint(tmp_path, SPACE, SCHEDULE)
-    assert loaded is not None
+    found = loaded(tmp_path)
+    assert found is not None
     other = replace(dataset, holdout=dataset.holdout[:200])
     with pytest.raises(TrainingError, match=r"started on other images.*200 held out"):
-        next(train(loaded, other))
+        next(train(found, other))
 
 
 def test_as_many_checkpoints_are_kept_as_asked_for(tmp_path: Path) -> None:
@@ -383,7 +390,7 @@ def test_damaged_checkpoints_are_not_taken_for_none(tmp_path: Path) -> None:
     path = save_checkpoint(TrainingState.fresh(SPACE, SCHEDULE), tmp_path)
     path.with_suffix(".json").write_text("{}")
     with pytest.raises(TrainingError, match=f"every checkpoint is damaged: {path}"):
-        load_checkpoint(tmp_path, SPACE, SCHEDULE)
+        loaded(tmp_path)
 
 
 def test_what_a_killed_writer_left_is_gone_after_the_next(tmp_path: Path) -> None:
@@ -420,7 +427,8 @@ import torch
 torch.set_num_threads(1)
 from tests.supernet.test_train import KILLED, SPACE, TrainingState, load_checkpoint, photographs, save_checkpoint, train
 folder = Path(sys.argv[1])
-state = load_checkpoint(folder / "checkpoints", SPACE, KILLED) or TrainingState.fresh(SPACE, KILLED)
+state = TrainingState.fresh(SPACE, KILLED)
+load_checkpoint(state, folder / "checkpoints")
 print("started", flush=True)
 for _ in train(state, photographs(folder), workers=2):
     save_checkpoint(state, folder / "checkpoints")
