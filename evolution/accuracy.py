@@ -42,9 +42,10 @@ ONCE_FOR_ALL_FEATURES, ONCE_FOR_ALL_GENES = 128, ["kernel_size", "expand_ratio"]
 
 def one_hot(space: SearchSpace, genomes: Genomes) -> NDArray[np.float32]:
     """(N, F) one column per choice of each gene; zeros for the genes of dropped blocks."""
-    starts = np.cumsum(space.num_choices) - space.num_choices
-    features = np.zeros((len(genomes), int(space.num_choices.sum())), np.float32)
-    np.put_along_axis(features, genomes + starts, space.alive(genomes).astype(np.float32), axis=1)
+    ends = np.cumsum(space.num_choices)
+    features = np.zeros((len(genomes), int(ends[-1])), np.float32)
+    rows = features.size // max(1, len(genomes)) * np.arange(len(genomes))[:, None]
+    features.ravel()[rows + (ends - space.num_choices) + genomes] = space.alive(genomes)
     return features
 
 

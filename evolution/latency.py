@@ -11,6 +11,7 @@ ours.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -210,9 +211,13 @@ class LatencyModel:
     def cost(self, name: str, confidence: float | None = None) -> AdditiveCost:
         """The prediction as an additive cost, or its upper bound at a confidence. Raises what `factor` does."""
         factor = 1.0 if confidence is None else self.factor(confidence)
-        values = _block_values(self.tables, {k: ms - self.calibration.overhead for k, ms in self.block_ms.items()})
         scale, offset = factor * self.calibration.scale, factor * self.calibration.offset
-        return AdditiveCost(self.tables, name, values, scale, offset)
+        return AdditiveCost(self.tables, name, self._values, scale, offset)
+
+    @cached_property
+    def _values(self) -> Floats:
+        """(F,) a block's own time per entry of the tables, ms."""
+        return _block_values(self.tables, {k: ms - self.calibration.overhead for k, ms in self.block_ms.items()})
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict from which `from_json` makes an equal model."""

@@ -24,7 +24,7 @@ from supernet.space import Genomes
 SAMPLE = 200  # random architectures that an epoch starts with
 POOL = 512  # the fittest of an epoch, on which the model is fitted
 PENALTY = 10.0  # of the ridge, on one-hot features
-PARENTS, OFFSPRING = 4, 48  # and of each; at least one parent at each resolution still in the race
+PARENTS, OFFSPRING = 4, 24  # and of each; at least one parent at each resolution still in the race
 CROSSINGS, CROSSED, MATES = 64, 256, 64  # the best-ranked of how many crossings of the fittest
 HALVING = 16  # generations after which half of the resolutions are given up
 PATIENCE = 1500  # scored without improvement before an epoch ends
