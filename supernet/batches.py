@@ -1,5 +1,10 @@
 """The batches of training, each a function of (seed, phase, step), decoded ahead by worker processes where on disk."""
 
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -81,11 +86,24 @@ class Batches(TorchDataset[Batch | ValueError]):
             num_workers=workers if isinstance(self.images, ImageFiles) else 0,
             pin_memory=pinned,
             generator=torch.Generator(),  # of the workers' seeds, which nothing here uses
+            worker_init_fn=_end_with_parent,
         )
         for batch in loader:
             if isinstance(batch, ValueError):
                 raise batch
             yield batch
+
+
+def _end_with_parent(_worker: int) -> None:
+    """In a worker: have Linux kill us with the process that started us.
+
+    torch's workers look for it now and then, but wait forever for a lock that it held when it was killed.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, as prctl.h has it
+        parent = multiprocessing.parent_process()
+        if parent is not None and os.getppid() != parent.pid:  # it ended before that
+            os._exit(1)
 
 
 @lru_cache(maxsize=1)

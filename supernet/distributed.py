@@ -66,7 +66,12 @@ def joined(device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    store, number, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+    if os.environ["TORCHELASTIC_USE_AGENT_STORE"] == "True" and os.environ["GROUP_WORLD_SIZE"] == "1":
+        # torchrun keeps one store through all restarts, with the addresses of the dead in it (pytorch issue 135712).
+        store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
     yield
     dist.destroy_process_group()  # not after an error: it would wait for those that still work
 
@@ -163,12 +168,10 @@ def _batch_norm(
     """`F.batch_norm` over all processes. The variance is taken about the common mean, which loses no digits."""
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-    from torch.distributed.nn.functional import all_reduce  # its gradient is an all-reduce too
-
-    x = input.float()
-    mean = all_reduce(x.mean((0, 2, 3)) / world())
+    x = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
+    mean = _Sum.apply(x.mean((0, 2, 3)) / world())
     centred = x - mean[:, None, None]
-    variance = all_reduce(centred.square().mean((0, 2, 3)) / world())
+    variance = _Sum.apply(centred.square().mean((0, 2, 3)) / world())
     if running_mean is not None and running_var is not None:
         count = world() * x.numel() // x.shape[1]
         with torch.no_grad():
@@ -176,3 +179,17 @@ def _batch_norm(
             running_var.lerp_(variance * (count / (count - 1)), momentum)
     scale = weight * torch.rsqrt(variance + eps)
     return (centred * scale[:, None, None] + bias[:, None, None]).to(input.dtype)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; since all use it, so is its gradient."""
+
+    @staticmethod
+    def forward(_context: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        return _Sum.forward(None, gradient)

@@ -1,6 +1,8 @@
 """Splits are disjoint and seeded; resizing, normalising and augmenting keep ranges and shapes; batches are functions
 of seed, phase and step, from memory and from disk."""
 
+import multiprocessing
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from PIL import Image
 
 from supernet.augmentation import DRAWS, Augmentation
-from supernet.batches import Batch, Batches
+from supernet.batches import Batch, Batches, _end_with_parent
 from supernet.data import ImageFiles, Images, Normalization, load, resize, sample_folder
 from supernet.evaluate import Views, batches, perturbed
 from supernet.schedule import Phase, Schedule
@@ -243,6 +245,32 @@ def test_files_decoded_on_the_fly_give_the_same_batches_whoever_decodes_them(
     scored = [torch.cat(parts) for parts in zip(*batches(streamed.test, 16, streamed.normalization), strict=True)]
     kept = [torch.cat(parts) for parts in zip(*batches(cached.test, 16, streamed.normalization), strict=True)]
     assert all(torch.equal(one, other) for one, other in zip(scored, kept, strict=True))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's prctl")
+def test_a_worker_ends_with_the_process_that_started_it_even_while_it_waits_for_a_lock() -> None:
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    lock = fork.Lock()
+    lock.acquire()
+
+    def work() -> None:
+        _end_with_parent(0)
+        sender.send("waiting")
+        lock.acquire(timeout=60)
+
+    def start() -> None:
+        fork.Process(target=work).start()
+        lock.acquire(timeout=60)
+
+    parent = fork.Process(target=start)
+    parent.start()
+    sender.close()
+    assert receiver.recv() == "waiting"
+    parent.kill()
+    assert receiver.poll(30)
+    with pytest.raises(EOFError):  # nobody holds the other end any more
+        receiver.recv()
 
 
 def test_an_epoch_sees_every_image_at_most_once_and_each_epoch_in_another_order() -> None:
