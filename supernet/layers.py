@@ -73,6 +73,17 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+def first(tensor: Tensor, *sizes: int) -> Tensor:
+    """The first channels of a shared tensor along its first dims; no slice where all are wanted.
+
+    A slice costs a copy of its gradient, as large as the whole tensor.
+    """
+    for dim, size in enumerate(sizes):
+        if size != tensor.shape[dim]:
+            tensor = tensor.narrow(dim, 0, size)
+    return tensor
+
+
 class ElasticConv(nn.Module):
     """1 x 1 convolution whose widths are arguments: the first rows and columns of the largest weight."""
 
@@ -83,11 +94,11 @@ class ElasticConv(nn.Module):
 
     def weight_for(self, in_channels: int, out_channels: int) -> Tensor:
         """(out_channels, in_channels, 1, 1). Used by `forward` and `copy_to` alike."""
-        return self.weight[:out_channels, :in_channels]
+        return first(self.weight, out_channels, in_channels)
 
     def forward(self, x: Tensor, out_channels: int) -> Tensor:
         """x: (N, C, H, W) with C at most the largest; returns (N, out_channels, H, W)."""
-        bias = None if self.bias is None else self.bias[:out_channels]
+        bias = None if self.bias is None else first(self.bias, out_channels)
         return F.conv2d(x, self.weight_for(x.shape[1], out_channels), bias)
 
     def copy_to(self, conv: nn.Conv2d) -> None:
@@ -119,12 +130,12 @@ class ElasticDepthwiseConv(nn.Module):
 
     def weight_for(self, channels: int, side: int) -> Tensor:
         """(channels, 1, side, side). Used by `forward` and `copy_to` alike."""
-        weight = self.weight[:channels]
+        weight = first(self.weight, channels)
         for smaller in reversed(self.sides[:-1]):
             if weight.shape[-1] <= side:
                 break
             margin = (weight.shape[-1] - smaller) // 2
-            centre = weight[:, :, margin : margin + smaller, margin : margin + smaller].reshape(channels, -1)
+            centre = F.pad(weight, (-margin,) * 4).view(channels, -1)  # one operation; slices of both sides are two
             weight = F.linear(centre, self.matrices[str(smaller)]).view(channels, 1, smaller, smaller)
         return weight
 
@@ -158,10 +169,10 @@ class ElasticBatchNorm(nn.Module):
         channels = x.shape[1]
         return F.batch_norm(
             x,
-            self.running_mean[:channels],
-            self.running_var[:channels],
-            self.weight[:channels],
-            self.bias[:channels],
+            first(self.running_mean, channels),
+            first(self.running_var, channels),
+            first(self.weight, channels),
+            first(self.bias, channels),
             self.training,
             self.momentum,
             self.eps,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from supernet.layers import Supernet, initialise, permute, sorted_within, static_layers
+from supernet.layers import Supernet, first, initialise, permute, sorted_within, static_layers
 from supernet.operators import Operator, Operators, Parallel, Part, flat
 from supernet.space import Architecture, SearchSpace, Value
 
@@ -47,7 +47,7 @@ class SlicedSupernet(Supernet):
         for _, key, records in self._parts(arch):
             skeleton = self._skeleton(records)
             tensors = self._tensors_of(key)
-            slices = {name: _slice(tensors[name], shape) for name, shape in skeleton.shapes.items()}
+            slices = {name: first(tensors[name], *shape) for name, shape in skeleton.shapes.items()}
             x = functional_call(skeleton.network.train(self.training), slices, (x,))
         return x
 
@@ -58,7 +58,7 @@ class SlicedSupernet(Supernet):
         for part, key, records in self._parts(arch):
             static, shared = static_layers(records).to(next(self.parameters())), self.shared[key].state_dict()
             for name, tensor in static.state_dict().items():
-                tensor.copy_(_slice(shared[name], tensor.shape))
+                tensor.copy_(first(shared[name], *tensor.shape))
             network[part.name.replace(".", "_")] = static
         return nn.Sequential(network).train(self.training)
 
@@ -111,11 +111,6 @@ class _Skeleton:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-
-
-def _slice(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """The first channels of a shared tensor; itself if all are wanted: a slice costs a copy of its gradient."""
-    return tensor if tensor.shape == shape else tensor[tuple(slice(size) for size in shape)]
 
 
 def _key(part: Part, paths: dict[int, Value]) -> str:

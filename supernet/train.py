@@ -1,6 +1,7 @@
 """The training loop."""
 
 import copy
+import ctypes
 import json
 import math
 import resource
@@ -138,6 +139,7 @@ def train(state: TrainingState, dataset: Dataset, *, workers: int = 0) -> Iterat
     totals = [phase.epochs * steps_per_epoch for phase in schedule.phases]
     samplers = [sampler_of(space, schedule, number, steps) for number, steps in enumerate(totals)]
     pinned = state.device.type == "cuda"
+    _keep_freed_memory()
     while state.phase < len(schedule.phases):
         phase, total = schedule.phases[state.phase], totals[state.phase]
         if state.step == 0:
@@ -165,6 +167,15 @@ def train(state: TrainingState, dataset: Dataset, *, workers: int = 0) -> Iterat
                 distributed.average_statistics(state.supernet)
             yield progress
             started = time.perf_counter()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse freed memory instead of returning it; else the system clears every step's activations anew."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            libc, trim_threshold, mmap_threshold = ctypes.CDLL("libc.so.6"), -1, -3  # as malloc.h has them
+            libc.mallopt(mmap_threshold, 1 << 30)
+            libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def _check_shares(schedule: Schedule) -> None:
