@@ -91,7 +91,7 @@ def accuracy(bundle: Bundle, supernet: Supernet, arch: Architecture, dataset: Da
         raise SystemExit(f"{dataset.name} has no test split; give it one, test/CLASS/*")
     network = Evaluator(supernet, bundle.normalization, bundle.calibration(), None).subnet(arch)
     device = next(network.parameters()).device
-    return evaluate(network, batches(dataset.test, arch.resolution, bundle.normalization, device)).accuracy
+    return float(evaluate(network, batches(dataset.test, arch.resolution, bundle.normalization, device)).accuracy)
 
 
 def show(report: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """How the command line shows things: progress bars, architectures, answers."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,14 +17,21 @@ from service.quantities import handy, rounded
 if TYPE_CHECKING:
     from service.training import Step
 
+LINE_SECONDS = 30.0  # from a line in a log file to the next
+
 
 class Bar:
-    """A progress bar with the time left, called with a stage's name, how much is done, of how much, and a remark."""
+    """A progress bar with the time left, called with a stage's name, how much is done, of how much, and a remark.
+
+    Where the console is no terminal, as in a log file, a line now and then says the same.
+    """
 
     def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next_line = 0.0  # s, of the monotonic clock
         self._progress = Progress(
-            TextColumn("{task.description:<16}", table_column=Column(min_width=16)),
-            BarColumn(bar_width=12),
+            TextColumn("{task.description:<15}", table_column=Column(min_width=15)),
+            BarColumn(bar_width=5),
             TaskProgressColumn(),
             TimeElapsedColumn(table_column=Column(min_width=7)),
             TextColumn("left", table_column=Column(min_width=4)),
@@ -46,7 +55,14 @@ class Bar:
         """Show that `done` of `total` of a stage are done."""
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total, remark="")
-        self._progress.update(self._tasks[stage], completed=done, remark=remark)
+        task = self._tasks[stage]
+        self._progress.update(task, completed=done, remark=remark)
+        now = time.monotonic()
+        if not self._console.is_terminal and now >= self._next_line:
+            self._next_line = now + LINE_SECONDS
+            left = next(each.time_remaining for each in self._progress.tasks if each.id == task)
+            until = "" if left is None else f", {timedelta(seconds=round(left))} left"
+            self._console.print(f"{stage} {done}/{total}{until}, {remark}", markup=False, highlight=False)
 
 
 def watch(steps: "Iterable[Step]", console: Console) -> None:
