@@ -141,10 +141,12 @@ class StrictFairSampler(Sampler):
 
     Strict fairness (FairNAS, arXiv:1907.01845, definition 2) is defined on layers of alternative choices, m each: a
     step trains m paths in which every choice of every layer occurs once, so that all are updated equally often after
-    any number of steps. On an elastic space slices are nested and dropped blocks get no gradient, so fairness here is
-    over draws, which is our extension: counts are equal whenever a gene's cycle completes, and genes of blocks that are
-    not kept count as drawn. A step has as many subnets as the most choices open in any gene but resolution; the
-    resolution cycles over steps.
+    any number of steps. Here m, the subnets of a step, is the most choices open in any gene but resolution, and the
+    definition holds for every gene with m open choices whose block is always kept. The rest is our extension. A gene
+    with n < m choices runs through its permutations over the same draws: its choices have been drawn equally often
+    after every k steps of which k * m is a multiple of n, and otherwise differ by one draw. On an elastic space slices
+    are nested and dropped blocks get no gradient, so fairness is over draws, not updates: genes of blocks that are not
+    kept count as drawn. The resolution cycles over steps.
     """
 
     def prepare(self) -> None:

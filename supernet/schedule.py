@@ -22,8 +22,9 @@ class Phase:
     open. learning_rate: peak, reached after `warmup_epochs`, then a cosine to zero. sampler: which subnets a step sees;
     `supernet.sampling` describes each. flops: least and most multiply-adds, for `flops_range`. drop_rate: at the end of
     the phase, for `path_dropout`. subnets_per_step: gradients of so many subnets are summed before the optimiser steps;
-    None leaves it to the sampler. distillation: weight of the soft cross-entropy to the teacher, the largest network as
-    it was after the first phase. sort_channels: order channels by importance before the phase starts.
+    None leaves it to the sampler. distillation: weight of the soft cross-entropy to the teacher, the last choice of
+    every gene as the first phase left it, which must open all of these. sort_channels: order channels by importance
+    before the phase starts.
     """
 
     name: str

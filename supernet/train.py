@@ -138,6 +138,7 @@ def train(state: TrainingState, dataset: Dataset, *, workers: int = 0) -> Iterat
     state.dataset_hash = dataset_hash
     totals = [phase.epochs * steps_per_epoch for phase in schedule.phases]
     samplers = [sampler_of(space, schedule, number, steps) for number, steps in enumerate(totals)]
+    _check_teacher(space, schedule)
     pinned = state.device.type == "cuda"
     _keep_freed_memory()
     while state.phase < len(schedule.phases):
@@ -191,6 +192,20 @@ def _check_shares(schedule: Schedule) -> None:
             f"batch_size is {schedule.batch_size}, to be split into {pieces} equal parts of at least 2 images, one for "
             f"each process and micro-batch; make it a multiple of {pieces}"
         )
+
+
+def _check_teacher(space: SearchSpace, schedule: Schedule) -> None:
+    """Refuse to distil from a network of which the first phase leaves weights as they were drawn."""
+    first = schedule.phases[0]
+    student = next((phase for phase in schedule.phases if phase.distillation), None)
+    opened = space.open_choices(**first.open)
+    for gene, indices in list(zip(space.genes, opened, strict=True))[1:]:  # all resolutions have the same weights
+        if student is not None and indices[-1] != len(gene.choices) - 1:
+            raise ValueError(
+                f"phase {student.name}: the teacher, the last choice of every gene as phase {first.name} leaves it, "
+                f"would have untrained weights, since that phase does not open {gene.choices[-1]} of {gene.name}. "
+                f"Open it in phase {first.name}, or leave distillation out"
+            )
 
 
 def _pieces(schedule: Schedule) -> int:

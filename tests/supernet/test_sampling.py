@@ -111,24 +111,44 @@ def test_uniform_sampling_is_uniform_over_each_open_gene() -> None:
 
 
 @pytest.mark.parametrize("name", ["spos-cifar", "fairnas-cifar"])
-@pytest.mark.parametrize("steps", [1, 3])
-def test_strict_fairness_updates_every_choice_of_every_layer_equally(name: str, steps: int) -> None:
+def test_strict_fairness_updates_every_choice_of_every_layer_equally_after_any_number_of_steps(name: str) -> None:
     """Counted by the gradients that reach each choice's weights, over the subnets that a step accumulates."""
     space = preset(name)
     supernet = supernet_class(space.family)(space, torch.Generator().manual_seed(0))
     updates: Counter[str] = Counter()
     for key, parameter in supernet.named_parameters():
         parameter.register_post_accumulate_grad_hook(lambda _, key=key: updates.update([key]))
-    sampler = make("strict_fair", space, resolutions=(16,))
-    pixels, labels = torch.randn(2, 3, 16, 16), torch.tensor([1, 2])
-    for step in range(steps):
-        for arch in sampler.draw(step):
+    of_choices = {key for key, _ in supernet.named_parameters() if "block" in key}
+    of_stem_and_head = {key for key, _ in supernet.named_parameters()} - of_choices
+    assert of_choices
+    sampler = make("strict_fair", space, resolutions=(8,))
+    pixels, labels = torch.randn(2, 3, 8, 8), torch.tensor([1, 2])
+    for steps in (1, 2, 3):
+        for arch in sampler.draw(steps - 1):
             F.cross_entropy(supernet(pixels, arch), labels).backward()
-    of_choices = [key for key in updates if "block" in key]
-    choices = space.block_genes[0].choices
-    assert {key for key, _ in supernet.named_parameters()} == set(updates)
-    assert {updates[key] for key in of_choices} == {steps}
-    assert {updates[key] for key in set(updates) - set(of_choices)} == {steps * len(choices)}  # stem and head: all
+        assert {updates[key] for key in of_choices} == {steps}
+        assert {updates[key] for key in of_stem_and_head} == {steps * len(space.block_genes[0].choices)}
+
+
+def test_genes_with_fewer_choices_than_a_step_has_subnets_are_fair_whenever_their_cycle_completes() -> None:
+    """Channel scales are most in number, so they are fair after every step; blocks are whenever the draws divide."""
+    space = preset("spos-cifar-channels")
+    blocks, scales = (len(gene.choices) for gene in space.block_genes)
+    assert scales % blocks
+    sampler = make("strict_fair", space)
+    counts: Counter[tuple[int, int, int, float]] = Counter()
+    for steps in range(1, 9):
+        archs = sampler.draw(steps - 1)
+        assert len(archs) == scales
+        for arch in archs:
+            for s, stage in enumerate(arch.stages):
+                for b, block in enumerate(stage):
+                    counts.update((s, b, gene, value) for gene, value in enumerate(block))
+        drawn = steps * scales
+        least, most = drawn // blocks, -(-drawn // blocks)
+        assert {count for (_, _, gene, _), count in counts.items() if gene == 0} == {least, most}
+        assert {count for (_, _, gene, _), count in counts.items() if gene == 1} == {steps}
+    assert len(counts) == sum(depths[-1] for depths in space.depths) * (blocks + scales)
 
 
 def test_subnets_of_a_flops_range_are_inside_it_and_uniform_there() -> None:

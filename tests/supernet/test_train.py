@@ -306,6 +306,26 @@ def test_a_schedule_that_does_not_fit_is_refused_before_training(
 
 
 @pytest.mark.parametrize(
+    ("name", "opened", "gene"),
+    [
+        ("mbv3-digits", {"kernel_size": (3, 5)}, "7 of stage1.block1.kernel_size"),
+        ("mbv3-digits", {"depth": (1,)}, "2 of stage1.depth"),
+        ("spos-cifar", {"choice": (0, 1)}, "3 of stage1.block1.choice"),
+    ],
+)
+def test_a_teacher_with_untrained_weights_is_refused_before_training(
+    name: str, opened: dict[str, tuple[int, ...]], gene: str, dataset: Dataset
+) -> None:
+    space = preset(name, in_channels=1)
+    phases = (Phase("some", 1, 0.1, opened), Phase("all", 1, 0.1, distillation=1.0))
+    message = f"phase all: the teacher, .* phase some .* does not open {gene}. Open it in phase some, or"
+    with pytest.raises(ValueError, match=message):
+        next(train(TrainingState.fresh(space, Schedule(phases, 8)), dataset))
+    without = Schedule((phases[0], replace(phases[1], distillation=0.0)), 8)
+    assert next(train(TrainingState.fresh(space, without), dataset)).phase == "some"
+
+
+@pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"epochs": 0}, "epochs is 0"),
