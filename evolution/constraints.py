@@ -1,29 +1,28 @@
 """Hard limits on costs: which architectures are within them, exactly, and what to say when none is.
 
-The floor of one limit is exact by variable elimination. Whether several limits can hold together is decided by
-Lagrangian relaxation, whose bound often proves it either way, and then by branch and bound on the same eliminated
-tables, where every limit's least completion of a partial genome is known exactly. The search is cut off after a number
-of nodes, and the answer is then `NotProven` and not `Infeasible`.
+A limit on a sum bounds the sum of some tables' values; one on a peak forbids single entries of the tables. The floor of
+one limit is exact by variable elimination. Whether several limits can hold together, and the nearest budget of each
+with the others held, is decided by `evolution.knapsack`, which proves its answers or says that it could not: after so
+many nodes a refusal is `NotProven` and not `Infeasible`.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.costs import AdditiveCost, CostTables
+from evolution.costs import AdditiveCost, Cost, CostTables, PeakCost
 from evolution.elimination import Floats
+from evolution.knapsack import Knapsack
 from evolution.latency import LatencyModel
-from supernet.space import Architecture, Genomes
+from supernet.space import Architecture, Genomes, SearchSpace
 
-COSTS = ("flops", "params", "latency_ms")
-MAX_NODES = 500_000  # partial genomes that branch and bound may visit per request, about half a second
-ROUNDING = 1e-9  # of a limit: bounds may be this far above it before they count as proof
-CHUNK = 64  # partial genomes expanded together
-MULTIPLIER_STEPS = 40  # of the Lagrangian relaxation
+COSTS = ("flops", "params", "latency_ms", "model_bytes", "peak_memory_bytes")
+MAX_NODES = 20_000  # partial genomes visited to decide a request, and as many for its nearest budgets: some 7 ms
 PATH_STEPS = 9  # bisections of a repair: finer than one step of a path of some 200
 
 
@@ -31,7 +30,8 @@ PATH_STEPS = 9  # bisections of a repair: finer than one step of a path of some 
 class Limit:
     """A limit as asked: the most of one cost.
 
-    cost: `flops` (multiply-adds), `params` or `latency_ms`. max: in that unit. device: for a latency.
+    cost: `flops` (multiply-adds), `params`, `latency_ms`, `model_bytes` (of the ONNX file, at most) or
+    `peak_memory_bytes` (of activations, for one image). max: in that unit. device: for a latency.
     confidence: hold the latency's upper bound at this confidence, in (0.5, 1), instead of the predicted latency.
 
     Raises:
@@ -59,7 +59,7 @@ class Limit:
 
     @property
     def name(self) -> str:
-        """`flops`, `params`, `latency_ms@DEVICE`, or `latency_ms@DEVICE@0.9` for a bound."""
+        """The cost, and for a latency `latency_ms@DEVICE`, or `latency_ms@DEVICE@0.9` for a bound."""
         return "@".join(str(part) for part in (self.cost, self.device, self.confidence) if part is not None)
 
 
@@ -67,18 +67,32 @@ class Limit:
 class Constraint:
     """A cost and the most it may be."""
 
+    cost: Cost
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A sum and the most it may be."""
+
     cost: AdditiveCost
     max: float
 
 
-def cost_of(limit: Limit, tables: CostTables, latency: Mapping[str, LatencyModel]) -> AdditiveCost:
+def cost_of(limit: Limit, tables: CostTables, latency: Mapping[str, LatencyModel]) -> Cost:
     """The cost that a limit is about. latency: the model of each device by name.
 
     Raises:
         ValueError: a device without a model, or a confidence that its measurements cannot support.
     """
     if limit.device is None:
-        return tables.flops_cost if limit.cost == "flops" else tables.params_cost
+        counted: dict[str, Cost] = {
+            "flops": tables.flops_cost,
+            "params": tables.params_cost,
+            "model_bytes": tables.model_bytes_cost,
+            "peak_memory_bytes": tables.peak_memory_cost,
+        }
+        return counted[limit.cost]
     if limit.device not in latency:
         known = ", ".join(sorted(latency)) or "none"
         raise ValueError(f"device {limit.device!r} has no latency model; devices that have one: {known}")
@@ -96,12 +110,25 @@ def constrain(
     return tuple(Constraint(cost_of(limit, tables, latency), limit.max) for limit in lowest.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """The least a limited cost can be with every other limit held as asked.
+
+    value: inf where nothing is within the others, so that raising this limit alone does not help. proven: whether that
+    is exact; otherwise it is the least that was found, and inf where nothing was.
+    """
+
+    value: float
+    proven: bool
+
+
 class Refused(ValueError):  # noqa: N818 - an answer, named as one
     """No architecture is answered for these limits.
 
     floors: the least each limited cost can be, alone, by name of the cost; inf where it cannot be predicted at all.
-    smallest: the architecture that comes closest: of least violated cost, or nearest to all limits together.
-    costs: the limited costs of that architecture, by name. limits: the limits by name.
+    nearest: by name of the cost, what its limit would have to be, the others held.
+    smallest: the architecture that comes closest: within every limit but one, whose nearest budget it has, or else of
+    least cost. costs: the limited costs of that architecture, by name. limits: the limits by name.
     """
 
     def __init__(
@@ -109,12 +136,14 @@ class Refused(ValueError):  # noqa: N818 - an answer, named as one
         message: str,
         *,
         floors: Mapping[str, float],
+        nearest: Mapping[str, Nearest],
         limits: Mapping[str, float],
         smallest: Architecture,
         costs: Mapping[str, float],
     ) -> None:
         super().__init__(message)
         self.floors = dict(floors)
+        self.nearest = dict(nearest)
         self.limits = dict(limits)
         self.smallest = smallest
         self.costs = dict(costs)
@@ -125,18 +154,15 @@ class Infeasible(Refused):
 
 
 class NotProven(Refused):
-    """Branch and bound stopped at its node limit: none was found within every limit, and none is proven not to be."""
+    """The nodes were spent: no architecture was found within every limit, and none is proven not to be."""
 
 
 class Region:
     """The architectures within every limit, and for each resolution one of them, its anchor.
 
-    resolution: when given, the only input side allowed.
+    constraints: the limits as sums: of one on a peak, that no part exceeds it (`PeakCost.excess`).
     anchors: (R, G) canonical; valid where `anchored`, (R,), says that this resolution has an architecture within the
     limits.
-
-    Raises:
-        Infeasible, NotProven: there is none, or none was found. ValueError: the space lacks this resolution.
     """
 
     def __init__(
@@ -144,65 +170,63 @@ class Region:
         tables: CostTables,
         constraints: Sequence[Constraint],
         resolution: int | None = None,
+        max_resolution: int | None = None,
         max_nodes: int = MAX_NODES,
     ) -> None:
+        """Find out whether there are any.
+
+        resolution: when given, the only input side allowed. max_resolution: when given, the largest.
+
+        Raises:
+            Infeasible, NotProven: there is none, or none was found. ValueError: no resolution of the space is allowed.
+        """
         space = tables.space
-        if resolution is not None and resolution not in space.resolutions:
-            raise ValueError(f"resolution is {resolution}; {space.name} has {', '.join(map(str, space.resolutions))}")
-        self.tables = tables
-        self.constraints = tuple(constraints)
-        self.resolution = resolution
-        self._open = np.array([resolution in (None, side) for side in space.resolutions])
+        self.tables, self._asked, self._max_nodes = tables, tuple(constraints), max_nodes
+        self._open = _allowed(space, resolution, max_resolution)
+        self._where = f"of {space.name}" + (f" at resolution {resolution}" if resolution else "")
+        self._where += f" up to resolution {max_resolution}" if max_resolution and not resolution else ""
+        self._sums = [Sum(limit.cost, limit.max) for limit in constraints if isinstance(limit.cost, AdditiveCost)]
+        self._peaks = [(limit.cost, limit.max) for limit in constraints if isinstance(limit.cost, PeakCost)]
+        self.constraints = (*self._sums, *(Sum(cost.excess(most), 1.0) for cost, most in self._peaks))
         self.anchors = np.zeros((len(space.resolutions), space.num_genes), np.int8)
         self.anchors[:, 0] = np.arange(len(space.resolutions))
-        self.anchored = self._open & (not self.constraints)
-        if not self.constraints:
-            return
-        within = self._floors <= self.maxima[:, None]
-        for constraint in self.constraints:
-            self.anchor(constraint.cost.cheapest)
-        undecided = self._open & within.all(0) & ~self.anchored
-        complete = True
-        if len(self.constraints) > 1 and undecided.any():
-            relaxation = _Relaxation(self, np.flatnonzero(undecided))
-            nodes = max_nodes
-            for row in relaxation.undecided():
-                genome, used = relaxation.branch_and_bound(row, nodes)
-                nodes -= used
-                if genome is not None:
-                    self.anchor(genome[None])
-                elif nodes < 0:
-                    complete = False
-                    break
-        if not self.anchored.any():
-            raise self._refusal(complete)
+        self.anchored = self._open & (not constraints)
+        if constraints:
+            self._find_anchors()
 
     @property
     def maxima(self) -> Floats:
-        """(L,) the limits, in the order of the constraints."""
+        """(L,) the limits, in the order of `constraints`."""
         return np.array([constraint.max for constraint in self.constraints])
 
-    @property
+    @cached_property
     def _floors(self) -> Floats:
-        """(L, R) the least each limited cost can be, alone; inf at resolutions that are not allowed."""
-        floors = [np.where(self._open, constraint.cost.floors, np.inf) for constraint in self.constraints]
-        return np.reshape(floors, (len(floors), len(self._open)))
+        """(L, R) the least each limited cost can be, alone, as asked; inf at resolutions that are not allowed."""
+        return np.stack([np.where(self._open, constraint.cost.floors, np.inf) for constraint in self._asked])
+
+    @property
+    def _within(self) -> NDArray[np.bool_]:
+        """(L, R) whether each limit can be met alone."""
+        met: NDArray[np.bool_] = self._floors <= np.array([constraint.max for constraint in self._asked])[:, None]
+        return met
 
     @property
     def floors(self) -> dict[str, float]:
         """The least each limited cost can be, alone, by name of the cost; inf where it cannot be predicted at all."""
-        names = [constraint.cost.name for constraint in self.constraints]
+        if not self._asked:
+            return {}
+        names = [constraint.cost.name for constraint in self._asked]
         return dict(zip(names, self._floors.min(1).tolist(), strict=True))
 
     def anchor(self, genomes: Genomes) -> None:
         """Remember those of (N, G) genomes that are within the limits, at resolutions that have no anchor yet."""
         for genome in genomes[self.holds(genomes)]:
-            if self._open[genome[0]] and not self.anchored[genome[0]]:
+            if not self.anchored[genome[0]]:
                 self.anchors[genome[0]] = self.tables.space.canonical(genome)
                 self.anchored[genome[0]] = True
 
     def costs(self, genomes: Genomes) -> Floats:
-        """(N, L) the limited costs of (N, G) genomes."""
+        """(N, L) the costs of `constraints` of (N, G) genomes."""
         index = self.tables.index(genomes)
         columns = [constraint.cost.at(index, genomes[:, 0]) for constraint in self.constraints]
         return np.stack(columns, axis=1) if columns else np.zeros((len(genomes), 0))
@@ -239,37 +263,200 @@ class Region:
         genomes[outside] = space.canonical(_walk(start, goal, order, high))
         return genomes
 
-    def _refusal(self, complete: bool) -> Refused:
-        """What to raise when no resolution has an anchor. complete: whether that is proven."""
-        space, limits = self.tables.space, {c.cost.name: c.max for c in self.constraints}
-        lowest = self._floors.min(1)
-        excess = lowest / self.maxima
-        worst = int(excess.argmax())
-        if excess[worst] > 1:
-            genome = self.constraints[worst].cost.cheapest[self._floors[worst].argmin()]
-            name = self.constraints[worst].cost.name
-            where = f"of {space.name}" + (f" at resolution {self.resolution}" if self.resolution else "")
-            if math.isinf(lowest[worst]):
-                message = f"{name} cannot be predicted for any architecture {where}; measure the device there first"
-            else:
-                least = _rounded_up(float(lowest[worst]))
-                message = (
-                    f"{name} is limited to {_exact(limits[name])}, and no architecture {where} is below {least}; "
-                    f"raise the limit to at least {least}"
-                )
-        else:
-            candidates = np.concatenate([c.cost.cheapest[self._open] for c in self.constraints])
-            genome = candidates[(self.costs(candidates) / self.maxima).max(1).argmin()]
-            together = ", ".join(f"{name} {_exact(value)}" for name, value in limits.items())
-            message = (
-                f"each of these limits can be met alone, but no architecture meets them together: {together}; raise one"
-                if complete
-                else f"no architecture was found within all of these limits, nor proven impossible: {together}; "
-                "raise one a little"
+    # Whether there is one, and what to say if not.
+
+    def _find_anchors(self) -> None:
+        """An anchor for every resolution that has an architecture within the limits, as far as the nodes reach."""
+        for constraint in self._asked:
+            self.anchor(constraint.cost.cheapest)
+        complete = True
+        rows = np.flatnonzero(self._within.all(0) & ~self.anchored)
+        if len(self._asked) > 1 and len(rows):
+            costs, limits = self._bounded
+            tightest = np.stack([cost.floors[rows] for cost in costs]) / limits[:, None]
+            search = self._knapsack(
+                rows,
+                tightest.argmax(0),
+                np.tile(limits, (len(rows), 1)),
+                np.arange(len(rows)),
+                self._blocked(),
+                num_groups=len(rows),
+                first=True,
             )
-        costs = dict(zip(limits, self.costs(genome[None])[0].tolist(), strict=True))
+            search.solve(self._max_nodes)
+            self.anchor(search.genomes[np.isfinite(search.value)])
+            complete = bool(search.proven.all())
+        if self.anchored.any():
+            return
+        nearest, genomes = self._nearest()
+        self.anchor(genomes)
+        if not self.anchored.any():
+            raise self._refusal(complete, nearest, genomes)
+
+    @property
+    def _bounded(self) -> tuple[list[AdditiveCost], Floats]:
+        """K sums, and (K,) the most each may be: those limited, or FLOPs without a limit where none is."""
+        if not self._sums:
+            return [self.tables.flops_cost], np.array([np.inf])
+        return [limit.cost for limit in self._sums], np.array([limit.max for limit in self._sums])
+
+    def _blocked(self, but: PeakCost | None = None) -> NDArray[np.bool_]:
+        """(R, F') which entries no architecture may have: of an unknown cost, or above the limit on a peak.
+
+        but: a peak whose limit does not count.
+        """
+        unknown = [np.isinf(cost.conditioned) for cost in self._bounded[0]]
+        above = [cost.conditioned > most for cost, most in self._peaks if cost is not but]
+        blocked: NDArray[np.bool_] = np.logical_or.reduce(unknown + above)
+        return blocked
+
+    def _knapsack(
+        self,
+        rows: NDArray[np.intp],
+        sought: NDArray[np.intp],
+        limits: Floats,
+        groups: NDArray[np.intp],
+        blocked: NDArray[np.bool_],
+        **options: Any,
+    ) -> Knapsack:
+        """A knapsack over `_bounded`."""
+        return Knapsack(
+            self.tables,
+            self._bounded[0],
+            rows=rows,
+            sought=sought,
+            limits=limits,
+            groups=groups,
+            blocked=blocked,
+            **options,
+        )
+
+    def _nearest(self) -> tuple[dict[str, Nearest], Genomes]:
+        """By name of the limited cost the nearest budget, and (N, G) the architectures that reach those found."""
+        found = {**self._nearest_sums(), **{cost.name: self._nearest_peak(cost) for cost, _ in self._peaks}}
+        names = [constraint.cost.name for constraint in self._asked]
+        genomes = [genome for name in names if (genome := found[name][1]) is not None]
+        nothing = np.zeros((0, self.tables.space.num_genes), np.int8)
+        return {name: found[name][0] for name in names}, np.stack(genomes) if genomes else nothing
+
+    def _others_met(self, cost: Cost) -> NDArray[np.intp]:
+        """The resolutions, as gene 0, at which every limit but that on one cost can be met alone."""
+        others = [constraint.cost is not cost for constraint in self._asked]
+        return np.flatnonzero(self._within[others].all(0) & self._open)
+
+    def _nearest_sums(self) -> dict[str, tuple[Nearest, Genomes | None]]:
+        """The nearest budgets of sums."""
+        if not self._sums:
+            return {}
+        costs, maxima = self._bounded
+        rows = [self._others_met(cost) for cost in costs]
+        sought = np.repeat(np.arange(len(costs)), [len(some) for some in rows])
+        limits = np.where(sought[:, None] == np.arange(len(costs)), np.inf, maxima)
+        rows_of = np.concatenate(rows)
+        search = self._knapsack(rows_of, sought, limits, sought, self._blocked(), num_groups=len(costs))
+        search.solve(self._max_nodes)
+        result: dict[str, tuple[Nearest, Genomes | None]] = {}
+        for number, cost in enumerate(costs):
+            value = float(search.value[number])
+            genome = search.genomes[number] if math.isfinite(value) else None
+            result[cost.name] = Nearest(value, bool(search.proven[number])), genome
+        return result
+
+    def _nearest_peak(self, peak: PeakCost) -> tuple[Nearest, Genomes | None]:
+        """The nearest budget of a peak: a bisection of its values, each of which forbids what is above it."""
+        maxima, rows = self._bounded[1], self._others_met(peak)
+        if not len(rows):
+            return Nearest(math.inf, True), None
+        values, nodes, proven, found = np.unique(peak.conditioned[rows]), self._max_nodes, True, None
+        low, high = int(np.searchsorted(values, peak.floors[rows].min())) - 1, len(values)
+        first = [low + 1, high - 1]  # mostly the floor is it, or nothing helps
+        multipliers = None
+        while low + 1 < high:
+            middle = first.pop(0) if first else (low + high) // 2
+            search = self._knapsack(
+                rows,
+                np.zeros(len(rows), np.intp),
+                np.tile(maxima, (len(rows), 1)),
+                np.zeros(len(rows), np.intp),
+                self._blocked(but=peak) | (peak.conditioned > values[middle]),
+                num_groups=1,
+                first=True,
+                multipliers=multipliers,
+            )
+            nodes -= search.solve(nodes)
+            multipliers = search.multipliers
+            if np.isfinite(search.value[0]):
+                found = search.genomes[0]
+                high = int(np.searchsorted(values, peak(search.genomes)[0]))
+            else:
+                proven &= bool(search.proven[0])
+                low = middle
+        return Nearest(math.inf if found is None else float(values[high]), proven), found
+
+    def _refusal(self, complete: bool, nearest: Mapping[str, Nearest], genomes: Genomes) -> Refused:
+        """What to raise when there is no anchor.
+
+        complete: whether that is proven. genomes: (N, G) what is within all limits but one.
+        """
+        space, limits = self.tables.space, {c.cost.name: c.max for c in self._asked}
+        complete |= any(near.proven and near.value > limits[name] for name, near in nearest.items())
+        costs = [constraint.cost for constraint in self._asked]
+        maxima = np.array(list(limits.values()))
+        candidates = genomes if len(genomes) else np.concatenate([cost.cheapest[self._open] for cost in costs])
+        needed = np.stack([cost(candidates) for cost in costs], axis=1)  # (N, L)
+        closest = int((needed / maxima).max(1).argmin())
         error = Infeasible if complete else NotProven
-        return error(message, floors=self.floors, limits=limits, smallest=space.decode(genome), costs=costs)
+        return error(
+            self._reason(complete, limits, nearest),
+            floors=self.floors,
+            nearest=nearest,
+            limits=limits,
+            smallest=space.decode(space.canonical(candidates[closest])),
+            costs=dict(zip(limits, needed[closest].tolist(), strict=True)),
+        )
+
+    def _reason(self, complete: bool, limits: Mapping[str, float], nearest: Mapping[str, Nearest]) -> str:
+        """A refusal in words: the limit furthest below its floor, or that several fail together, and what to raise."""
+        floors = self.floors
+        worst = max(limits, key=lambda name: floors[name] / limits[name])
+        if math.isinf(floors[worst]):
+            return f"{worst} cannot be predicted for any architecture {self._where}; measure the device there first"
+        if floors[worst] > limits[worst]:
+            reason = (
+                f"{worst} is limited to {_exact(limits[worst])}, and no architecture {self._where} is below "
+                f"{_rounded_up(floors[worst])}; "
+            )
+            if math.isfinite(least := nearest[worst].value):
+                return f"{reason}raise the limit to at least {_rounded_up(least)}"
+            return f"{reason}raising it alone is not enough, for the other limits cannot be met together either"
+        together = ", ".join(f"{name} {_exact(value)}" for name, value in limits.items())
+        raised = [
+            f"{name} to at least {_rounded_up(near.value)}"
+            for name, near in nearest.items()
+            if math.isfinite(near.value)
+        ]
+        advice = f"raise {' or '.join(raised)}" if raised else "raise more than one"
+        if complete:
+            return (
+                f"each of these limits can be met alone, but no architecture {self._where} meets them together: "
+                f"{together}; {advice}"
+            )
+        return (
+            f"no architecture {self._where} was found within all of these limits, nor proven impossible: {together}; "
+            f"{advice}"
+        )
+
+
+def _allowed(space: SearchSpace, resolution: int | None, max_resolution: int | None) -> NDArray[np.bool_]:
+    """(R,) which resolutions are allowed. Raises ValueError where none is."""
+    if resolution is not None and resolution not in space.resolutions:
+        raise ValueError(f"resolution is {resolution}; {space.name} has {', '.join(map(str, space.resolutions))}")
+    most = math.inf if max_resolution is None else max_resolution
+    if resolution is not None and resolution > most:
+        raise ValueError(f"resolution is {resolution}, and max_resolution {max_resolution}; leave one of them out")
+    if min(space.resolutions) > most:
+        raise ValueError(f"max_resolution is {max_resolution}; the least of {space.name} is {min(space.resolutions)}")
+    return np.array([resolution in (None, side) and side <= most for side in space.resolutions])
 
 
 def _walk(start: NDArray[np.int16], goal: NDArray[np.int16], order: NDArray[np.float32], time: Floats) -> Genomes:
@@ -292,91 +479,3 @@ def _rounded_up(value: float) -> str:
         return _exact(value)
     digits = 5 - math.floor(math.log10(abs(value)))
     return f"{math.ceil(value * 10.0**digits) / 10.0**digits:,.{max(digits, 0)}f}"
-
-
-class _Relaxation:
-    """Whether all limits can hold at once at some resolutions: weighted sums of the limits, then branch and bound.
-
-    rows: the resolutions in question, r of them; those where an architecture turns up on the way get their anchor.
-    Each limit is taken to the sums of table values, (L, r). For positive weights that sum to 1, the least weighted sum
-    of (table sum - limit) / |limit| is a bound: above 0, no architecture is within all limits.
-    """
-
-    def __init__(self, region: Region, rows: NDArray[np.intp]) -> None:
-        costs = [constraint.cost for constraint in region.constraints]
-        self.region, self.rows = region, rows
-        self.elimination = region.tables.elimination
-        self.tables = np.stack([cost.conditioned[rows] for cost in costs])  # (L, r, F')
-        offset = np.stack([cost.offset[rows] for cost in costs])
-        self.limits = (region.maxima[:, None] - offset) / np.stack([cost.scale[rows] for cost in costs])
-        self.unit = np.maximum(np.abs(self.limits), np.finfo(np.float64).tiny)
-        self.weights = np.full(self.limits.shape, 1 / len(costs))  # (L, r), of the best bound
-        self.bound = np.full(len(rows), -np.inf)
-        self._tighten(costs)
-
-    def _tighten(self, costs: Sequence[AdditiveCost]) -> None:
-        """Raise the bounds by exponentiated subgradient steps on the weights."""
-        weights = self.weights
-        for step in range(1, MULTIPLIER_STEPS + 1):
-            result = self.elimination.eliminate(self._weighted(weights))
-            bound = result.minimum - (weights * self.limits / self.unit).sum(0)
-            better = bound > self.bound
-            self.bound[better], self.weights[:, better] = bound[better], weights[:, better]
-            genomes = self.elimination.argmin(result)
-            genomes[:, 0] = self.rows
-            self.region.anchor(genomes)
-            if not len(self.undecided()):
-                return
-            index = self.region.tables.index(genomes)
-            sums = np.stack([cost.values[index].sum(1) for cost in costs])
-            excess = np.clip((sums - self.limits) / self.unit, -1e6, 1e6)
-            step_size = 2 / math.sqrt(step) / np.maximum(np.abs(excess).max(0), 1e-12)
-            weights = np.maximum(weights * np.exp(step_size * excess), 1e-9)
-            weights = weights / weights.sum(0)
-
-    def _weighted(self, weights: Floats) -> Floats:
-        """(r, F') the weighted sum of the limits' tables."""
-        total: Floats = ((weights / self.unit)[..., None] * self.tables).sum(0)
-        return total
-
-    def undecided(self) -> NDArray[np.intp]:
-        """Which of the r rows have no architecture yet and no proof that there is none."""
-        return np.flatnonzero(~self.region.anchored[self.rows] & (self.bound <= ROUNDING))
-
-    def branch_and_bound(self, row: int, max_nodes: int) -> tuple[Genomes | None, int]:
-        """A (G,) genome within all limits at one of the rows, or None, and how many nodes that took.
-
-        None with more than `max_nodes` means that the search was cut off. Genes are chosen in the reverse of the order
-        in which they were eliminated, so the least completion of a partial genome is known exactly for every limit and
-        for the weighted sum of them, the tightest: it is the minimum plus the regrets of the choices made.
-        """
-        weighted = self._weighted(self.weights)[row]
-        eliminated = self.elimination.eliminate(np.concatenate([self.tables[:, row], weighted[None]]))
-        together = (self.weights[:, row] * self.limits[:, row] / self.unit[:, row]).sum()
-        limits = np.append(self.limits[:, row], together)
-        limits += ROUNDING * np.append(self.unit[:, row], 1)
-        buckets = self.elimination.buckets
-        root = np.zeros((1, self.elimination.num_genes), np.int8)
-        root[0, 0] = self.rows[row]
-        stack = [(len(buckets), root, eliminated.minimum[:, None])]  # bounds: (L + 1, n)
-        nodes = 0
-        while stack and nodes <= max_nodes:
-            level, genomes, bounds = stack.pop()
-            if level == 0:
-                if (inside := self.region.holds(genomes)).any():
-                    return genomes[inside.argmax()], nodes
-                continue
-            bucket = buckets[level - 1]
-            at: Any = (slice(None), *(genomes[:, gene] for gene in bucket.scope))
-            least = eliminated.messages[level - 1][at].reshape(len(limits), -1, 1)
-            regrets = eliminated.tables[level - 1][at].reshape(len(limits), least.shape[1], -1) - least
-            children = bounds[..., None] + regrets  # (L + 1, n, choices)
-            parents, choices = np.nonzero((children <= limits[:, None, None]).all(0))
-            nodes += len(parents)
-            order = np.argsort(children[-1, parents, choices], kind="stable")
-            for start in reversed(range(0, len(order), CHUNK)):
-                chosen = order[start : start + CHUNK]
-                grown = genomes[parents[chosen]]
-                grown[:, bucket.gene] = choices[chosen]
-                stack.append((level - 1, grown, children[:, parents[chosen], choices[chosen]]))
-        return None, nodes

@@ -5,6 +5,7 @@ All tables share one flat list of entries, so the costs of N genomes are one mat
 gather and a sum per cost (for peak memory, a maximum).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.elimination import Elimination, Floats
+from evolution.elimination import Eliminated, Elimination, Floats
 from evolution.moves import Moves
 from supernet.filesize import fixed_bytes, part_bytes
 from supernet.operators import Operators, block_key, flat, peak_memory
@@ -100,9 +101,9 @@ class CostTables:
         return AdditiveCost(self, "model_bytes", values, np.ones(count), offset)
 
     @cached_property
-    def peak_memory_values(self) -> Floats:
-        """(F,) bytes of single-precision activations alive at once in each entry, for one image."""
-        return self._entries(peak_memory)
+    def peak_memory_cost(self) -> "PeakCost":
+        """Bytes of single-precision activations alive at once, for one image."""
+        return PeakCost(self, "peak_memory_bytes", self._entries(peak_memory))
 
     def index(self, genomes: Genomes) -> NDArray[np.intp]:
         """(N, P) the entry of each part for (N, G) genomes, canonical or not.
@@ -129,8 +130,7 @@ class CostTables:
 
     def peak_memory_bytes(self, genomes: Genomes) -> Floats:
         """(N,) bytes of single-precision activations alive at once, for one image, of (N, G) genomes; exact."""
-        largest: Floats = self.peak_memory_values[self.index(genomes)].max(1)
-        return largest
+        return self.peak_memory_cost(genomes)
 
     def block_values(self, by_key: Mapping[str, float]) -> Floats:
         """(F,) a value per entry from one per block key; 0 where the part is dropped, inf where the key is missing."""
@@ -147,48 +147,93 @@ def on_grid(values: Floats) -> Floats:
 
 
 @dataclass(frozen=True, eq=False)
-class AdditiveCost:
-    """A cost of the form `scale[resolution] * sum of one value per part + offset[resolution]`.
+class Cost(ABC):
+    """A cost made of one value per part of the network.
 
-    name: what answers and refusals call it: `flops`, `params`, `latency_ms@DEVICE`.
-    values: (F,) a value per entry of the tables, 0 where a part is dropped, inf where the cost is unknown; put on a
-    grid (`on_grid`).
-    scale, offset: (R,) an increasing affine map per resolution; 1 and 0 unless given.
+    name: what answers and refusals call it: `flops`, `params`, `latency_ms@DEVICE`, ...
+    values: (F,) a value per entry of the tables, 0 where a part is dropped.
 
     Raises:
-        ValueError: shapes that do not fit the space, a dropped part that costs something, a map that does not increase.
+        ValueError: values of another shape, or that are no numbers, or a dropped part that costs something.
     """
 
     tables: CostTables
     name: str
     values: Floats
-    scale: Floats = field(default_factory=lambda: np.ones(0))
-    offset: Floats = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
-        resolutions = len(self.tables.space.resolutions)
-        scale = self.scale if len(self.scale) else np.ones(resolutions)
-        offset = self.offset if len(self.offset) else np.zeros(resolutions)
         if self.values.shape != (self.tables.num_entries,):
             raise ValueError(f"{self.name}: {self.tables.num_entries} values needed, not {self.values.shape}")
-        if scale.shape != (resolutions,) or offset.shape != (resolutions,):
-            raise ValueError(f"{self.name}: {resolutions} scales and offsets needed, one per resolution")
-        if not (np.isfinite(scale).all() and np.isfinite(offset).all() and (scale > 0).all()):
-            raise ValueError(f"{self.name}: scales must be positive and finite, offsets finite, not {scale}, {offset}")
         if np.isnan(self.values).any() or np.isneginf(self.values).any():
             raise ValueError(f"{self.name}: values must be numbers above -inf")
         if self.values[self.tables.dropped].any():
             raise ValueError(f"{self.name}: a dropped part must cost 0, whatever its genes say")
-        object.__setattr__(self, "values", on_grid(np.asarray(self.values, np.float64)))
-        object.__setattr__(self, "scale", scale)
-        object.__setattr__(self, "offset", offset)
 
     def __call__(self, genomes: Genomes) -> Floats:
         """(N,) the cost of (N, G) genomes; inf where the tables hold no value for one of the blocks."""
         return self.at(self.tables.index(genomes), genomes[:, 0])
 
+    @abstractmethod
     def at(self, index: NDArray[np.intp], resolution: NDArray[np.int8]) -> Floats:
         """(N,) the same from positions (N, P) already computed by `CostTables.index` and gene 0, (N,)."""
+
+    @property
+    @abstractmethod
+    def ceiling(self) -> float:
+        """A number that no cost of an architecture exceeds, unless it is inf."""
+
+    @property
+    @abstractmethod
+    def eliminated(self) -> Eliminated:
+        """The least totals per resolution."""
+
+    @cached_property
+    def conditioned(self) -> Floats:
+        """(R, F') the tables as `Elimination.condition` lays them out."""
+        return self.tables.elimination.condition(self.values)
+
+    @cached_property
+    def cheapest(self) -> Genomes:
+        """(R, G) canonical: per resolution, an architecture of least cost."""
+        genomes = self.tables.elimination.argmin(self.eliminated)
+        genomes[:, 0] = np.arange(len(genomes))
+        return self.tables.space.canonical(genomes)
+
+    @cached_property
+    def floors(self) -> Floats:
+        """(R,) the least cost per resolution, exact; inf at a resolution that the tables do not cover."""
+        return self(self.cheapest)
+
+
+@dataclass(frozen=True, eq=False)
+class AdditiveCost(Cost):
+    """A cost of the form `scale[resolution] * sum of one value per part + offset[resolution]`.
+
+    values: (F,) inf where the cost is unknown; put on a grid (`on_grid`).
+    scale, offset: (R,) an increasing affine map per resolution; 1 and 0 unless given.
+
+    Raises:
+        ValueError: shapes that do not fit the space, a map that does not increase. Also what `Cost` raises.
+    """
+
+    scale: Floats = field(default_factory=lambda: np.ones(0))
+    offset: Floats = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        resolutions = len(self.tables.space.resolutions)
+        scale = self.scale if len(self.scale) else np.ones(resolutions)
+        offset = self.offset if len(self.offset) else np.zeros(resolutions)
+        if scale.shape != (resolutions,) or offset.shape != (resolutions,):
+            raise ValueError(f"{self.name}: {resolutions} scales and offsets needed, one per resolution")
+        if not (np.isfinite(scale).all() and np.isfinite(offset).all() and (scale > 0).all()):
+            raise ValueError(f"{self.name}: scales must be positive and finite, offsets finite, not {scale}, {offset}")
+        object.__setattr__(self, "values", on_grid(np.asarray(self.values, np.float64)))
+        object.__setattr__(self, "scale", scale)
+        object.__setattr__(self, "offset", offset)
+
+    def at(self, index: NDArray[np.intp], resolution: NDArray[np.int8]) -> Floats:
+        """(N,) scaled sums."""
         return self.calibrate(self.values[index].sum(1), resolution)
 
     def calibrate(self, sums: Floats, resolution: NDArray[np.integer]) -> Floats:
@@ -197,25 +242,50 @@ class AdditiveCost:
         return scaled
 
     @cached_property
-    def conditioned(self) -> Floats:
-        """(R, F') the tables as `Elimination.condition` lays them out."""
-        return self.tables.elimination.condition(self.values)
-
-    @cached_property
     def ceiling(self) -> float:
-        """A number that no cost of an architecture exceeds, unless it is inf."""
+        """From the largest value."""
         largest = np.max(self.values, initial=0, where=np.isfinite(self.values))
         return float(self.scale.max() * largest * len(self.tables.space.parts) + np.abs(self.offset).max() + 1)
 
     @cached_property
-    def cheapest(self) -> Genomes:
-        """(R, G) canonical: per resolution, an architecture of least cost."""
-        elimination = self.tables.elimination
-        genomes = elimination.argmin(elimination.eliminate(self.conditioned))
-        genomes[:, 0] = np.arange(len(genomes))
-        return self.tables.space.canonical(genomes)
+    def eliminated(self) -> Eliminated:
+        """The least sums."""
+        return self.tables.elimination.eliminate(self.conditioned)
+
+
+@dataclass(frozen=True, eq=False)
+class PeakCost(Cost):
+    """A cost that is the largest of one value per part, such as peak memory. A limit on it forbids single entries.
+
+    Raises:
+        ValueError: a negative value. Also what `Cost` raises.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.values < 0).any():
+            raise ValueError(f"{self.name}: values must not be negative")
+
+    def at(self, index: NDArray[np.intp], resolution: NDArray[np.int8]) -> Floats:
+        """(N,) largest values."""
+        largest: Floats = self.values[index].max(1)
+        return largest
+
+    @property
+    def ceiling(self) -> float:
+        """The largest value."""
+        return float(self.values.max())
 
     @cached_property
-    def floors(self) -> Floats:
-        """(R,) the least cost per resolution, exact; inf at a resolution that the tables do not cover."""
-        return self(self.cheapest)
+    def eliminated(self) -> Eliminated:
+        """The least of the largest values."""
+        return self.tables.elimination.eliminate(self.conditioned, np.maximum)
+
+    def excess(self, most: float) -> AdditiveCost:
+        """How many parts are above a limit, plus 1: at most 1 exactly where the cost is within the limit."""
+        return AdditiveCost(
+            self.tables,
+            self.name,
+            (self.values > most).astype(np.float64),
+            offset=np.ones(len(self.tables.space.resolutions)),
+        )

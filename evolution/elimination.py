@@ -86,6 +86,7 @@ class Elimination:
             inputs.append((scope, None, len(self.buckets)))
             self.buckets.append(Bucket(gene, scope, sources))
         self._roots = [k for k, bucket in enumerate(self.buckets) if not bucket.scope]
+        self.frontiers = [self._frontier(k) for k in range(len(self.buckets))]
 
     def _order(self, scopes: list[set[int]]) -> list[int]:
         """Every gene that a table touches, cheapest bucket first (the greedy min-weight order)."""
@@ -126,12 +127,21 @@ class Elimination:
             table = np.broadcast_to(table.transpose(axes), (self._sizes[conditioned], *(shape[a] for a in axes)))
         return table.reshape(self._sizes[conditioned], -1)
 
+    def _frontier(self, number: int) -> list[int]:
+        """Of the genes eliminated in this bucket or later, those that the buckets before depend on."""
+        scopes = {gene for bucket in self.buckets[:number] for gene in bucket.scope}
+        return sorted(scopes & {bucket.gene for bucket in self.buckets[number:]})
+
     def condition(self, values: Floats) -> Floats:
         """(F,) values of all entries -> (R, F') the tables that remain for each choice of the conditioned gene."""
         return values[self.entries]
 
-    def eliminate(self, weights: Floats) -> Eliminated:
-        """Minimise B sums of tables, (B, F') as `condition` gives them or weighted sums of those."""
+    def eliminate(self, weights: Floats, join: np.ufunc = np.add) -> Eliminated:
+        """Minimise B sums of tables, (B, F') as `condition` gives them or weighted sums of those.
+
+        join: `np.maximum` minimises the largest of the tables' values instead of their sum; none may be negative then,
+        and no total is `minimum` plus regrets.
+        """
         count = len(weights)
         tables: list[Floats] = []
         messages: list[Floats] = []
@@ -140,15 +150,15 @@ class Elimination:
             for source in bucket.sources:
                 values = messages[source.message] if source.columns is None else weights[:, source.columns]
                 values = values.reshape(count, *source.shape)
-                total = values if total is None else total + values
+                total = values if total is None else join(total, values)
             assert total is not None  # a bucket exists because a table touches its gene
             tables.append(total)
             messages.append(total.min(-1))
         minimum = np.zeros(count)
         for here in self.constants:
-            minimum += weights[:, here.start]
+            minimum = join(minimum, weights[:, here.start])
         for root in self._roots:
-            minimum += messages[root]
+            minimum = join(minimum, messages[root])
         return Eliminated(minimum, tuple(tables), tuple(messages))
 
     def argmin(self, eliminated: Eliminated) -> NDArray[np.int8]:

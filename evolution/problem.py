@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from evolution.constraints import Constraint, Region
-from evolution.costs import AdditiveCost, CostTables
+from evolution.costs import Cost, CostTables
 from evolution.elimination import Floats
 from supernet.space import Genomes
 
@@ -34,9 +34,9 @@ class Scores:
 class Problem:
     """What is searched for: the highest predicted accuracy, the least of one cost at a predicted accuracy, or a front.
 
-    constraints: hard limits. resolution: when given, the only input side allowed. minimise, min_accuracy: given
-    together, they replace the objective. pareto: one or two costs; the front of accuracy and these is then sought, over
-    all budgets up to their limits, and the best is its most accurate architecture.
+    constraints: hard limits. resolution, max_resolution: when given, the only input side allowed and the largest.
+    minimise, min_accuracy: given together, they replace the objective. pareto: one or two costs; the front of accuracy
+    and these is then sought, over all budgets up to their limits, and the best is its most accurate architecture.
 
     Raises:
         ValueError: one of `minimise` and `min_accuracy` without the other, a `min_accuracy` outside (0, 1), or a front
@@ -47,9 +47,10 @@ class Problem:
     predictor: Predictor
     constraints: tuple[Constraint, ...] = ()
     resolution: int | None = None
-    minimise: AdditiveCost | None = None
+    minimise: Cost | None = None
     min_accuracy: float | None = None
-    pareto: tuple[AdditiveCost, ...] = ()
+    pareto: tuple[Cost, ...] = ()
+    max_resolution: int | None = None
 
     def __post_init__(self) -> None:
         if (self.minimise is None) != (self.min_accuracy is None):
@@ -63,7 +64,7 @@ class Problem:
             raise ValueError("a front is over all accuracies; leave min_accuracy and the cost to minimise out")
 
     @cached_property
-    def costs(self) -> tuple[AdditiveCost, ...]:
+    def costs(self) -> tuple[Cost, ...]:
         """The C costs that answers report: the front's, the limited ones, the minimised one, FLOPs and parameters."""
         wanted = [*self.pareto, *(constraint.cost for constraint in self.constraints)]
         wanted += [self.minimise] if self.minimise else []
@@ -80,7 +81,7 @@ class Problem:
     @cached_property
     def region(self) -> Region:
         """The architectures within every limit. Raises what `Region` does."""
-        return Region(self.tables, self.bounded, self.resolution)
+        return Region(self.tables, self.bounded, self.resolution, self.max_resolution)
 
     @cached_property
     def cost_names(self) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.constraints import Refused, Region
 from evolution.elimination import Floats
 from evolution.pareto import ParetoFront, hypervolumes
 from evolution.problem import Problem, Scores
@@ -53,30 +52,6 @@ def make_strategy(name: str, problem: Problem, rng: np.random.Generator) -> Sear
     return make(problem, rng)
 
 
-class NotReached(Refused):
-    """No architecture found within the limits has the predicted accuracy asked; that there is none is not proven.
-
-    smallest: the most accurate one found. predicted_accuracy: its.
-    """
-
-    predicted_accuracy: float
-
-    @classmethod
-    def of(cls, problem: Problem, region: Region, best: Genomes, accuracy: float, costs: Mapping[str, float]) -> Self:
-        """The refusal, from the most accurate genome (G,) found within a region, and its costs."""
-        limits = {constraint.cost.name: constraint.max for constraint in problem.constraints}
-        error = cls(
-            f"min_accuracy is {problem.min_accuracy}, and the most accurate architecture found within the limits is "
-            f"predicted to reach {accuracy:.5f}; ask for that or less, or raise a limit",
-            floors={name: floor for name, floor in region.floors.items() if name in limits},
-            limits=limits,
-            smallest=problem.tables.space.decode(best),
-            costs={name: cost for name, cost in costs.items() if name in limits},
-        )
-        error.predicted_accuracy = accuracy
-        return error
-
-
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Where a search stands. best: (G,), of `predicted_accuracy`, a fraction. generation: batches evaluated so far."""
@@ -107,14 +82,16 @@ class Evaluated:
 class SearchResult:
     """The answer of a search.
 
-    best: (G,) the best genome. costs: its costs by name. front: over everything evaluated. finalists: at most 200, best
-    first. evaluated: everything, in order. two_opt: whether everything that one move or two make of `best` within the
-    limits was evaluated, and none was better. two_opt_evaluations: what the local search spent. gained_last_1000: what
-    the last 1,000 evaluated added to the best fitness. hypervolume: (generations,) of the front after each, up to the
-    problem's `reference`; empty unless a front was sought.
+    best: (G,) the best genome. reached: whether it has the predicted accuracy that was asked; otherwise it is the most
+    accurate one found, which does not prove that there is none. costs: its costs by name. front: over everything
+    evaluated. finalists: at most 200, best first. evaluated: everything, in order. two_opt: whether everything that one
+    move or two make of `best` within the limits was evaluated, and none was better. two_opt_evaluations: what the local
+    search spent. gained_last_1000: what the last 1,000 evaluated added to the best fitness. hypervolume: (generations,)
+    of the front after each, up to the problem's `reference`; empty unless a front was sought.
     """
 
     best: Genomes
+    reached: bool
     predicted_accuracy: float
     costs: Mapping[str, float]
     front: ParetoFront
@@ -322,11 +299,7 @@ class Search:
         return search
 
     def result(self) -> SearchResult:
-        """The best so far; the search's answer once `run` has ended. Only after the first step of `run`.
-
-        Raises:
-            NotReached: nothing found has the predicted accuracy that was asked.
-        """
+        """The best so far; the search's answer once `run` has ended. Only after the first step of `run`."""
         self._leader()
         evaluated, fitness = self._evaluated()
         problem, names = self.problem, self.problem.cost_names
@@ -334,12 +307,11 @@ class Search:
         finalists = Evaluated(evaluated.genomes[order], evaluated.accuracy[order], evaluated.costs[order], names)
         best, accuracy = finalists.genomes[0], float(finalists.accuracy[0])
         costs = dict(zip(names, finalists.costs[0].tolist(), strict=True))
-        if problem.min_accuracy is not None and accuracy < problem.min_accuracy:
-            raise NotReached.of(problem, self._region, best, accuracy, costs)
         spanned = problem.front_costs
         objectives = np.column_stack([1 - evaluated.accuracy, evaluated.costs[:, :spanned]])
         return SearchResult(
             best=best,
+            reached=problem.min_accuracy is None or accuracy >= problem.min_accuracy,
             predicted_accuracy=accuracy,
             costs=costs,
             front=ParetoFront.of(evaluated.genomes, evaluated.accuracy, evaluated.costs[:, :spanned], names[:spanned]),
@@ -356,7 +328,7 @@ class Search:
 
 
 def solve(problem: Problem, **settings: Any) -> SearchResult:
-    """Run a `Search` with these settings to its end. Raises what `Search` and its `result` raise."""
+    """Run a `Search` with these settings to its end. Raises what `Search` raises."""
     search = Search(problem, **settings)
     for _ in search.run():
         pass

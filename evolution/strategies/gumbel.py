@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolution.accuracy import Layer, Link
-from evolution.costs import AdditiveCost, CostTables
+from evolution.costs import AdditiveCost, Cost, CostTables
 from evolution.problem import Problem, Scores
 from evolution.strategies import State
 from supernet.space import Genomes
@@ -208,6 +208,7 @@ class _Expectation:
 
     def __init__(self, tables: CostTables) -> None:
         space = tables.space
+        self._identity = np.ones(len(space.resolutions)), np.zeros(len(space.resolutions))
         groups: dict[tuple[int, ...], list[tuple[list[int], NDArray[np.intp]]]] = {}
         for p, part in enumerate(space.parts):
             genes = sorted({0, *part.genes})
@@ -220,14 +221,19 @@ class _Expectation:
             for parts in groups.values()
         ]
 
-    def of(self, cost: AdditiveCost, unknown: float) -> "Callable[[Tensor], Tensor]":
-        """The expected cost (B,) as a function of soft genes (B, G, C). unknown: what entries without a value count."""
+    def of(self, cost: Cost, unknown: float) -> "Callable[[Tensor], Tensor]":
+        """The expected cost (B,) as a function of soft genes (B, G, C); of a peak, the largest of what parts expect.
+
+        unknown: what entries without a value count.
+        """
         import torch
 
         values = np.where(np.isfinite(cost.values), cost.values, unknown)
-        offset, groups = torch.from_numpy(cost.offset), []
+        added = isinstance(cost, AdditiveCost)
+        scales, offsets = (cost.scale, cost.offset) if isinstance(cost, AdditiveCost) else self._identity
+        offset, groups = torch.from_numpy(offsets), []
         for genes, entries in self._groups:
-            scale = cost.scale.reshape(-1, *(1 for _ in entries.shape[2:]))  # the first of a part's genes
+            scale = scales.reshape(-1, *(1 for _ in entries.shape[2:]))  # the first of a part's genes
             groups.append((genes, torch.from_numpy(values[entries] * scale)))
 
         def expected(soft: "Tensor") -> "Tensor":
@@ -237,7 +243,7 @@ class _Expectation:
                 for k in reversed(range(genes.shape[1])):
                     likely = soft[:, genes[:, k], : table.shape[1 + k]]  # (B, P, n)
                     left = (left * likely.reshape(*likely.shape[:2], *(1 for _ in range(k)), -1)).sum(-1)
-                total = total + left.sum(1)
+                total = total + left.sum(1) if added else torch.maximum(total, left.amax(1))
             return total
 
         return expected

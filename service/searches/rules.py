@@ -13,7 +13,7 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from evolution.constraints import Infeasible, Limit, Refused, constrain, cost_of
-from evolution.costs import AdditiveCost
+from evolution.costs import Cost
 from evolution.pareto import crowding_distances, dominance_ranks
 from evolution.problem import MOST_FRONT_COSTS, Problem
 from evolution.search import Search, SearchResult
@@ -230,7 +230,7 @@ def make_problem(context: Context, question: Question) -> Problem:
     latency = {name: context.latency_model(row, tables) for name, row in question.latency_models.items()}
     request = question.request
 
-    def sought(cost: str) -> AdditiveCost:
+    def sought(cost: str) -> Cost:
         return cost_of(Limit(cost, 1.0, request["device"] if cost == "latency_ms" else None), tables, latency)
 
     problem = Problem(

@@ -15,7 +15,7 @@ from evolution.constraints import (
     Region,
     constrain,
 )
-from evolution.costs import AdditiveCost, CostTables
+from evolution.costs import AdditiveCost, Cost, CostTables, PeakCost
 from supernet.families import preset
 from tests.evolution.tiny import TINY, enumerate_space, random_cost
 
@@ -140,6 +140,59 @@ def test_two_devices_that_know_different_blocks_have_nothing_in_common() -> None
         Region(TABLES, [Constraint(cost, 100.0) for cost in costs], 8)
 
 
+def test_nearest_budgets_and_peaks_are_those_of_enumeration() -> None:
+    """Sums and a peak together, in the lowest twelfth of their ranges, where some can be met and some cannot."""
+    outcomes = set()
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        costs: list[Cost] = [random_cost(TABLES, rng, f"cost{i}") for i in range(rng.integers(0, 3))]
+        whole = np.where(TABLES.dropped, 0.0, rng.integers(0, 12, TABLES.num_entries))
+        costs.append([TABLES.peak_memory_cost, PeakCost(TABLES, "peak", whole), TABLES.model_bytes_cost][seed % 3])
+        values = np.stack([cost(ALL) for cost in costs], axis=1)
+        maxima = [float(np.sort(column)[int(rng.uniform(0, 0.12) * len(ALL))]) for column in values.T]
+        maxima = [most * 0.99 if rng.random() < 0.1 else most for most in maxima]
+        met = values <= maxima
+        decision = decide([Constraint(cost, most) for cost, most in zip(costs, maxima, strict=True)])
+        if isinstance(decision, Region):
+            outcomes.add("met")
+            assert (decision.holds(ALL) == met.all(1)).all()
+            assert set(np.flatnonzero(decision.anchored)) == set(ALL[met.all(1), 0].tolist())
+            assert decision.holds(decision.anchors[decision.anchored]).all()
+            assert decision.holds(decision.repair(ALL[rng.choice(len(ALL), 50)], rng)).all()
+            continue
+        assert isinstance(decision, Infeasible)
+        assert not met.all(1).any()
+        for i, cost in enumerate(costs):
+            others = np.delete(met, i, axis=1).all(1)
+            nearest = decision.nearest[cost.name]
+            assert nearest.proven
+            assert nearest.value == pytest.approx(values[others, i].min() if others.any() else np.inf, rel=1e-9)
+            assert decision.floors[cost.name] == values[:, i].min()
+            outcomes.add("one is to be raised" if others.any() else "several are")
+            if others.any():
+                enough = [Constraint(c, nearest.value if c is cost else m) for c, m in zip(costs, maxima, strict=True)]
+                assert isinstance(decide(enough), Region)
+        smallest = TINY.encode(decision.smallest)[None]
+        assert [cost(smallest)[0] for cost in costs] == pytest.approx(list(decision.costs.values()))
+    assert outcomes == {"met", "one is to be raised", "several are"}
+
+
+def test_a_largest_resolution_restricts_region_and_floors() -> None:
+    cost = random_cost(TABLES, np.random.default_rng(3))
+    floors = [min(cost.floors[: r + 1]) for r in range(3)]
+    for r, side in enumerate(TINY.resolutions):
+        with pytest.raises(Infeasible, match=f"up to resolution {side}") as caught:
+            Region(TABLES, [Constraint(cost, floors[r] * 0.99)], max_resolution=side)
+        assert caught.value.floors == {"random": floors[r]}
+        region = Region(TABLES, (), max_resolution=side)
+        assert np.unique(region.repair(ALL, np.random.default_rng(0))[:, 0]).tolist() == list(range(r + 1))
+    assert Region(TABLES, (), 8, 12).anchored.tolist() == [True, False, False]
+    with pytest.raises(ValueError, match="max_resolution is 7; the least of tiny is 8"):
+        Region(TABLES, (), max_resolution=7)
+    with pytest.raises(ValueError, match="resolution is 16, and max_resolution 12"):
+        Region(TABLES, (), 16, 12)
+
+
 @pytest.mark.parametrize("slack", [1.0, 1.001, 1.2, 2.0])
 def test_repair_ends_inside_and_leaves_alone_what_is_inside(slack: float) -> None:
     constraints = [
@@ -175,13 +228,17 @@ def test_limits_are_checked_when_they_are_made() -> None:
     assert Limit("latency_ms", 1, "board").name == "latency_ms@board"
     assert Limit("latency_ms", 1, "board", 0.9).name == "latency_ms@board@0.9"
     for arguments, message in [
-        (("speed", 1.0), "unknown cost 'speed'; the costs are flops, params, latency_ms"),
+        (
+            ("speed", 1.0),
+            "unknown cost 'speed'; the costs are flops, params, latency_ms, model_bytes, peak_memory_bytes",
+        ),
         (("flops", -1.0), "limit of flops is -1.0"),
         (("flops", 0.0), "positive"),
         (("flops", float("nan")), "limit of flops is nan"),
         (("flops", float("inf")), "limit of flops is inf"),
         (("latency_ms", 1.0), "latency_ms needs a device"),
         (("flops", 1.0, "board"), "same on every device"),
+        (("peak_memory_bytes", 1.0, "board"), "same on every device"),
         (("latency_ms", 1.0, "board", 1.0), "between 0.5 and 1"),
         (("flops", 1.0, None, 0.9), "latency takes one"),
     ]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evolution.costs import AdditiveCost, CostTables, on_grid
+from evolution.costs import AdditiveCost, CostTables, PeakCost, on_grid
 from supernet.families import preset
 from supernet.operators import block_key
 from supernet.space import Genomes, SearchSpace
@@ -64,6 +64,23 @@ def test_floors_equal_enumeration_bit_for_bit(seed: int) -> None:
         assert cost.floors[r] == cost(cost.cheapest[[r]])[0]
     assert (cost.cheapest == TINY.canonical(cost.cheapest)).all()
     assert everything.max() <= cost.ceiling
+
+
+def test_a_peak_is_the_largest_of_its_parts_and_its_floors_equal_enumeration() -> None:
+    tables = TABLES["tiny"]
+    random = np.where(tables.dropped, 0.0, np.random.default_rng(0).exponential(1, tables.num_entries))
+    for cost in (tables.peak_memory_cost, PeakCost(tables, "random", random)):
+        everything = cost(ALL)
+        assert everything.tolist() == cost.values[tables.index(ALL)].max(1).tolist()
+        for r in range(len(TINY.resolutions)):
+            assert cost.floors[r] == everything[ALL[:, 0] == r].min() == cost(cost.cheapest[[r]])[0]
+        most = float(np.median(everything))
+        excess = cost.excess(most)(ALL)
+        assert ((excess <= 1) == (everything <= most)).all()
+        assert (excess == 1 + (cost.values[tables.index(ALL)] > most).sum(1)).all()
+        assert cost.ceiling >= everything.max()
+    with pytest.raises(ValueError, match="negative"):
+        PeakCost(tables, "below", -random)
 
 
 def test_what_is_unknown_everywhere_has_an_infinite_floor_and_no_part_in_others() -> None:

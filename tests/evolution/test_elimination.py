@@ -43,3 +43,22 @@ def test_minima_and_their_genomes_equal_enumeration(case: tuple[list[int], list[
             at = (genome[0], *(genome[gene] for gene in bucket.scope))
             regret += table[(*at, genome[bucket.gene])] - message[at]
         assert result.minimum[genome[0]] + regret == value
+
+
+@settings(deadline=None, max_examples=100)
+@given(table_sets())
+def test_the_least_maximum_equals_enumeration(case: tuple[list[int], list[tuple[int, ...]], int]) -> None:
+    sizes, scopes, seed = case
+    rng = np.random.default_rng(seed)
+    tables = [rng.integers(0, 20, [sizes[gene] for gene in scope]).astype(np.float64) for scope in scopes]
+    offsets = np.cumsum([0] + [table.size for table in tables])
+    elimination = Elimination(scopes, offsets[:-1].tolist(), sizes, conditioned=0)
+    result = elimination.eliminate(elimination.condition(np.concatenate([t.ravel() for t in tables])), np.maximum)
+
+    def largest(genome: tuple[int, ...]) -> float:
+        return float(max(t[tuple(genome[g] for g in scope)] for t, scope in zip(tables, scopes, strict=True)))
+
+    genomes = elimination.argmin(result)
+    for choice in range(sizes[0]):
+        least = min(largest(genome) for genome in product(*map(range, sizes)) if genome[0] == choice)
+        assert result.minimum[choice] == least == largest((choice, *genomes[choice, 1:].tolist()))

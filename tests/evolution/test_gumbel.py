@@ -80,6 +80,14 @@ def test_a_minimised_cost_is_the_gain_and_the_accuracy_a_limit() -> None:
     assert ((excess.numpy()[:, -1] > 0) == below).all()
 
 
+def test_at_one_hot_genes_a_peak_is_the_largest_of_its_parts() -> None:
+    peak, limit = TABLES.peak_memory_cost, float(np.median(TABLES.peak_memory_bytes(ALL)))
+    problem = Problem(TABLES, network(TINY, 0), (Constraint(peak, limit),), minimise=peak, min_accuracy=0.42)
+    gain, excess = Relaxation(problem)(hot(TINY, ALL), 0.1)
+    assert gain.numpy() == pytest.approx(-peak(ALL) / peak(ALL).min())
+    assert ((excess.numpy()[:, 0] > 0) == (peak(ALL) > limit)).all()
+
+
 @pytest.mark.parametrize("kind", [Gumbel, SoftGumbel])
 def test_it_climbs_to_within_the_limits(kind: type[Gumbel]) -> None:
     problem = digits_problem()

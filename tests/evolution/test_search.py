@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from evolution.constraints import Constraint, Infeasible, Limit, constrain
-from evolution.costs import AdditiveCost, CostTables
+from evolution.costs import AdditiveCost, CostTables, PeakCost
 from evolution.elimination import Floats
 from evolution.latency import LatencyModel
 from evolution.pareto import non_dominated
 from evolution.problem import Predictor, Problem
-from evolution.search import STRATEGIES, NotReached, Search, SearchResult, make_strategy, solve
+from evolution.search import STRATEGIES, Search, SearchResult, make_strategy, solve
 from supernet.families import preset
 from supernet.operators import flat
 from supernet.space import Genomes
-from tests.evolution.tiny import TINY, enumerate_space, random_cost, smooth_accuracy
+from tests.evolution.tiny import TINY, Additive, enumerate_space, random_cost, smooth_accuracy
 
 TABLES = CostTables(TINY)
 ALL = enumerate_space(TINY)
@@ -101,14 +101,53 @@ def test_the_least_cost_at_an_accuracy_is_that_of_enumeration(minimum: float) ->
     assert result.front.names == ("random",)
 
 
-def test_an_accuracy_that_nothing_has_is_refused_with_the_best_there_is() -> None:
+def test_an_accuracy_that_nothing_has_is_answered_with_the_most_accurate_and_says_so() -> None:
     predictor = smooth_accuracy(TINY, np.random.default_rng(2))
     best = predictor.predict(ALL).max()
     problem = Problem(TABLES, predictor, minimise=TABLES.flops_cost, min_accuracy=float(best + 1) / 2)
-    with pytest.raises(NotReached, match="most accurate architecture found") as caught:
-        solve(problem)
-    assert caught.value.predicted_accuracy == pytest.approx(best)
-    assert predictor.predict(TINY.encode(caught.value.smallest)[None])[0] == pytest.approx(best)
+    result = solve(problem)
+    assert not result.reached
+    assert result.predicted_accuracy == pytest.approx(best)
+    limited = Problem(
+        TABLES,
+        predictor,
+        flops_at_most(TABLES, float(np.median(TABLES.flops(ALL)))),
+        minimise=TABLES.params_cost,
+        min_accuracy=float(best),
+    )
+    inside = TABLES.flops(ALL) <= limited.constraints[0].max
+    result = solve(limited)
+    assert result.reached == (result.predicted_accuracy >= best)
+    assert not result.reached
+    assert result.predicted_accuracy == pytest.approx(predictor.predict(ALL[inside]).max())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_least_peak_memory_at_an_accuracy_is_that_of_enumeration(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    predictor = smooth_accuracy(TINY, rng)
+    peak = PeakCost(TABLES, "peak", np.where(TABLES.dropped, 0.0, rng.exponential(1, TABLES.num_entries)))
+    least = float(np.quantile(predictor.predict(ALL), 0.7))
+    result = solve(Problem(TABLES, predictor, minimise=peak, min_accuracy=least), seed=seed)
+    assert result.reached
+    assert result.costs["peak"] == peak(ALL[predictor.predict(ALL) >= least]).min()
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_no_strategy_exceeds_a_limit_on_peak_memory_beside_others(strategy: str) -> None:
+    predictor = Additive(DIGITS.space, np.full(DIGITS.space.num_genes, 0.05))  # the more, the better
+    some = DIGITS.space.sample(np.random.default_rng(0), 2000)
+    limits = [
+        Limit(cost, float(np.quantile(values, 0.3)))
+        for cost, values in (("peak_memory_bytes", DIGITS.peak_memory_bytes(some)), ("params", DIGITS.params(some)))
+    ]
+    problem = Problem(DIGITS, predictor, constrain(limits, DIGITS, {}))
+    result = solve(problem, strategy=strategy, evaluations=1500)
+    seen = result.evaluated.genomes
+    assert len(seen) > 100
+    assert (DIGITS.peak_memory_bytes(seen) <= limits[0].max).all()
+    assert (DIGITS.params(seen) <= limits[1].max).all()
+    assert len(np.unique(DIGITS.peak_memory_bytes(seen))) > 3
 
 
 def test_a_minimised_cost_is_one_that_can_be_predicted() -> None:

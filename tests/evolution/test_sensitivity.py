@@ -117,3 +117,18 @@ def test_equal_answers_have_equal_sensitivities() -> None:
     first, second = (sensitivities(asked, answer) for _ in range(2))
     assert first == second
     assert all(isinstance(one, Sensitivity) for one in first)
+
+
+def test_a_limit_on_peak_memory_is_read_off_like_the_others() -> None:
+    tables = CostTables(TINY)
+    sample = TINY.sample(np.random.default_rng(0), 200)
+    peak = Constraint(tables.peak_memory_cost, float(np.quantile(tables.peak_memory_bytes(sample), 0.5)))
+    asked = Problem(tables, smooth_accuracy(TINY, np.random.default_rng(0)), (peak,), max_resolution=12)
+    answer = solve(asked, evaluations=300).best
+    (found,) = sensitivities(asked, answer)
+    genomes = near(answer)
+    genomes = genomes[genomes[:, 0] < 2]
+    accuracy, costs = asked.predictor.predict(genomes), peak.cost(genomes)
+    now = asked.predictor.predict(answer[None])[0]
+    assert found.gained == pytest.approx(accuracy[costs <= peak.max * (1 + STEP)].max() - now)
+    assert found.lost == pytest.approx(max(0.0, now - accuracy[costs <= peak.max * (1 - STEP)].max()))
