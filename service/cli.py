@@ -58,6 +58,8 @@ class CostOption(StrEnum):
     latency_ms = "latency_ms"
     flops = "flops"
     params = "params"
+    model_bytes = "model_bytes"
+    peak_memory_bytes = "peak_memory_bytes"
 
 
 class BatchNormOption(StrEnum):
@@ -279,7 +281,14 @@ def search(
     ] = None,
     max_flops: Annotated[str | None, typer.Option(help="Hard limit in multiply-adds, as in 300M.")] = None,
     max_params: Annotated[str | None, typer.Option(help="Hard limit, as in 4.5M.")] = None,
+    max_model_bytes: Annotated[
+        str | None, typer.Option(help="Hard limit on the ONNX file, as in 1.5MB or 2MiB: MB is 10^6, MiB 2^20 bytes.")
+    ] = None,
+    max_peak_memory: Annotated[
+        str | None, typer.Option(help="Hard limit on activations alive at once, one image in fp32, as in 512KB.")
+    ] = None,
     resolution: Annotated[int | None, typer.Option(help="The only input side allowed, pixels.")] = None,
+    max_resolution: Annotated[int | None, typer.Option(help="The largest input side allowed, pixels.")] = None,
     minimise: Annotated[
         CostOption | None, typer.Option(help="The cost to make least at --min-accuracy, instead of the best accuracy.")
     ] = None,
@@ -293,7 +302,13 @@ def search(
     from service.display import show_found, show_refused
     from service.offline import search_bundle
 
-    limits = read_limits({"flops": max_flops, "params": max_params}, max_latency_ms or [])
+    typed = {
+        "flops": max_flops,
+        "params": max_params,
+        "model_bytes": max_model_bytes,
+        "peak_memory_bytes": max_peak_memory,
+    }
+    limits = read_limits(typed, max_latency_ms or [])
     least = None if min_accuracy is None else fraction(min_accuracy)
     opened = _open(bundle)
     try:
@@ -302,6 +317,7 @@ def search(
             limits,
             device=device,
             resolution=resolution,
+            max_resolution=max_resolution,
             minimise=minimise and minimise.value,
             min_accuracy=least,
             budget=budget,

@@ -170,14 +170,23 @@ def tau(card: Mapping[str, Any]) -> str:
 
 
 def show_refused(problem: Mapping[str, Any], genes: Sequence[str], console: Console) -> None:
-    """The refusal of `supple search`: every limit as asked, its floor, and the architecture that comes closest."""
+    """The refusal of `supple search`: limits as asked, their floors alone and with the others held, what is closest."""
     costs = problem["smallest"]["costs"]
-    table = Table("limit", "asked", "floor", "of the closest architecture")
+    columns = ("asked", "floor", "with the others held", "of the closest architecture")
+    table = Table(Column("limit", no_wrap=True), *columns)
     for name, asked in problem["limits"].items():
-        table.add_row(name, _exact(asked), _exact(problem["floors"][name]), _exact(costs[name]))
+        floor, nearest = problem["floors"][name], _nearest(problem["nearest"][name])
+        table.add_row(name, _exact(asked), _exact(floor), nearest, _exact(costs[name]))
     console.print(table)
     console.print("the closest architecture:")
     console.print("\n".join(architecture_lines(problem["smallest"]["arch"], genes)))
+
+
+def _nearest(budget: Mapping[str, Any]) -> str:
+    """What a limit would have to be, every other one held."""
+    if budget["max"] is None:
+        return "none" if budget["proven"] else "none found"
+    return _exact(budget["max"]) + ("" if budget["proven"] else ", not proven the least")
 
 
 def _exact(value: float | None) -> str:
@@ -194,7 +203,8 @@ def show_found(found: Mapping[str, Any], console: Console) -> None:
         return f"   limit {_exact(limits[cost])}" if cost in limits else ""
 
     console.print("\n".join(architecture_lines(best["arch"], found["block_genes"])))
-    console.print(f"predicted accuracy     {best['predicted_accuracy']:.4f}", highlight=False)
+    reached = "" if found["min_accuracy_reached"] is not False else f"   {found['min_accuracy']:g} was not reached"
+    console.print(f"predicted accuracy     {best['predicted_accuracy']:.4f}{reached}", highlight=False)
     for device, ms in best["predicted_latency_ms"].items():
         limit = against(f"latency_ms@{device}")
         console.print(f"predicted latency      {ms:.4g} ms on {device}{limit}", highlight=False)

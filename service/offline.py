@@ -33,6 +33,7 @@ def search_bundle(
     *,
     device: str | None = None,
     resolution: int | None = None,
+    max_resolution: int | None = None,
     minimise: str | None = None,
     min_accuracy: float | None = None,
     budget: int = 5_000,
@@ -40,13 +41,19 @@ def search_bundle(
 ) -> dict[str, Any]:
     """The best architecture by prediction within hard limits, as JSON.
 
-    limits, device, resolution, minimise, min_accuracy: as `problem_of` takes them.
+    limits, device, resolution, max_resolution, minimise, min_accuracy: as `problem_of` takes them.
 
     Raises:
         Infeasible (a ValueError): with each limit's floor. Also what `problem_of` raises.
     """
     problem, models = problem_of(
-        bundle, limits, device=device, resolution=resolution, minimise=minimise, min_accuracy=min_accuracy
+        bundle,
+        limits,
+        device=device,
+        resolution=resolution,
+        max_resolution=max_resolution,
+        minimise=minimise,
+        min_accuracy=min_accuracy,
     )
     tables = problem.tables
     started = time.perf_counter()
@@ -69,6 +76,8 @@ def search_bundle(
             "model_bytes": int(tables.model_bytes(best)[0]),
             "peak_memory_bytes": int(tables.peak_memory_bytes(best)[0]),
         },
+        "min_accuracy": min_accuracy,
+        "min_accuracy_reached": None if min_accuracy is None else result.reached,
         "sensitivity": [one.to_json() for one in sensitivities(problem, result.best)],
         "block_genes": [gene.name for gene in bundle.space.block_genes],
         "limits": {constraint.cost.name: constraint.max for constraint in problem.constraints},
@@ -87,13 +96,15 @@ def problem_of(
     *,
     device: str | None = None,
     resolution: int | None = None,
+    max_resolution: int | None = None,
     minimise: str | None = None,
     min_accuracy: float | None = None,
 ) -> tuple[Problem, dict[str, LatencyModel]]:
     """What `search_bundle` searches for, and the latency models of the devices named, `device` first, by their names.
 
     limits: per cost, the most it may be; `latency_ms` on `device`, `latency_ms@OTHER` on another one. device, OTHER:
-    inside the bundle, or a file of measurements. minimise: the cost to make least at `min_accuracy`.
+    inside the bundle, or a file of measurements. resolution, max_resolution: the only input side allowed, and the
+    largest. minimise: the cost to make least at `min_accuracy`.
 
     Raises:
         ValueError: a bundle without a predictor, a limit on latency without a device, measurements of another space.
@@ -120,7 +131,16 @@ def problem_of(
     predictor = AccuracyPredictor.load(bundle.predictor_path, bundle.space)
     constraints = constrain([limit(name, most) for name, most in limits.items()], tables, models)
     least = None if minimise is None else cost_of(limit(minimise, 1.0), tables, models)
-    return Problem(tables, predictor, constraints, resolution, least, min_accuracy), models
+    problem = Problem(
+        tables,
+        predictor,
+        constraints,
+        resolution,
+        minimise=least,
+        min_accuracy=min_accuracy,
+        max_resolution=max_resolution,
+    )
+    return problem, models
 
 
 def latency_model_of(bundle: Bundle, tables: CostTables, device: str) -> LatencyModel:

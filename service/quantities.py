@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 Units = Mapping[str, float]  # in small letters, and what each multiplies by
 
 COUNTS: Units = {"k": 1e3, "m": 1e6, "g": 1e9}
+BYTES: Units = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
 MILLISECONDS: Units = {"ms": 1.0}
 PLAIN: Units = {}
 BYTE_COSTS = ("model_bytes", "peak_memory_bytes")
@@ -13,7 +14,13 @@ SCALES = (  # of counts, and of bytes
     (("G", 1e9), ("M", 1e6), ("k", 1e3)),
     (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10)),
 )
-UNITS: Mapping[str, Units] = {"flops": COUNTS, "params": COUNTS, "latency_ms": MILLISECONDS}  # of each cost's limit
+UNITS: Mapping[str, Units] = {  # of each cost's limit
+    "flops": COUNTS,
+    "params": COUNTS,
+    "latency_ms": MILLISECONDS,
+    **dict.fromkeys(BYTE_COSTS, BYTES),
+}
+FORMS = {"ms": "8.5ms", "k": "4.5k", "m": "300M", "g": "1.2G", "kb": "512KB", "mb": "1.5MB", "mib": "2MiB"}
 
 
 def quantity(text: str, units: Units) -> float:
@@ -23,12 +30,11 @@ def quantity(text: str, units: Units) -> float:
         ValueError: anything else, or no finite positive number.
     """
     lowered = text.strip().lower()
-    unit = next((unit for unit in units if lowered.endswith(unit)), "")
+    unit = max((unit for unit in units if lowered.endswith(unit)), key=len, default="")
     try:
         value = float(lowered.removesuffix(unit)) * units.get(unit, 1.0)
     except ValueError as error:
-        forms = {"ms": "8.5ms", "k": "4.5k", "m": "300M", "g": "1.2G"}
-        examples = " or ".join(["8.5", *(forms[unit] for unit in units)])
+        examples = " or ".join(["8.5", *(FORMS[unit] for unit in units if unit in FORMS)])
         raise ValueError(f"{text!r} is not a quantity here; write it as {examples}") from error
     if not 0 < value < float("inf"):
         raise ValueError(f"{text!r} is not a limit; a positive number is needed")

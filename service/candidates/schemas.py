@@ -7,7 +7,7 @@ from pydantic import Field
 
 from service.schemas import Answer
 
-Cost = Literal["latency_ms", "flops", "params"]
+Cost = Literal["latency_ms", "flops", "params", "model_bytes", "peak_memory_bytes"]
 
 
 class MeasuredLatency(Answer):

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ValidationError
 
-from service.quantities import COUNTS, UNITS, Units, fraction, quantity
+from service.quantities import BYTES, COUNTS, UNITS, Units, fraction, quantity
 from service.searches.rules import SHORTHANDS
 from service.searches.schemas import SearchIn
 
@@ -34,6 +34,9 @@ class Budget(BaseModel):
     max_latency_ms: str = ""
     max_flops: str = ""
     max_params: str = ""
+    max_model_bytes: str = ""
+    max_peak_memory_bytes: str = ""
+    max_resolution: str = ""
     min_accuracy: str = ""
     objective: str = ""
     front: str = ""
@@ -51,8 +54,9 @@ class Budget(BaseModel):
             texts |= {"min_accuracy": f"{100 * request['min_accuracy']:.10g}%", "objective": request["objective"]}
         if request["objectives"]:
             texts["front"] = request["objectives"][0]
-        resolution = str(request["resolution"] or "")
-        return cls(**texts, resolution=resolution, verify="on" if request["verify"] else "")
+        for field in ("resolution", "max_resolution"):
+            texts[field] = str(request.get(field) or "")
+        return cls(**texts, verify="on" if request["verify"] else "")
 
     def question(self) -> SearchIn:
         """The question it asks.
@@ -95,7 +99,18 @@ READERS: Mapping[str, Callable[[str], Any]] = {
     **{COST_FIELDS[cost]: partial(quantity, units=units) for cost, units in UNITS.items()},
     "min_accuracy": fraction,
     "resolution": int,
+    "max_resolution": int,
 }
+SIZES = (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1))
+BYTE_SIZES = (
+    ("GB", 1e9),
+    ("GiB", 2.0**30),
+    ("MB", 1e6),
+    ("MiB", 2.0**20),
+    ("KB", 1e3),
+    ("KiB", 2.0**10),
+    ("", 1),
+)
 
 
 def rounded_up(value: float, digits: int = 4) -> float:
@@ -107,9 +122,10 @@ def rounded_up(value: float, digits: int = 4) -> float:
 
 def written(value: float, units: Units = COUNTS) -> str:
     """A limit as one types it: the shortest text that is read as the same number."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1)):
-        text = f"{value / size:.4g}{unit}"
-        readable = not unit or unit.lower() in units
-        if readable and value >= size and "e" not in text and quantity(text, units) == value:
-            return text
-    return repr(value) if value != round(value) else str(round(value))
+    texts = [
+        text
+        for unit, size in (BYTE_SIZES if units is BYTES else SIZES)
+        if (not unit or unit.lower() in units) and value >= size and "e" not in (text := f"{value / size:.4g}{unit}")
+    ]
+    exact = [text for text in texts if quantity(text, units) == value]
+    return min(exact, key=len, default=repr(value) if value != round(value) else str(round(value)))

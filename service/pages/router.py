@@ -19,6 +19,7 @@ from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 from starlette.exceptions import HTTPException
 
+from evolution.constraints import Limit, cost_of
 from service import errors
 from service.auth import COOKIE, require_key
 from service.candidates import rules as candidates
@@ -236,7 +237,7 @@ def ranges(context: Context, supernet: SupernetOut, device: str | None) -> dict[
     """By field of the form: the least its cost can be, and what the largest architecture has."""
     with context.database.reading() as session:
         tables = context.loaded(supernet_queries.get(session, supernet.id)).tables
-        costs = {"flops": tables.flops_cost, "params": tables.params_cost}
+        costs = {name: cost_of(Limit(name, 1.0), tables, {}) for name in show.COUNTED}
         if device is not None:
             row = device_queries.models_for(session, [device], supernet.space_hash)[device]
             costs["latency_ms"] = context.latency_model(row, tables).cost("latency_ms")

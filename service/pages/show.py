@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from service.pages.budget import written
-from service.quantities import handy, rounded
+from service.quantities import UNITS, handy, rounded
 
 GAP = "\N{NARROW NO-BREAK SPACE}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -108,11 +108,20 @@ def cost(value: float | None, name: str) -> str:
 
 
 def asked(value: float, name: str) -> str:
-    """A limit for people, exactly: `0.06 ms`, `1.2 M`, `1,163,480`."""
+    """A limit for people, exactly: `0.06 ms`, `1.2 M`, `1.5 MB`, `1,163,480`."""
     if name.startswith("latency_ms"):
         return f"{value:.10g}{GAP}ms"
-    text = written(value)
-    return text[:-1] + GAP + text[-1] if text[-1].isalpha() else f"{value:,.10g}"
+    text = written(value, UNITS[name])
+    number = text.rstrip("GMKkiB")
+    return number + GAP + text[len(number) :] if number != text else f"{value:,.10g}"
+
+
+def nearest(budget: Mapping[str, Any] | None, name: str) -> str:
+    """What a limit would have to be with every other one held: `0.0430 ms`, `none`, `978 k (not proven)`."""
+    if budget is None:  # of a refusal stored by an earlier release
+        return UNKNOWN
+    text = "none" if budget["max"] is None else cost(budget["max"], name)
+    return text if budget["proven"] else f"{text} (not proven)"
 
 
 def cost_name(name: str) -> str:
@@ -159,5 +168,5 @@ def sentence(text: str) -> str:
 
 FILTERS = {
     function.__name__: function
-    for function in (stages, percent, milliseconds, cost, asked, cost_name, axis, kind, rate, when, sentence)
+    for function in (stages, percent, milliseconds, cost, asked, nearest, cost_name, axis, kind, rate, when, sentence)
 }

@@ -29,6 +29,7 @@ def show(session: Session, context: Context, search: models.Search, *, from_stor
     return SearchOut(
         **_summary(search, best),
         limits=_limits(search, best),
+        min_accuracy_reached=findings.get("reached"),
         front=_from_least([found[one.id] for one in kept], search.request),
         front_size=findings.get("front_size"),
         hypervolume=findings.get("hypervolume"),

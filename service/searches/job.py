@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from sqlalchemy.orm import Session
 
+from evolution.constraints import Limit, cost_of
 from evolution.search import Search
 from service import models
 from service.candidates import queries as candidates
+from service.candidates.rules import genomes_of
 from service.context import Context
 from service.devices import queries as devices
 from service.errors import NotVerifiedError, problem_of
@@ -128,7 +130,7 @@ def _choose(context: Context, search_id: str, tried: Sequence[str]) -> list[str]
     """
     with context.database.reading() as session:
         ids = [candidate.id for candidate in queries.members(session, search_id)]
-        found = Found.load(session, search_id, ids)
+        found = Found.load(session, context, search_id, ids)
     slower = {
         device: median(found.measured_ms[one][device] / found.predicted_ms[one][device] for one in ones)
         for device in found.search.latency_models
@@ -164,7 +166,7 @@ def _conclude(context: Context, search_id: str, tried: Sequence[str], last: bool
     with context.database.reading() as session:
         question = load_question(session, context, queries.get(session, search_id))
     with context.database.writing() as session:
-        found = Found.load(session, search_id, tried)
+        found = Found.load(session, context, search_id, tried)
         holding = [one for one in tried if not found.violations(one)]
         if holding:
             best = min(holding, key=found.rank)
@@ -182,21 +184,30 @@ def _conclude(context: Context, search_id: str, tried: Sequence[str], last: bool
 
 @dataclass(frozen=True)
 class Found:
-    """What is known of some of a search's candidates, in their order. *_ms: by candidate and device."""
+    """What is known of some of a search's candidates, in their order. *_ms: by candidate and device.
+
+    counted: by candidate, the cost to minimise where that is none of a device.
+    """
 
     search: models.Search
     rows: Mapping[str, models.Candidate]
+    counted: Mapping[str, float]
     verifications: Mapping[str, models.Verification]
     predicted_ms: Mapping[str, Mapping[str, float]]
     measured_ms: Mapping[str, Mapping[str, float]]
 
     @classmethod
-    def load(cls, session: Session, search_id: str, ids: Sequence[str]) -> "Found":
+    def load(cls, session: Session, context: Context, search_id: str, ids: Sequence[str]) -> "Found":
         """Read it."""
-        search = queries.get(session, search_id)
+        search, rows = queries.get(session, search_id), candidates.by_id(session, ids)
+        counted, objective = {}, search.request["objective"]
+        if rows and objective not in ("accuracy", "pareto", "latency_ms"):
+            cost = cost_of(Limit(objective, 1.0), context.loaded(supernets.get(session, search.supernet_id)).tables, {})
+            counted = dict(zip(ids, cost(genomes_of(rows)).tolist(), strict=True))
         return cls(
             search,
-            {candidate.id: candidate for candidate in candidates.by_id(session, ids)},
+            {candidate.id: candidate for candidate in rows},
+            counted,
             candidates.verifications(session, ids),
             candidates.predicted_latency(session, ids, search.latency_models),
             candidates.measured_latency(session, ids, search_id),
@@ -215,7 +226,7 @@ class Found:
         """What speaks against a candidate: a measured latency above its limit, too low a verified accuracy.
 
         Where the device measured one of the candidates, the others count as violating until they are measured, too.
-        FLOPs, parameters, and latencies that cannot be measured here hold as counted and predicted.
+        What is counted, and latencies that cannot be measured here, hold as counted and predicted.
         """
         result = []
         for limit in self.limits:
@@ -239,12 +250,10 @@ class Found:
     def rank(self, one: str) -> tuple[float, ...]:
         """Less is better: the cost to minimise, then verified accuracy and log-likelihood. Ties keep the order."""
         request = self.search.request
-        cost = 0.0
+        cost = self.counted.get(one, 0.0)
         if request["objective"] == "latency_ms":
             known = {**self.predicted_ms.get(one, {}), **self.measured_ms.get(one, {})}
             cost = known[request["device"]]
-        elif request["objective"] not in ("accuracy", "pareto"):
-            cost = float(getattr(self.rows[one], request["objective"]))
         verification = self.verifications.get(one)
         likelihood = (verification.log_likelihood if verification else None) or 0.0
         return cost, -(self.accuracy(one) or 0.0), -likelihood

@@ -36,7 +36,7 @@ IN_PROCESS = 20_000  # evaluations that a request may wait for; more are a job's
 FINALISTS = 64  # kept beside the front, for verification to choose from
 MOST_ON_FRONT = 256  # members of a front that are kept
 WARM_STARTS = 64  # stored candidates that a search starts from at most, unless it seeks a front
-SHORTHANDS = {"max_latency_ms": "latency_ms", "max_flops": "flops", "max_params": "params"}
+SHORTHANDS = {f"max_{cost}": cost for cost in ("latency_ms", "flops", "params", "model_bytes", "peak_memory_bytes")}
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def canonical(body: SearchIn, supernet_id: str) -> dict[str, Any]:
             f"objective is {body.objective!r} and min_accuracy is {body.min_accuracy}; min_accuracy goes with a cost "
             "as objective, and such an objective needs it"
         )
-    kept = ("objective", "min_accuracy", "resolution", "seed", "budget", "warm_start", "verify")
+    kept = ("objective", "min_accuracy", "resolution", "max_resolution", "seed", "budget", "warm_start", "verify")
     return {
         "supernet": supernet_id,
         "limits": sorted(limits, key=lambda x: (x["cost"], x["device"] or "", x["confidence"] or 0.0, x["max"])),
@@ -241,6 +241,7 @@ def make_problem(context: Context, question: Question) -> Problem:
         minimise=None if request["objective"] in ("accuracy", "pareto") else sought(request["objective"]),
         min_accuracy=request["min_accuracy"],
         pareto=tuple(sought(cost) for cost in request["objectives"]),
+        max_resolution=request.get("max_resolution"),  # searches stored by earlier releases have none
     )
     try:
         problem.region  # noqa: B018 - made once, and whatever refuses the question does so here
@@ -250,7 +251,7 @@ def make_problem(context: Context, question: Question) -> Problem:
 
 
 def solve(problem: Problem, question: Question) -> Answered:
-    """Search to the end. Raises what `begin` and `answered` do."""
+    """Search to the end. Raises what `begin` does."""
     started = time.perf_counter()
     search = begin(problem, question)
     for _ in search.run():
@@ -259,16 +260,8 @@ def solve(problem: Problem, question: Question) -> Answered:
 
 
 def answered(search: Search, started: float) -> Answered:
-    """The answer of a search that has run. started: its `time.perf_counter`.
-
-    Raises:
-        InfeasibleError: nothing reaches the accuracy asked.
-    """
-    try:
-        result = search.result()
-    except Refused as error:
-        raise refusal(error) from error
-    return Answered(result, search.problem, 1e3 * (time.perf_counter() - started))
+    """The answer of a search that has run. started: its `time.perf_counter`."""
+    return Answered(search.result(), search.problem, 1e3 * (time.perf_counter() - started))
 
 
 def refusal(error: Refused) -> InfeasibleError:
@@ -277,12 +270,18 @@ def refusal(error: Refused) -> InfeasibleError:
         str(error),
         proven=isinstance(error, Infeasible),
         limits=error.limits,
-        floors={name: value if math.isfinite(value) else None for name, value in error.floors.items()},
+        floors={name: _known(value) for name, value in error.floors.items()},
+        nearest={name: {"max": _known(near.value), "proven": near.proven} for name, near in error.nearest.items()},
         smallest={
             "arch": error.smallest.to_json(),
-            "costs": {name: value if math.isfinite(value) else None for name, value in error.costs.items()},
+            "costs": {name: _known(value) for name, value in error.costs.items()},
         },
     )
+
+
+def _known(value: float) -> float | None:
+    """A number, None for inf."""
+    return value if math.isfinite(value) else None
 
 
 def add(session: Session, store: Store, question: Question, *, status: str, key: str | None) -> models.Search:
@@ -342,6 +341,8 @@ def _findings(answer: Answered) -> dict[str, Any]:
     """What is kept of how an answer was found."""
     result, problem = answer.result, answer.problem
     findings: dict[str, Any] = {"front_size": len(result.front), "sensitivity": sensitivity(problem, result.best)}
+    if problem.min_accuracy is not None:
+        findings["reached"] = result.reached
     if problem.pareto:
         reference = dict(zip(("error", *result.front.names), problem.reference, strict=True))
         findings["hypervolume"] = {"reference": reference, "per_generation": result.hypervolume.tolist()}

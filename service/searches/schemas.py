@@ -9,13 +9,17 @@ from service.candidates.schemas import CandidateOut, Cost
 from service.schemas import Answer, Id, Name, Positive, Request, Text
 
 Status = Literal["queued", "running", "done", "not_verified", "failed", "cancelled"]
+Objective = Literal["accuracy", "latency_ms", "flops", "params", "model_bytes", "peak_memory_bytes"]
 Holds = Literal["counted", "predicted", "bound", "measured"]
 
 
 class LimitIn(Request):
     """The most that one cost may be."""
 
-    cost: Cost = Field(description="`flops` are multiply-adds.")
+    cost: Cost = Field(
+        description="`flops` are multiply-adds, `model_bytes` what the ONNX file has at most, `peak_memory_bytes` "
+        "single-precision activations alive at once, for one image."
+    )
     max: Positive
     device: Name | None = Field(None, description="For latency_ms.")
     confidence: float | None = Field(
@@ -35,21 +39,26 @@ class SearchIn(Request):
     max_latency_ms: Positive | None = Field(None, description="Short for a limit.")
     max_flops: Positive | None = Field(None, description="Short for a limit, in multiply-adds.")
     max_params: Positive | None = Field(None, description="Short for a limit.")
-    objective: Literal["accuracy", "latency_ms", "flops", "params", "pareto"] = Field(
+    max_model_bytes: Positive | None = Field(None, description="Short for a limit.")
+    max_peak_memory_bytes: Positive | None = Field(None, description="Short for a limit.")
+    objective: Literal[Objective, "pareto"] = Field(
         "accuracy",
         description="What to make best: the accuracy, a cost at `min_accuracy`, or for `pareto` the whole front of "
         "`objectives`.",
     )
-    objectives: list[Literal["accuracy", "latency_ms", "flops", "params"]] = Field(
+    objectives: list[Objective] = Field(
         [],
         max_length=3,
         description="With `pareto`: the accuracy, which goes without saying, and one or two costs. Unless given, "
         "latency_ms where there is a device, else flops.",
     )
     min_accuracy: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="With a cost as objective: the least accuracy, a fraction."
+        None,
+        description="With a cost as objective: the least accuracy, a fraction. It has no floor: where nothing found "
+        "reaches it, the most accurate is the answer, and `min_accuracy_reached` is false.",
     )
     resolution: int | None = Field(None, gt=0, description="The only input side allowed, pixels.")
+    max_resolution: int | None = Field(None, gt=0, description="The largest input side allowed, pixels.")
     strategy: Text | None = Field(None, max_length=32, description="Unless given, evolution; for a front nsga2.")
     seed: int = Field(0, ge=0, lt=2**63, description="Equal inputs and seed, equal answer.")
     budget: int = Field(3_000, ge=1, le=1_000_000, description="The most architectures to evaluate by prediction.")
@@ -72,7 +81,7 @@ class LimitOut(Answer):
     confidence: float | None
     value: float | None = Field(description="The best candidate's, as `holds` says.")
     holds: Holds | None = Field(
-        description="How it is known that the limit holds: counted (FLOPs, parameters), predicted, at the predicted "
+        description="How it is known that the limit holds: counted (all but latency), predicted, at the predicted "
         "bound, or measured on the device."
     )
 
@@ -86,7 +95,7 @@ class SearchSummary(Answer):
     request: dict[str, Any] = Field(description="The question in its canonical form.")
     best: CandidateOut | None
     limits_hold: Holds | None = Field(
-        description="How it is known that the limits hold: the least certain of them, FLOPs and parameters apart."
+        description="How it is known that the limits hold: the least certain of them, counted ones apart."
     )
     problem: dict[str, Any] | None = Field(description="Why there is no best candidate.")
     created_at: datetime
@@ -134,6 +143,10 @@ class SearchOut(SearchSummary):
     """A search and its answer."""
 
     limits: list[LimitOut]
+    min_accuracy_reached: bool | None = Field(
+        description="Whether the best candidate is predicted to have `min_accuracy`; otherwise it is the most accurate "
+        "one found within the limits. Null where none was asked."
+    )
     front: list[CandidateOut] = Field(
         description="Pareto front of what was evaluated, from the least of its first cost; of a large one, 256 members "
         "that lie far apart."

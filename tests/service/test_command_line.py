@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from sqlalchemy import select
 
-from evolution.constraints import Limit
+from evolution.constraints import COSTS
 from evolution.costs import CostTables
 from service import display, models
 from service.candidates.queries import architecture
@@ -23,7 +23,7 @@ from service.context import Context
 from service.db import Database
 from service.failures import without_password
 from service.offline import latency_model
-from service.quantities import COUNTS, MILLISECONDS, PLAIN, Units, fraction, handy, quantity, rounded
+from service.quantities import BYTES, COUNTS, MILLISECONDS, PLAIN, Units, fraction, handy, quantity, rounded
 from supernet.families import preset
 from supernet.space import Architecture
 from tests.conftest import Ran
@@ -53,6 +53,8 @@ def refused(ran: Ran, code: int, message: str) -> None:
         ("search BUNDLE --max-flops 8ms", "'8ms' is not a quantity here; write it as 8.5 or 4.5k or 300M or 1.2G"),
         ("search BUNDLE --max-latency-ms 8k", "'8k' is not a quantity here; write it as 8.5 or 8.5ms"),
         ("search BUNDLE --max-flops=-3M", "a positive number is needed"),
+        ("search BUNDLE --max-model-bytes 3M", "'3M' is not a quantity here; write it as 8.5 or 512KB or 1.5MB or 2Mi"),
+        ("search BUNDLE --max-resolution 7", "max_resolution is 7; the least of mbv3-digits is 8"),
         ("search BUNDLE --max-latency-ms 3", "needs --device"),
         ("search BUNDLE --minimise latency_ms --min-accuracy 0.9", "needs --device"),
         ("search BUNDLE --max-latency-ms phone=3", "--device is phone: No such file"),
@@ -144,7 +146,7 @@ def test_a_refused_search_says_all_that_it_knows(
     limits = ["--max-latency-ms", "0.001ms", "--max-flops", "1000", "--max-params", "12345678"]
     ran = run("search", str(bundle_path), "--device", str(device), *limits)
     assert ran.code == 2
-    for said in ("latency_ms@board", "0.001", "1,000", "12,345,678", "resolution  8 x 8", "stage 3", "raise the limit"):
+    for said in ("latency_ms@board", "0.001", "1,000", "12,345,678", "resolution  8 x 8", "stage 3", "not enough"):
         assert said in ran.stderr
     ran = run("search", str(bundle_path), "--device", str(device), *limits, "--json")
     assert ran.code == 2
@@ -194,9 +196,32 @@ def test_the_least_of_a_cost_at_an_accuracy(bundle_path: Path, run: Run) -> None
     least = json.loads(run(*command, "--minimise", "flops", "--min-accuracy", "95%").stdout)["best"]
     assert least["predicted_accuracy"] >= 0.95
     assert least["flops"] < json.loads(run(*command).stdout)["best"]["flops"]
-    beyond = run(*command, "--minimise", "flops", "--min-accuracy", "0.99999")
-    assert beyond.code == 2
-    assert re.search(r"is predicted to reach 0\.9\d+; ask for that or less", beyond.stderr)
+    beyond = ["--minimise", "peak_memory_bytes", "--min-accuracy", "0.99999"]
+    found = json.loads(run(*command, *beyond).stdout)
+    assert found["min_accuracy_reached"] is False
+    assert 0.95 < found["best"]["predicted_accuracy"] < 0.99999
+    said = run(*command[:-1], *beyond)
+    assert said.code == 0
+    assert re.search(r"predicted accuracy +0\.9\d+   0.99999 was not reached\n", said.stdout)
+
+
+def test_file_size_peak_memory_and_resolution_are_limited(bundle_path: Path, tables: CostTables, run: Run) -> None:
+    command = ["search", str(bundle_path), "--budget", "500", "--max-resolution", "12"]
+    limits = ["--max-model-bytes", "0.2MB", "--max-peak-memory", "32KiB"]
+    found = json.loads(run(*command, *limits, "--json").stdout)
+    assert found["limits"] == {"model_bytes": 200_000, "peak_memory_bytes": 32_768}
+    assert found["best"]["model_bytes"] <= 200_000
+    assert found["best"]["peak_memory_bytes"] <= 32_768
+    assert found["best"]["arch"]["resolution"] <= 12
+    assert found["min_accuracy_reached"] is None
+    ran = run(*command, "--max-peak-memory", "1KB", "--max-params", "1M", "--max-flops", "1k", "--json")
+    nearest = json.loads(ran.stdout)["nearest"]
+    assert nearest == {name: {"max": None, "proven": True} for name in ("flops", "params", "peak_memory_bytes")}
+    ran = run(*command, "--max-peak-memory", "1KB", "--max-params", "1M")
+    least = f"{tables.peak_memory_cost.floors.min():,.0f}"
+    assert f"raise the limit to at least {least}\n" in ran.stderr
+    assert ran.stderr.count(least) > 2
+    assert re.search("with the.*others", ran.stderr)
 
 
 def test_a_refused_limit_is_written_with_every_digit(bundle_path: Path, run: Run) -> None:
@@ -302,6 +327,13 @@ def test_equal_block_times_still_make_a_latency_model(
         ("4.5k", COUNTS, 4500.0),
         ("1.2G", COUNTS, 1.2e9),
         ("7", PLAIN, 7.0),
+        ("1.5MB", BYTES, 1.5e6),
+        ("512KB", BYTES, 512e3),
+        ("2 MiB", BYTES, 2.0**21),
+        ("3kib", BYTES, 3072.0),
+        ("1GiB", BYTES, 2.0**30),
+        ("10b", BYTES, 10.0),
+        ("4096", BYTES, 4096.0),
     ],
 )
 def test_quantities_are_read_as_people_write_them(text: str, units: Units, value: float) -> None:
@@ -335,7 +367,7 @@ def test_what_is_no_limit_is_refused(text: str, units: Units) -> None:
         quantity(text, units)
 
 
-@pytest.mark.parametrize(("text", "units"), [("8ms", COUNTS), ("8k", MILLISECONDS), ("8m", PLAIN)])
+@pytest.mark.parametrize(("text", "units"), [("8ms", COUNTS), ("8k", MILLISECONDS), ("8m", PLAIN), ("8M", BYTES)])
 def test_a_unit_must_fit_its_cost(text: str, units: Units) -> None:
     with pytest.raises(ValueError, match=f"'{text}' is not a quantity here"):
         quantity(text, units)
@@ -344,7 +376,7 @@ def test_a_unit_must_fit_its_cost(text: str, units: Units) -> None:
 def test_every_cost_has_units() -> None:
     from service.quantities import UNITS
 
-    assert [Limit(cost, 1.0, "d" if cost == "latency_ms" else None).cost for cost in UNITS] == list(UNITS)
+    assert set(UNITS) == set(COSTS)
 
 
 def test_a_predictor_that_ranks_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from service.pages import show
 from service.pages.budget import Budget, BudgetError, rounded_up, written
-from service.quantities import UNITS, quantity
+from service.quantities import BYTES, UNITS, quantity
 
 
 @given(st.floats(1e-6, 1e12))
@@ -21,6 +21,13 @@ def test_a_limit_is_written_as_what_it_is(value: float) -> None:
 )
 def test_a_limit_is_written_as_one_types_it(value: float, text: str) -> None:
     assert written(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.5e6, "1.5MB"), (2**20, "1MiB"), (512_000, "512KB"), (3 * 2**10, "3KiB"), (1234.5, "1234.5")]
+)
+def test_a_size_is_written_as_one_types_it(value: float, text: str) -> None:
+    assert written(value, BYTES) == text
 
 
 def test_numbers_for_people() -> None:
@@ -40,6 +47,13 @@ def test_numbers_for_people() -> None:
     assert show.cost(2**20 - 1, "peak_memory_bytes") == f"1{gap}MiB"
     assert show.asked(1_163_480, "flops") == "1,163,480"
     assert show.asked(1.2e6, "flops") == f"1.2{gap}M"
+    assert show.asked(1.5e6, "model_bytes") == f"1.5{gap}MB"
+    assert show.asked(2**21, "peak_memory_bytes") == f"2{gap}MiB"
+    assert show.asked(123_456, "peak_memory_bytes") == "123,456"
+    assert show.nearest({"max": 978_296, "proven": True}, "flops") == f"978{gap}k"
+    assert show.nearest({"max": 978_296, "proven": False}, "flops") == f"978{gap}k (not proven)"
+    assert show.nearest({"max": None, "proven": True}, "flops") == "none"
+    assert show.nearest(None, "flops") == show.UNKNOWN
     assert show.percent(0.984) == f"98.40{gap}%"
     assert show.cost_name("latency_ms@board@0.9") == "Latency on board, bound at 90%"
     assert [show.cost_name(name) for name in show.COUNTED] == ["FLOPs", "Parameters", "File size", "Peak memory"]

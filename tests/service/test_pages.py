@@ -96,7 +96,7 @@ def test_the_form_offers_what_is_stored_and_says_how_far_costs_reach(
     assert f"<option selected>{device}</option>" in page
     assert [f'<option value="{side}" >' in page for side in tables.space.resolutions] == [True] * 3
     largest = tables.space.encode(tables.space.largest())[None]
-    for cost in (tables.flops_cost, tables.params_cost):
+    for cost in (tables.flops_cost, tables.params_cost, tables.model_bytes_cost, tables.peak_memory_cost):
         reach = (show.cost(float(value), cost.name) for value in (cost.floors.min(), cost(largest)[0]))
         assert "least {}, largest {}".format(*reach) in re.sub(r"\s*\n\s*", " ", page)
     assert "None yet" in page
@@ -314,8 +314,8 @@ def test_a_refusal_shows_the_floors_and_leads_to_a_budget_that_works(
     assert refusal["title"] in shown
     assert refusal["detail"][1:] in shown
     for name, value in refusal["floors"].items():
-        needed = refusal["smallest"]["costs"][name]
-        row = (show.asked(refusal["limits"][name], name), show.cost(value, name), show.cost(needed, name))
+        needed, nearest = refusal["smallest"]["costs"][name], show.nearest(refusal["nearest"][name], name)
+        row = (show.asked(refusal["limits"][name], name), show.cost(value, name), nearest, show.cost(needed, name))
         assert re.sub(r"\s+", " ", f"{show.cost_name(name)} {' '.join(row)}") in shown
     assert searches(context) == 0
     link = re.search(r'<a class="button" href="([^"]*)"', page.text)
@@ -328,11 +328,35 @@ def test_a_refusal_shows_the_floors_and_leads_to_a_budget_that_works(
     assert api(client, answer)["status"] == "done"
 
 
-def test_too_much_accuracy_is_refused_with_what_can_be_reached(client: TestClient, device: str) -> None:
+def test_too_much_accuracy_is_answered_with_the_most_accurate_and_says_so(client: TestClient, device: str) -> None:
     page = ask(client, device=device, min_accuracy="99.99%", objective="flops", max_flops="1M")
-    assert page.status_code == 422
-    assert "most accurate architecture found" in text(page.text)
-    assert '<a class="button"' not in page.text
+    assert page.status_code == 200
+    search, shown = api(client, page), text(page.text)
+    assert search["min_accuracy_reached"] is False
+    assert "The most accurate network within the limit" in shown
+    assert "None of at least 99.99 % predicted accuracy was found within the limit; this is the most accurate" in shown
+    assert f"{100 * search['best']['predicted_accuracy']:.2f} % predicted" in shown
+
+
+def test_file_size_peak_memory_and_resolution_are_limited_in_words(client: TestClient, supernet: str) -> None:
+    typed = {"max_model_bytes": "200KB", "max_peak_memory_bytes": "32KiB"}
+    page = ask(client, supernet=supernet, max_resolution="12", **typed)
+    assert page.status_code == 200
+    search = api(client, page)
+    limits = {limit["cost"]: limit["max"] for limit in search["limits"]}
+    assert limits == {"model_bytes": 200_000, "peak_memory_bytes": 2**15}
+    assert search["request"]["max_resolution"] == 12
+    assert search["best"]["resolution"] <= 12
+    assert {field: value_of(page.text, field) for field in typed} == typed
+    assert f"≤ 200{show.GAP}KB" in page.text
+    assert f"≤ 32{show.GAP}KiB" in page.text
+    assert '<option value="12" selected>' in page.text
+    refused = text(ask(client, supernet=supernet, max_peak_memory_bytes="1KB", max_params="1M").text)
+    problem = client.post("/v1/searches", json={"max_peak_memory_bytes": 1000, "max_params": 1e6}).json()
+    nearest = show.nearest(problem["nearest"]["peak_memory_bytes"], "peak_memory_bytes")
+    assert re.sub(r"\s+", " ", f"Peak memory 1 KB {nearest} {nearest}") in refused
+    assert problem["nearest"]["params"] == {"max": None, "proven": True}
+    assert "none" in refused
 
 
 def test_a_search_that_verifies_is_waited_for(client: TestClient, context: Context, device: str) -> None:
@@ -392,8 +416,15 @@ def test_a_device_measured_in_part_refuses_with_what_is_known(
     page = ask(client, device="part", max_latency_ms="0.0001", max_params="10")
     assert page.status_code == 422
     assert "No architecture fits these limits" in text(page.text)
-    assert f"{show.UNKNOWN} Parameters 10" in text(page.text)  # what the closest network takes
-    assert '<a class="button"' not in page.text
+    link = re.search(r'<a class="button" href="([^"]*)"', page.text)  # of the closest network all is known
+    assert link
+    filled = client.get(html.unescape(link[1])).text
+    raised = {field: value_of(filled, field) for field in ("max_latency_ms", "max_params")}
+    assert ask(client, device="part", **raised).status_code == 200
+    nowhere = ask(client, device="part", max_latency_ms="0.0001", resolution="8")
+    assert "cannot be predicted for any architecture of mbv3-digits at resolution 8" in text(nowhere.text)
+    assert f"Latency on part 0.0001 ms {show.UNKNOWN} none {show.UNKNOWN}" in text(nowhere.text)
+    assert '<a class="button"' not in nowhere.text
 
 
 def test_two_devices_and_two_limits_of_one_are_told_apart(

@@ -16,6 +16,7 @@ from sqlalchemy import func, select, text
 
 from evolution.constraints import Limit, constrain
 from evolution.costs import CostTables
+from evolution.latency import LatencyModel
 from evolution.pareto import non_dominated
 from evolution.sensitivity import sensitivities
 from service.context import Context
@@ -162,17 +163,82 @@ def test_an_impossible_limit_is_answered_with_the_floor_and_the_smallest(
     assert set(problem["floors"]) == {"flops", f"latency_ms@{device}"}
     smallest = tables.space.encode(Architecture.from_json(problem["smallest"]["arch"]))
     assert problem["smallest"]["costs"]["flops"] == tables.flops(smallest[None])[0]
-    assert "raise the limit" in problem["detail"]
+    assert "raising it alone is not enough" in problem["detail"]
+    assert problem["nearest"] == {name: {"max": None, "proven": True} for name in problem["floors"]}
     assert count(context, Search) == 0
     at_floor = ask(client, max_flops=floor)
     assert at_floor.status_code == 201
     assert at_floor.json()["best"]["flops"] == floor
 
 
-def test_an_accuracy_out_of_reach_is_refused(client: TestClient, supernet: str) -> None:
+def test_a_refusal_names_the_nearest_budget_of_each_limit(
+    client: TestClient, device: str, tables: CostTables, latency_model: LatencyModel
+) -> None:
+    body: dict[str, Any] = {"device": device, "max_latency_ms": 0.04, "max_peak_memory_bytes": 100, "max_params": 1e6}
+    problem = ask(client, **body).json()
+    nearest = {name: near["max"] for name, near in problem["nearest"].items()}
+    assert nearest == {f"latency_ms@{device}": None, "peak_memory_bytes": nearest["peak_memory_bytes"], "params": None}
+    assert all(near["proven"] for near in problem["nearest"].values())
+    some = tables.space.sample(np.random.default_rng(0), 20_000)
+    some = some[(latency_model.predict(some) <= 0.04) & (tables.params(some) <= 1e6)]
+    assert len(some)
+    assert tables.peak_memory_cost.floors.min() <= nearest["peak_memory_bytes"] <= tables.peak_memory_bytes(some).min()
+    assert problem["smallest"]["costs"]["peak_memory_bytes"] == nearest["peak_memory_bytes"]
+    assert problem["smallest"]["costs"][f"latency_ms@{device}"] <= 0.04
+    enough = ask(client, **{**body, "max_peak_memory_bytes": nearest["peak_memory_bytes"]})
+    assert enough.status_code == 201
+    assert enough.json()["best"]["peak_memory_bytes"] == nearest["peak_memory_bytes"]
+
+
+def test_an_accuracy_out_of_reach_is_answered_with_the_most_accurate_found(client: TestClient, supernet: str) -> None:
     answer = ask(client, max_flops=1e6, objective="flops", min_accuracy=0.9999)
-    assert answer.status_code == 422
-    assert answer.json()["proven"] is False
+    assert answer.status_code == 201
+    search = answer.json()
+    assert search["min_accuracy_reached"] is False
+    assert search["best"]["flops"] <= 1e6
+    most = ask(client, max_flops=1e6).json()
+    assert most["min_accuracy_reached"] is None
+    assert search["best"]["predicted_accuracy"] == pytest.approx(most["best"]["predicted_accuracy"], abs=0.002)
+    assert search["best"]["predicted_accuracy"] >= max(one["predicted_accuracy"] for one in search["front"])
+    reached = ask(client, max_flops=1e6, objective="flops", min_accuracy=0.9)
+    assert reached.json()["min_accuracy_reached"] is True
+
+
+def test_file_size_and_peak_memory_are_limited_and_counted(
+    client: TestClient, context: Context, supernet: str, tables: CostTables
+) -> None:
+    some = tables.space.sample(np.random.default_rng(0), 500)
+    size, memory = (float(np.quantile(of(some), 0.2)) for of in (tables.model_bytes, tables.peak_memory_bytes))
+    search = ask(client, max_model_bytes=size, max_peak_memory_bytes=memory, max_resolution=12).json()
+    best = search["best"]
+    assert best["resolution"] <= 12
+    assert {limit["cost"]: (limit["value"], limit["holds"]) for limit in search["limits"]} == {
+        "model_bytes": (best["model_bytes"], "counted"),
+        "peak_memory_bytes": (best["peak_memory_bytes"], "counted"),
+    }
+    assert search["limits_hold"] == "counted"
+    assert best["model_bytes"] <= size
+    assert best["peak_memory_bytes"] <= memory
+    assert search["request"]["max_resolution"] == 12
+    assert client.post("/v1/searches", json=search["request"]).json()["best"] == best
+    with context.database.reading() as session:
+        problem = make_problem(context, load_question(session, context, session.get_one(Search, search["id"])))
+    assert problem.tables.classes == [str(number) for number in range(10)]  # names that the file holds
+    front = ask(client, objective="pareto", objectives=["model_bytes", "peak_memory_bytes"]).json()["front"]
+    found = points(front, lambda one: one["model_bytes"], lambda one: one["peak_memory_bytes"])
+    assert non_dominated(found).all()
+    assert len(found) > 10
+
+
+@pytest.mark.parametrize("cost", ["model_bytes", "peak_memory_bytes"])
+def test_the_least_of_what_is_counted_at_an_accuracy(client: TestClient, supernet: str, cost: str) -> None:
+    most = ask(client).json()["best"]
+    search = ask(client, objective=cost, min_accuracy=0.95).json()
+    assert search["min_accuracy_reached"] is True
+    assert search["best"]["predicted_accuracy"] >= 0.95
+    assert search["best"][cost] < most[cost]
+    assert search["best"][cost] == min(one[cost] for one in search["front"] if one["predicted_accuracy"] >= 0.95)
+    assert [one["cost"] for one in search["sensitivity"]] == [cost]
 
 
 BAD_QUESTIONS: list[tuple[dict[str, Any], str]] = [
@@ -211,6 +277,9 @@ BAD_QUESTIONS: list[tuple[dict[str, Any], str]] = [
         "device 'board' is limited at the confidences 0.8 and 0.9; give it one",
     ),
     ({"resolution": 13}, "resolution is 13; mbv3-digits has 8, 12, 16"),
+    ({"max_resolution": 7}, "max_resolution is 7; the least of mbv3-digits is 8"),
+    ({"resolution": 16, "max_resolution": 12}, "resolution is 16, and max_resolution 12; leave one of them out"),
+    ({"max_peak_memory_bytes": "1MB"}, "max_peak_memory_bytes is '1MB': input should be a valid number"),
     ({"strategy": "magic"}, "unknown strategy 'magic'; there are evolution, "),
     ({"budget": 0}, "budget is 0"),
     ({"seed": -1}, "seed is -1"),

@@ -158,7 +158,7 @@ def test_a_finalist_that_was_not_measured_is_said_to_be_that(
     after_searching(context, client, clock, search_id, here)
     with context.database.reading() as session:
         one, other = [candidate.id for candidate in queries.members(session, search_id)][:2]
-        found = replace(job.Found.load(session, search_id, [one, other]), measured_ms={one: {here: 0.04}})
+        found = replace(job.Found.load(session, context, search_id, [one, other]), measured_ms={one: {here: 0.04}})
     assert found.violations(one) == []
     assert found.violations(other) == ["latency_ms on here was not measured, as that of others was"]
 
