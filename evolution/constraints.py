@@ -22,7 +22,7 @@ from evolution.latency import LatencyModel
 from supernet.space import Architecture, Genomes, SearchSpace
 
 COSTS = ("flops", "params", "latency_ms", "model_bytes", "peak_memory_bytes")
-MAX_NODES = 20_000  # partial genomes visited to decide a request, and as many for its nearest budgets: some 7 ms
+MAX_NODES = 15_000  # partial genomes visited to decide a request, and as many for its nearest budgets: some 5 ms
 PATH_STEPS = 9  # bisections of a repair: finer than one step of a path of some 200
 
 

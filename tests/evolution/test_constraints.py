@@ -10,12 +10,14 @@ from evolution.constraints import (
     Constraint,
     Infeasible,
     Limit,
+    Nearest,
     NotProven,
     Refused,
     Region,
     constrain,
 )
 from evolution.costs import AdditiveCost, Cost, CostTables, PeakCost
+from evolution.latency import LatencyModel
 from supernet.families import preset
 from tests.evolution.tiny import TINY, enumerate_space, random_cost
 
@@ -123,6 +125,22 @@ def test_a_resolution_that_cannot_be_predicted_is_outside() -> None:
         Region(TABLES, [Constraint(cost, 1e6)], 12)
 
 
+def test_a_resolution_that_a_published_table_lacks_is_infeasible_under_a_limit_on_it() -> None:
+    sides, rng = IMAGENET.space.resolutions, np.random.default_rng(0)
+    entries = np.unique(IMAGENET.elimination.entries[3])
+    keys = [key for entry in entries if (key := IMAGENET.block_keys[entry]) is not None]
+    device = LatencyModel.published(IMAGENET, {sides[3]: dict.fromkeys(keys, 1.0)}, "a test")
+    limits = constrain([Limit("latency_ms", 1000.0, "note"), Limit("flops", 1e12)], IMAGENET, {"note": device})
+    region = Region(IMAGENET, limits)
+    assert np.flatnonzero(region.anchored).tolist() == [3]
+    assert set(region.repair(IMAGENET.space.sample(rng, 200), rng)[:, 0]) == {3}
+    with pytest.raises(Infeasible, match=rf"cannot be predicted .* at resolution {sides[4]}") as caught:
+        Region(IMAGENET, limits, sides[4])
+    assert caught.value.nearest["latency_ms@note"] == Nearest(np.inf, True)
+    with pytest.raises(Infeasible, match=rf"cannot be predicted .* up to resolution {sides[2]}"):
+        Region(IMAGENET, limits, max_resolution=sides[2])
+
+
 def test_two_devices_that_know_different_blocks_have_nothing_in_common() -> None:
     everywhere = np.where(TABLES.dropped, 0.0, 1.0)
     one, other = everywhere.copy(), everywhere.copy()
@@ -218,6 +236,14 @@ def test_an_impossible_pair_of_limits_on_a_large_space_is_decided() -> None:
     other = AdditiveCost(IMAGENET, "other", np.where(IMAGENET.dropped, 0, rng.exponential(1, IMAGENET.num_entries)))
     with pytest.raises(Infeasible, match="together"):
         Region(IMAGENET, [Constraint(cost, float(cost.floors.min() * 1.05)) for cost in (one, other)])
+    with pytest.raises(Infeasible, match="together") as caught:
+        Region(IMAGENET, [Constraint(cost, float(cost.floors.min() * 1.3)) for cost in (one, other)])
+    for cost, held in ((one, other), (other, one)):
+        near = caught.value.nearest[cost.name]
+        assert near.proven
+        Region(IMAGENET, [Constraint(cost, near.value), Constraint(held, float(held.floors.min() * 1.3))])
+        with pytest.raises(Infeasible):
+            Region(IMAGENET, [Constraint(cost, near.value * 0.9999), Constraint(held, float(held.floors.min() * 1.3))])
     region = Region(IMAGENET, [Constraint(cost, float(cost.floors.min() * 3)) for cost in (one, other)])
     assert region.anchored.any()
     assert region.holds(region.anchors[region.anchored]).all()
