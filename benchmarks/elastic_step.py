@@ -117,7 +117,7 @@ def once_for_all(folder: Path) -> Any:
     """Its supernet of the ImageNet space at width 1.0, with fresh weights."""
     sys.path.insert(0, str(folder))
     sys.modules["gdown"] = ModuleType("gdown")  # which it imports to download weights
-    from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3  # type: ignore[import-not-found]
+    from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
 
     network = OFAMobileNetV3(
         1000, dropout_rate=0, width_mult=1.0, ks_list=[3, 5, 7], expand_ratio_list=[3, 4, 6], depth_list=[2, 3, 4]

@@ -41,7 +41,7 @@ def peers(files: Path) -> dict[str, Callable[[float], float]]:
     """The tutorial's and the library's finder: the predicted top-1 that each finds under a limit, in ms."""
     sys.modules.setdefault("gdown", types.ModuleType("gdown"))  # it downloads; nothing is downloaded here
     load = yaml.load
-    yaml.load = lambda stream: load(stream, yaml.CSafeLoader)  # type: ignore[assignment, misc, call-arg]
+    yaml.load = lambda stream: load(stream, yaml.CSafeLoader)  # type: ignore[assignment, misc]
     from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
     from ofa.nas.accuracy_predictor import AccuracyPredictor as LibraryPredictor
     from ofa.nas.accuracy_predictor import MobileNetArchEncoder

@@ -49,6 +49,10 @@ CalibrationOption = Annotated[
     typer.Option(help="Folder of images like those trained on, to recalibrate batch norm with."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+BudgetOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Architectures to evaluate by prediction, at most; 6,000 unless given, as in the API."),
+]
 ChildOption = Annotated[bool, typer.Option("--child", hidden=True, help="End when standard input is closed.")]
 
 
@@ -293,7 +297,7 @@ def search(
         CostOption | None, typer.Option(help="The cost to make least at --min-accuracy, instead of the best accuracy.")
     ] = None,
     min_accuracy: Annotated[str | None, typer.Option(help="With --minimise, as in 78% or 0.78.")] = None,
-    budget: Annotated[int, typer.Option(min=1, help="Architectures to evaluate by prediction, at most.")] = 5_000,
+    budget: BudgetOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal answers.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -345,7 +349,7 @@ def compare(
     max_flops: Annotated[str | None, typer.Option(help="Hard limit in multiply-adds, as in 300M.")] = None,
     max_params: Annotated[str | None, typer.Option(help="Hard limit, as in 4.5M.")] = None,
     resolution: Annotated[int | None, typer.Option(help="The only input side allowed, pixels.")] = None,
-    budget: Annotated[int, typer.Option(min=1, help="Architectures each search evaluates by prediction.")] = 5_000,
+    budget: BudgetOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="Searches per strategy.")] = 10,
     local_search: Annotated[
         bool, typer.Option("--local-search/--no-local-search", help="End as `supple search` does, or compare without.")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from evolution.comparison import Comparison, Run, runs
-from evolution.search import STRATEGIES
+from evolution.search import EVALUATIONS, STRATEGIES
 from service.offline import problem_of
 from supernet.bundle import Bundle
 
@@ -20,7 +20,7 @@ def compare_bundle(
     *,
     device: str | None = None,
     resolution: int | None = None,
-    budget: int,
+    budget: int | None,
     seeds: int,
     local_search: bool = True,
     progress: Callable[[Run, int, int], None] = lambda run, done, total: None,
@@ -32,6 +32,7 @@ def compare_bundle(
     Raises:
         Infeasible (a ValueError): with each limit's floor. Also what `problem_of` raises.
     """
+    budget = budget or EVALUATIONS
     problem, models = problem_of(bundle, limits, device=device, resolution=resolution)
     names, done = sorted(STRATEGIES), []
     for run in runs(problem, names, evaluations=budget, seeds=seeds, local_search=local_search):

@@ -211,6 +211,10 @@ def show_found(found: Mapping[str, Any], console: Console) -> None:
     for name, cost, text in size_lines(best):
         console.print(f"{name:<22} {text}{against(cost)}", highlight=False)
     console.print(f"{found['evaluations']:,} architectures evaluated in {found['search_seconds']:.2f} s")
+    if found["two_opt"]:
+        console.print("no one or two changes within the limits improve it, by prediction")
+    else:
+        console.print(f"the last 1,000 gained {found['gained_last_1000']:.2g}; a larger --budget may find better")
     if found["sensitivity"]:
         show_sensitivity(found["sensitivity"], console)
 

@@ -13,7 +13,7 @@ from evolution.constraints import Limit, constrain, cost_of
 from evolution.costs import CostTables
 from evolution.latency import LatencyModel
 from evolution.problem import Problem
-from evolution.search import Search
+from evolution.search import EVALUATIONS, Search
 from evolution.sensitivity import sensitivities
 from service.devices.rules import fit
 from service.devices.schemas import MeasurementsIn
@@ -36,12 +36,13 @@ def search_bundle(
     max_resolution: int | None = None,
     minimise: str | None = None,
     min_accuracy: float | None = None,
-    budget: int = 5_000,
+    budget: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """The best architecture by prediction within hard limits, as JSON.
 
-    limits, device, resolution, max_resolution, minimise, min_accuracy: as `problem_of` takes them.
+    limits, device, resolution, max_resolution, minimise, min_accuracy: as `problem_of` takes them. budget: evaluations
+    at most, or None for the default.
 
     Raises:
         Infeasible (a ValueError): with each limit's floor. Also what `problem_of` raises.
@@ -57,7 +58,7 @@ def search_bundle(
     )
     tables = problem.tables
     started = time.perf_counter()
-    search = Search(problem, evaluations=budget, seed=seed)
+    search = Search(problem, evaluations=budget or EVALUATIONS, seed=seed)
     for _ in search.run():
         pass
     result = search.result()

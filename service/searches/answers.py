@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from evolution.accuracy import poor_ranking
 from service import models
 from service.candidates import queries as candidates
 from service.candidates.rules import Predicted, describe
@@ -36,10 +37,14 @@ def show(session: Session, context: Context, search: models.Search, *, from_stor
         sensitivity=findings.get("sensitivity", []) if best else [],
         seed=search.seed,
         predictor=search.predictor_version,
+        predictor_warning=poor_ranking(supernets.get(session, search.supernet_id).predictor_card or {}),
         latency_models=search.latency_models,
         answered_from=search.id if from_storage else None,
         warm_starts=search.warm_starts,
         evaluations=search.evaluations,
+        two_opt=findings.get("two_opt"),
+        two_opt_evaluations=findings.get("two_opt_evaluations"),
+        gained_last_1000=findings.get("gained_last_1000"),
         elapsed_ms=search.elapsed_ms,
         progress=search.progress,
     )

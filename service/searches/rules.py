@@ -340,7 +340,13 @@ def add_answer(session: Session, context: Context, search: models.Search, questi
 def _findings(answer: Answered) -> dict[str, Any]:
     """What is kept of how an answer was found."""
     result, problem = answer.result, answer.problem
-    findings: dict[str, Any] = {"front_size": len(result.front), "sensitivity": sensitivity(problem, result.best)}
+    findings: dict[str, Any] = {
+        "front_size": len(result.front),
+        "sensitivity": sensitivity(problem, result.best),
+        "two_opt": result.two_opt,
+        "two_opt_evaluations": result.two_opt_evaluations,
+        "gained_last_1000": result.gained_last_1000,
+    }
     if problem.min_accuracy is not None:
         findings["reached"] = result.reached
     if problem.pareto:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from evolution.search import EVALUATIONS
 from service.candidates.schemas import CandidateOut, Cost
 from service.schemas import Answer, Id, Name, Positive, Request, Text
 
@@ -61,7 +62,9 @@ class SearchIn(Request):
     max_resolution: int | None = Field(None, gt=0, description="The largest input side allowed, pixels.")
     strategy: Text | None = Field(None, max_length=32, description="Unless given, evolution; for a front nsga2.")
     seed: int = Field(0, ge=0, lt=2**63, description="Equal inputs and seed, equal answer.")
-    budget: int = Field(3_000, ge=1, le=1_000_000, description="The most architectures to evaluate by prediction.")
+    budget: int = Field(
+        EVALUATIONS, ge=1, le=1_000_000, description="The most architectures to evaluate by prediction."
+    )
     warm_start: bool = Field(
         True,
         description="Start from the best stored candidates within the limits, which become inputs, and be answered "
@@ -156,12 +159,21 @@ class SearchOut(SearchSummary):
     sensitivity: list[Sensitivity] = Field(description="Around the best candidate, for each limit.")
     seed: int
     predictor: str = Field(description="Version of the accuracy predictor.")
+    predictor_warning: str | None = Field(description="What to know of a predictor that ranks held-out pairs badly.")
     latency_models: dict[str, str] = Field(description="The latency model used, by device.")
     answered_from: str | None = Field(
         description="The stored search that answers this request, asked before; null where it was searched for."
     )
     warm_starts: int = Field(description="From how many stored candidates it started.")
     evaluations: int | None = Field(description="Architectures evaluated by prediction.")
+    two_opt: bool | None = Field(
+        description="Whether everything that one or two changes make of the best, within the limits, was evaluated and "
+        "none was better. Never of a search for a front."
+    )
+    two_opt_evaluations: int | None = Field(description="How many evaluations that local search took.")
+    gained_last_1000: float | None = Field(
+        description="What the last 1,000 evaluations added to the best accuracy, or took off the minimised cost."
+    )
     elapsed_ms: float | None = Field(
         description="Time that searching took, verification apart; of a job, in the worker that finished it."
     )

@@ -21,7 +21,7 @@ from evolution.pareto import non_dominated
 from evolution.sensitivity import sensitivities
 from service.context import Context
 from service.db import Database, insert_missing
-from service.models import Candidate, Device, Search, SearchCandidate, now
+from service.models import Candidate, Device, Search, SearchCandidate, Supernet, now
 from service.searches import rules
 from service.searches.endpoints import preferences
 from service.searches.job import load_question
@@ -67,6 +67,33 @@ def test_the_answer_is_within_every_limit_and_says_how_that_is_known(
     assert best["resolution"] == best["arch"]["resolution"]
     assert all(limit["value"] <= limit["max"] for limit in search["limits"])
     assert 0 < search["evaluations"] <= BUDGET
+
+
+def test_the_answer_says_whether_any_one_or_two_changes_improve_it(
+    client: TestClient, context: Context, device: str, tables: CostTables
+) -> None:
+    short = ask(client, device=device, max_latency_ms=0.05, budget=20).json()
+    assert short["two_opt"] is False
+    assert short["gained_last_1000"] == 0
+    full = ask(client, device=device, max_latency_ms=0.05, budget=20_000).json()
+    assert full["two_opt"] is True
+    assert 0 <= full["two_opt_evaluations"] < full["evaluations"]
+    with context.database.reading() as session:
+        problem = make_problem(context, load_question(session, context, session.get_one(Search, full["id"])))
+    near = tables.moves.within_two(tables.space.encode(Architecture.from_json(full["best"]["arch"])))
+    near = near[problem.region.holds(near)]
+    assert len(near) > 100
+    assert (
+        problem.score(near).accuracy.max() <= full["best"]["predicted_accuracy"] + 1e-6
+    )  # rounding moves with the batch
+
+
+def test_an_answer_warns_of_a_predictor_that_ranks_badly(client: TestClient, context: Context, supernet: str) -> None:
+    assert ask(client, max_flops=2e6).json()["predictor_warning"] is None
+    with context.database.writing() as session:
+        row = session.get_one(Supernet, supernet)
+        row.predictor_card = {**(row.predictor_card or {}), "kendall_tau": 0.2}
+    assert "0.20 over all" in ask(client, max_flops=2e6).json()["predictor_warning"]
 
 
 def test_what_is_predicted_is_never_called_measured_or_verified(client: TestClient, device: str) -> None:
