@@ -31,6 +31,9 @@ from service.supernets.rules import register
 from supernet.families import preset
 from supernet.operators import flat
 
+# Before torch is loaded, here and in what tests start: threads gain such small networks nothing and cost much where
+# other processes compete for the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 SERVER = os.environ.get("SUPPLE_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
 
 
