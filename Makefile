@@ -28,4 +28,4 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 test: lint types
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -37,7 +37,7 @@ def smaller_config(path: Path, epochs: dict[str, int], subnets: int) -> Path:
 def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Where the demo ran once, and what it printed."""
     folder = tmp_path_factory.mktemp("story")
-    config = smaller_config(folder / "digits.yaml", {"largest": 10, "kernel": 2, "depth": 2, "width": 7}, 40)
+    config = smaller_config(folder / "digits.yaml", {"largest": 10, "kernel": 2, "depth": 2, "width": 10}, 40)
     text = io.StringIO()
     out = Console(file=text, width=200)
     run_demo(folder / "demo", 0, once=True, out=out, config=config, probe_seconds=5)
