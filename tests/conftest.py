@@ -39,6 +39,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest file first, so that of several processes none is left waiting for it at the end."""
     items.sort(key=lambda item: item.path.name != "test_story.py")
+
+
 SERVER = os.environ.get("SUPPLE_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
 
 

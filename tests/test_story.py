@@ -37,7 +37,7 @@ def smaller_config(path: Path, epochs: dict[str, int], subnets: int) -> Path:
 def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Where the demo ran once, and what it printed."""
     folder = tmp_path_factory.mktemp("story")
-    config = smaller_config(folder / "digits.yaml", {"largest": 10, "kernel": 2, "depth": 2, "width": 10}, 40)
+    config = smaller_config(folder / "digits.yaml", {"largest": 10, "kernel": 2, "depth": 2, "width": 10}, 100)
     text = io.StringIO()
     out = Console(file=text, width=200)
     run_demo(folder / "demo", 0, once=True, out=out, config=config, probe_seconds=5)
@@ -98,7 +98,7 @@ def test_inherited_accuracy_on_the_held_out_split(bundle: Bundle) -> None:
 
 def test_the_predictor_ranks_subnets_it_was_not_fitted_on(bundle: Bundle) -> None:
     card = bundle.report["predictor"]
-    assert card["pairs"] == 40
+    assert card["pairs"] == 100
     assert card["kendall_tau"] > 0.3
     assert 0 < card["rmse"] < 0.05
 

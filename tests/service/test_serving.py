@@ -17,9 +17,14 @@ from service.settings import Settings
 from tests.service.test_jobs import wait
 
 
-def children(pid: int) -> list[int]:
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    return [int(line.split()[0]) for line in listed.splitlines() if int(line.split()[1]) == pid]
+def workers_of(pid: int) -> list[int]:
+    """The workers among a process's children; what it starts for a moment is none."""
+    command = ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()]
+    return [
+        int(child) for child, parent, *args in rows if int(parent) == pid and "service.cli worker" in " ".join(args)
+    ]
 
 
 def is_gone(pid: int) -> bool:
@@ -34,7 +39,7 @@ def service(tmp_path: Path, sqlite_template: Path) -> "Iterator[subprocess.Popen
     environment = os.environ | {"SUPPLE_DATA_DIRECTORY": str(tmp_path), "SUPPLE_PORT": "0"}
     process = subprocess.Popen([sys.executable, "-m", "service.cli", "serve"], env=environment)
     try:
-        wait(lambda: bool(children(process.pid)), "a worker beside the service")
+        wait(lambda: bool(workers_of(process.pid)), "a worker beside the service")
         yield process
     finally:
         process.kill()
@@ -50,7 +55,7 @@ def worker_is_ready(directory: Path) -> bool:
 def test_a_stopped_service_leaves_no_worker(
     service: "subprocess.Popen[bytes]", tmp_path: Path, number: signal.Signals
 ) -> None:
-    (worker,) = children(service.pid)
+    (worker,) = workers_of(service.pid)
     wait(lambda: worker_is_ready(tmp_path), "a ready worker")
     service.send_signal(number)
     assert service.wait(40) == 0
@@ -58,16 +63,16 @@ def test_a_stopped_service_leaves_no_worker(
 
 
 def test_a_killed_service_leaves_no_worker(service: "subprocess.Popen[bytes]") -> None:
-    (worker,) = children(service.pid)
+    (worker,) = workers_of(service.pid)
     service.kill()
     service.wait()
     wait(lambda: is_gone(worker), "the worker's end")
 
 
 def test_a_worker_that_dies_is_replaced(service: "subprocess.Popen[bytes]") -> None:
-    (worker,) = children(service.pid)
+    (worker,) = workers_of(service.pid)
     os.kill(worker, signal.SIGKILL)
-    wait(lambda: bool(set(children(service.pid)) - {worker}), "another worker")
+    wait(lambda: bool(set(workers_of(service.pid)) - {worker}), "another worker")
 
 
 def test_a_process_that_ignores_sigterm_is_killed() -> None:
