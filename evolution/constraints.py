@@ -239,13 +239,13 @@ class Region:
     def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
         """(N, G) canonical genomes within every limit: those given, the others moved towards the anchor.
 
-        A genome at a resolution without an anchor gets a random one that has an anchor. A genome outside the limits
+        A genome outside the limits, at a resolution without an anchor, gets a random one that has an anchor. Then it
         walks to the anchor of its resolution, one step of one gene at a time in random order, and the walk is bisected
         for a point that is inside while an earlier one is not.
         """
         space = self.tables.space
         genomes = space.canonical(genomes)
-        homeless = np.flatnonzero(~self.anchored[genomes[:, 0]])
+        homeless = np.flatnonzero(~self.anchored[genomes[:, 0]] & ~self.holds(genomes))
         genomes[homeless, 0] = rng.choice(np.flatnonzero(self.anchored), len(homeless))
         outside = np.flatnonzero(~self.holds(genomes))
         if not len(outside):

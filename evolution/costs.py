@@ -243,9 +243,10 @@ class AdditiveCost(Cost):
 
     @cached_property
     def ceiling(self) -> float:
-        """From the largest value."""
-        largest = np.max(self.values, initial=0, where=np.isfinite(self.values))
-        return float(self.scale.max() * largest * len(self.tables.space.parts) + np.abs(self.offset).max() + 1)
+        """The largest that is known, by elimination."""
+        negative = np.where(np.isfinite(self.conditioned), -self.conditioned, np.inf)
+        largest = -self.tables.elimination.eliminate(negative).minimum
+        return float(np.max(largest * self.scale + self.offset, initial=0, where=np.isfinite(largest)))
 
     @cached_property
     def eliminated(self) -> Eliminated:

@@ -97,16 +97,12 @@ class Problem:
 
     @property
     def reference(self) -> tuple[float, ...]:
-        """(1 + front_costs,) where hypervolumes end: error 1, and each cost's limit or what the largest network costs.
+        """(1 + front_costs,) where hypervolumes end: error 1, and each cost's limit or the most that any network costs.
 
         With one cost, a hypervolume over that cost's range, limit - floor, is the mean accuracy over the budgets in it.
         """
         limits = {constraint.cost.name: constraint.max for constraint in self.constraints}
-        space = self.tables.space
-        largest = np.tile((space.num_choices - 1).astype(np.int8), (len(space.resolutions), 1))
-        largest[:, 0] = np.arange(len(largest))
-        ends = (np.max(known, initial=0, where=np.isfinite(known)) for known in (cost(largest) for cost in self.costs))
-        most = {cost.name: float(end) for cost, end in zip(self.costs, ends, strict=True)} | limits
+        most = {cost.name: cost.ceiling for cost in self.costs} | limits
         return (1.0, *(most[name] for name in self.cost_names[: self.front_costs]))
 
     def value(self, accuracy: Floats, price: Floats) -> Floats:

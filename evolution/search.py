@@ -24,6 +24,7 @@ EVALUATIONS = 6_000  # unless a request says otherwise
 FINALISTS = 200
 POLISH_SHARE, MOST_POLISH = 0.15, 6_000  # of the budget, kept for the local search, and at most so many
 PAIRS = 1_024  # pairs of moves scored at once, before a better one is followed
+NEXT_BEST = 256  # looked around where the strategy has nothing left to propose
 RECENT = 1_000
 STALE_GENERATIONS = 5  # without anything new in a row: the strategy has nothing left to propose
 Phase = Literal["seed", "explore", "polish", "done"]
@@ -86,7 +87,8 @@ class SearchResult:
     accurate one found, which does not prove that there is none. costs: its costs by name. front: over everything
     evaluated. finalists: at most 200, best first. evaluated: everything, in order. two_opt: whether everything that one
     move or two make of `best` within the limits was evaluated, and none was better. two_opt_evaluations: what the local
-    search spent. gained_last_1000: what the last 1,000 evaluated added to the best fitness. hypervolume: (generations,)
+    search spent. gained_last_1000: what the last 1,000 scored added to the best accuracy, or took off the minimised
+    cost; None where no more were scored, or those before did not reach the accuracy asked. hypervolume: (generations,)
     of the front after each, up to the problem's `reference`; empty unless a front was sought.
     """
 
@@ -102,7 +104,7 @@ class SearchResult:
     seed: int
     two_opt: bool
     two_opt_evaluations: int
-    gained_last_1000: float
+    gained_last_1000: float | None
     hypervolume: Floats
 
 
@@ -142,6 +144,7 @@ class Search:
         self._two_opt, self._two_opt_evaluations = False, 0
         self._warm_start = _checked(problem.tables.space, warm_start)
         self._known: set[bytes] = set()
+        self._exhausted: set[bytes] = set()  # near which everything is known; only saves finding that out again
         self._batches: list[tuple[Genomes, Scores]] = []
         self._best: tuple[float, float, Genomes, float] | None = None  # fitness, first cost, genome, accuracy
 
@@ -179,7 +182,7 @@ class Search:
         """One generation of the strategy."""
         reserve = min(int(self.budget * POLISH_SHARE), MOST_POLISH) if self._polish else 0
         budget = self.budget - reserve
-        if self.evaluations >= budget or self._stale >= STALE_GENERATIONS:
+        if self.evaluations + self._strategy.per_ask >= budget or self._stale >= STALE_GENERATIONS:
             self._phase = "polish" if self._polish else "done"
             return
         fresh = self._inside(self._strategy.ask())
@@ -187,16 +190,34 @@ class Search:
         self._stale = 0 if len(fresh) else self._stale + 1
 
     def _improve(self) -> None:
-        """Score some of what one move makes of the best, then of what two make; end when nothing of that is left."""
+        """Score some of what one move makes of the best, then of what two make; end when nothing of that is left.
+
+        Where the strategy had nothing left to propose, the limits leave little room or parts that are far from each
+        other: then what two moves make of the next best is scored as well.
+        """
         best, moves, before = self._leader()[2], self.problem.tables.moves, self.evaluations
         fresh = self._fresh_within(moves.neighbours(best))
         if not len(fresh):
             fresh = self._fresh_within(moves.within_two(best))
+        self._two_opt = not len(fresh)
+        if self._two_opt and self._stale >= STALE_GENERATIONS and before < self.budget:
+            fresh = self._fresh_near_the_next_best()
         self._evaluate(fresh[:PAIRS], self.budget - before)
         self._two_opt_evaluations += self.evaluations - before
-        self._two_opt = not len(fresh)
-        if self._two_opt or before >= self.budget:
+        if not len(fresh) or before >= self.budget:
             self._phase = "done"
+
+    def _fresh_near_the_next_best(self) -> Genomes:
+        """(M, G) what two moves make of the fittest that has anything new near it, of the fittest `NEXT_BEST`."""
+        evaluated, fitness = self._evaluated()
+        for row in np.argsort(-fitness, kind="stable")[:NEXT_BEST]:
+            key = evaluated.genomes[row].tobytes()
+            if key not in self._exhausted:
+                fresh = self._fresh_within(self.problem.tables.moves.within_two(evaluated.genomes[row]))
+                if len(fresh):
+                    return fresh
+                self._exhausted.add(key)
+        return evaluated.genomes[:0]
 
     def _fresh_within(self, genomes: Genomes) -> Genomes:
         """(M, G) those of (N, G) genomes that are within the limits and not scored yet."""
@@ -322,9 +343,17 @@ class Search:
             seed=self.seed,
             two_opt=self._two_opt,
             two_opt_evaluations=self._two_opt_evaluations,
-            gained_last_1000=float(fitness.max() - fitness[:-RECENT].max()) if len(fitness) > RECENT else 0.0,
+            gained_last_1000=self._gained(fitness),
             hypervolume=hypervolumes(objectives, self._ends if problem.pareto else (), problem.reference),
         )
+
+    def _gained(self, fitness: Floats) -> float | None:
+        """What the last `RECENT` of (N,) scored improved the best by; None where that was nothing of the same kind."""
+        if len(fitness) <= RECENT:
+            return None
+        before, after = float(fitness[:-RECENT].max()), float(fitness.max())
+        minimised = self.problem.minimise
+        return None if minimised and before < -minimised.ceiling else after - before
 
 
 def solve(problem: Problem, **settings: Any) -> SearchResult:

@@ -65,10 +65,9 @@ class Sensitivity:
 
 def sensitivities(problem: Problem, answer: Genomes) -> tuple[Sensitivity, ...]:
     """One for each limit and for the minimised cost of a problem, around an answer (G,) that is within the limits."""
-    space = problem.tables.space
-    singles = space.neighbours(answer)
-    pairs = np.unique(np.concatenate([space.neighbours(one) for one in singles]).view(f"V{len(answer)}"))
-    genomes = np.concatenate([answer[None], singles, pairs.view(np.int8).reshape(-1, len(answer))])
+    space, moves = problem.tables.space, problem.tables.moves
+    singles = moves.neighbours(answer)
+    genomes = np.concatenate([answer[None], singles, moves.within_two(answer)])
     values = {cost.name: cost(genomes) for cost in problem.costs}
     limits = {limit.cost.name: limit.max for limit in problem.constraints}
     if problem.minimise is not None:

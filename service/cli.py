@@ -491,8 +491,7 @@ def _open(path: Path) -> Any:
 
 
 def _print_json(data: Any) -> None:
-    json.dump(data, sys.stdout, indent=1, allow_nan=False)
-    sys.stdout.write(os.linesep)
+    sys.stdout.write(json.dumps(data, indent=1, allow_nan=False) + os.linesep)
 
 
 if __name__ == "__main__":

@@ -207,14 +207,15 @@ def show_found(found: Mapping[str, Any], console: Console) -> None:
     console.print(f"predicted accuracy     {best['predicted_accuracy']:.4f}{reached}", highlight=False)
     for device, ms in best["predicted_latency_ms"].items():
         limit = against(f"latency_ms@{device}")
-        console.print(f"predicted latency      {ms:.4g} ms on {device}{limit}", highlight=False)
+        shown = "not known" if ms is None else f"{ms:.4g} ms"
+        console.print(f"predicted latency      {shown} on {device}{limit}", highlight=False)
     for name, cost, text in size_lines(best):
         console.print(f"{name:<22} {text}{against(cost)}", highlight=False)
     console.print(f"{found['evaluations']:,} architectures evaluated in {found['search_seconds']:.2f} s")
     if found["two_opt"]:
         console.print("no one or two changes within the limits improve it, by prediction")
     else:
-        console.print(f"the last 1,000 gained {found['gained_last_1000']:.2g}; a larger --budget may find better")
+        console.print("not everything near it was evaluated; a larger --budget may find better")
     if found["sensitivity"]:
         show_sensitivity(found["sensitivity"], console)
 

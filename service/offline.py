@@ -1,6 +1,7 @@
 """Searching and exporting a bundle without a server."""
 
 import hashlib
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,13 +59,14 @@ def search_bundle(
     )
     tables = problem.tables
     started = time.perf_counter()
-    search = Search(problem, evaluations=budget or EVALUATIONS, seed=seed)
+    search = Search(problem, evaluations=EVALUATIONS if budget is None else budget, seed=seed)
     for _ in search.run():
         pass
     result = search.result()
     seconds = time.perf_counter() - started
     best = result.best[None]
-    latency = {name: float(model.predict(best)[0]) for name, model in models.items()}
+    predicted = {name: float(model.predict(best)[0]) for name, model in models.items()}
+    latency = {name: ms if math.isfinite(ms) else None for name, ms in predicted.items()}  # inf: not measured there
     return {
         "best": {
             "id": bundle.space.id(result.best),

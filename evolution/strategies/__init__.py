@@ -25,6 +25,10 @@ class SearchStrategy(Protocol):
 
     spent: int
 
+    @property
+    def per_ask(self) -> int:
+        """The most of these that the next `ask` makes; it is not called where the budget has no room for them."""
+
     def ask(self) -> Genomes:
         """(N, G) genomes to score next; (0, G) when there is nothing left to propose."""
 

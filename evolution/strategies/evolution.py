@@ -83,7 +83,7 @@ class _Family:
 class Evolution:
     """Keeps the fittest architectures of an epoch and proposes what a linear model ranks best among their children."""
 
-    spent = 0
+    spent = per_ask = 0
 
     def __init__(self, problem: Problem, rng: np.random.Generator) -> None:
         self._problem, self._region, self._rng = problem, problem.region, rng

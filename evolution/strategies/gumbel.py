@@ -62,6 +62,11 @@ class Gumbel:
         self._told = 0  # genomes since the last `ask`
         self._start()
 
+    @property
+    def per_ask(self) -> int:
+        """Samples that go forward, and once the calibration."""
+        return STEPS * SAMPLES + (0 if self._spread else CALIBRATION)
+
     def _start(self) -> None:
         self._step = 0
         self._logits = self._relaxation.uniform

@@ -29,7 +29,7 @@ FRESH = 0.75  # the share of children not scored before that the number of mutat
 class NSGA2:
     """Keeps a population spread over the front of accuracy and costs."""
 
-    spent = 0
+    spent = per_ask = 0
 
     def __init__(self, problem: Problem, rng: np.random.Generator) -> None:
         self._space, self._rng = problem.tables.space, rng

@@ -33,7 +33,7 @@ MEMORY = 0.9  # of the moving averages
 class Reinforce:
     """Samples a controller and moves its probabilities towards what earned more than usual."""
 
-    spent = 0
+    spent = per_ask = 0
 
     def __init__(self, problem: Problem, rng: np.random.Generator) -> None:
         self._problem, self._region, self._rng = problem, problem.region, rng

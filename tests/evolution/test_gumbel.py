@@ -107,9 +107,9 @@ def test_its_own_predictions_are_counted(name: str) -> None:
     problem = digits_problem()
     search = Search(problem, strategy=name, evaluations=1000, polish=False)
     for progress in search.run():
-        assert progress.evaluations <= 1000 + 64
+        assert progress.evaluations <= 1000
     result = search.result()
-    assert result.evaluations >= 1000
+    assert result.evaluations > 1000 - 64
     assert result.evaluations > 2 * len(result.evaluated)
     assert problem.region.holds(result.evaluated.genomes).all()
 

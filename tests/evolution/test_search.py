@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from evolution.constraints import Constraint, Infeasible, Limit, constrain, cost_of
+from evolution.constraints import Constraint, Infeasible, Limit, Refused, Region, constrain, cost_of
 from evolution.costs import AdditiveCost, CostTables, PeakCost
 from evolution.elimination import Floats
 from evolution.latency import LatencyModel
@@ -301,7 +301,7 @@ def test_what_the_last_thousand_evaluations_gained() -> None:
     result = solve(problem, evaluations=2500, strategy="random", polish=False)
     before = result.evaluated.accuracy[:-1000].max()
     assert result.gained_last_1000 == result.predicted_accuracy - before
-    assert solve(problem, evaluations=900).gained_last_1000 == 0
+    assert solve(problem, evaluations=900).gained_last_1000 is None
 
 
 # The budget, the seed and the state.
@@ -450,3 +450,62 @@ def test_a_population_that_has_converged_does_not_propose_the_same_for_ever() ->
     result = solve(problem, evaluations=10_000, polish=False)
     assert result.evaluations == 10_000
     assert result.generations < 300
+
+
+def test_a_warm_start_within_the_limits_is_scored_even_where_its_resolution_has_no_anchor() -> None:
+    rng, unanchored = np.random.default_rng(0), 0
+    large = ALL[ALL[:, 0] == 2]
+    while unanchored < 5:
+        costs = [random_cost(TABLES, rng, f"r{number}") for number in range(3)]
+        known = large[rng.integers(len(large))][None]
+        try:
+            region = Region(TABLES, [Constraint(cost, float(cost(known)[0])) for cost in costs], max_nodes=0)
+        except Refused:
+            continue
+        unanchored += not region.anchored[2]
+        assert region.repair(known, rng).tolist() == known.tolist()
+
+
+def test_where_the_limits_leave_little_room_everything_that_moves_reach_is_scored() -> None:
+    rng = np.random.default_rng(2)
+    for seed in range(8):
+        latency = random_cost(TABLES, rng, "latency")
+        values = latency(ALL)
+        most = float(np.sort(values)[25])
+        problem = Problem(TABLES, smooth_accuracy(TINY, rng), (Constraint(latency, most),))
+        result = solve(problem, evaluations=2_000, seed=seed)
+        assert result.two_opt
+        assert len(result.evaluated) >= 20  # of 26; the others may be out of reach of two moves
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+@pytest.mark.parametrize("budget", [1, 7, 60, 300])
+def test_no_strategy_exceeds_its_budget(strategy: str, budget: int) -> None:
+    predictor = smooth_accuracy(DIGITS.space, np.random.default_rng(0))
+    problem = Problem(DIGITS, predictor, flops_at_most(DIGITS, 1e6))
+    assert solve(problem, strategy=strategy, evaluations=budget).evaluations <= budget
+
+
+def test_what_the_last_evaluations_gained_is_of_the_objective() -> None:
+    predictor = smooth_accuracy(DIGITS.space, np.random.default_rng(0))
+    reachable = float(np.quantile(predictor.predict(DIGITS.space.sample(np.random.default_rng(1), 500)), 0.5))
+    least = Problem(DIGITS, predictor, (), minimise=DIGITS.flops_cost, min_accuracy=reachable)
+    assert solve(least, evaluations=900).gained_last_1000 is None
+    found = solve(least, evaluations=4_000)
+    assert found.reached
+    assert found.gained_last_1000 is not None
+    assert 0 <= found.gained_last_1000 < DIGITS.flops_cost.ceiling
+    never = solve(replace(least, min_accuracy=0.9999), evaluations=4_000)
+    assert not never.reached
+    assert never.gained_last_1000 is None
+
+
+def test_hypervolumes_end_where_no_architecture_costs_more() -> None:
+    for name in ("spos-cifar", "mbv3-cifar"):
+        tables = CostTables(preset(name))
+        genomes = tables.space.sample(np.random.default_rng(0), 3_000)
+        for cost in (tables.flops_cost, tables.peak_memory_cost):
+            problem = Problem(tables, smooth_accuracy(tables.space, np.random.default_rng(0)), (), pareto=(cost,))
+            assert cost(genomes).max() <= problem.reference[1]
+    flops = TABLES.flops_cost
+    assert flops.ceiling == flops(ALL).max()

@@ -1,5 +1,7 @@
 """What limits buy: against every architecture within two moves, found one move at a time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from evolution.costs import CostTables
 from evolution.problem import Problem
 from evolution.search import solve
 from evolution.sensitivity import STEP, Sensitivity, sensitivities
-from supernet.space import Genomes
+from supernet.space import Gene, Genomes
 from tests.evolution.tiny import TINY, random_cost, smooth_accuracy
 
 
@@ -132,3 +134,12 @@ def test_a_limit_on_peak_memory_is_read_off_like_the_others() -> None:
     now = asked.predictor.predict(answer[None])[0]
     assert found.gained == pytest.approx(accuracy[costs <= peak.max * (1 + STEP)].max() - now)
     assert found.lost == pytest.approx(max(0.0, now - accuracy[costs <= peak.max * (1 - STEP)].max()))
+
+
+def test_in_a_space_of_one_architecture_nothing_can_change() -> None:
+    groups = (Gene("groups", (1,)),)
+    one = replace(TINY, resolutions=(8,), depths=((1,),), block_genes=(Gene("width", (2,)),), extra_genes=groups)
+    tables = CostTables(one)
+    asked = Problem(tables, smooth_accuracy(one, np.random.default_rng(0)), (Constraint(tables.flops_cost, 1e9),))
+    (found,) = sensitivities(asked, solve(asked, evaluations=10).best)
+    assert (found.gained, found.lost, found.cheapest) == (0, 0, None)

@@ -81,6 +81,8 @@ def test_a_bundle_without_weights_is_searched_and_not_exported(files: Path, tmp_
     arch = architecture(best)
     assert best["latency_ms"] == pytest.approx(sum(milliseconds(arch.resolution, x) for x in entries(SPACE.name, arch)))
     assert best["latency_ms"] <= 9
+    unknown = json.loads(search("--device", "phone", "--max-flops", "1G", "--resolution", "224").stdout)["best"]
+    assert unknown["latency_ms"] is None  # the tables lack this resolution, and nothing limits the latency
     refused(search("--max-latency-ms", "9"), 2, r"needs --device: .*, or a device inside the bundle \(phone\)")
     refused(
         search("--device", "tablet", "--max-latency-ms", "9"),
