@@ -61,8 +61,9 @@ class Bar:
         if not self._console.is_terminal and now >= self._next_line:
             self._next_line = now + LINE_SECONDS
             left = next(each.time_remaining for each in self._progress.tasks if each.id == task)
-            until = "" if left is None else f", {timedelta(seconds=round(left))} left"
-            self._console.print(f"{stage} {done}/{total}{until}, {remark}", markup=False, highlight=False)
+            until = "" if left is None else f"{timedelta(seconds=round(left))} left"
+            line = ", ".join(filter(None, (f"{stage} {done}/{total}", until, remark)))
+            self._console.print(line, markup=False, highlight=False)
 
 
 def watch(steps: "Iterable[Step]", console: Console) -> None:
