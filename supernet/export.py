@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
+from supernet.depthwise import DepthwiseConv2d
+
 if TYPE_CHECKING:
     from supernet.bundle import Bundle
     from supernet.evaluate import BatchNorm
@@ -143,12 +145,20 @@ def to_onnx(network: nn.Module, input_shape: tuple[int, ...], metadata: Mapping[
     if any(module.training for module in network.modules()):
         raise ExportError("the network is in training mode; call .eval() first")
     try:
-        trace = fx.Tracer().trace(network)
+        trace = LayerTracer().trace(network)
     except (fx.proxy.TraceError, TypeError) as error:
         raise ExportError(f"{type(network).__name__} is not static: {error}") from error
     writer = _Writer(dict(network.named_modules()))
     with torch.no_grad():
         return writer.run(trace, input_shape, metadata or {})
+
+
+class LayerTracer(fx.Tracer):
+    """Traces a network into layers that the table below knows, whichever package they come from, and functions."""
+
+    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        """Whether a module is one node of the trace; else it is what its forward calls."""
+        return type(module) in _LAYERS or super().is_leaf_module(module, qualified_name)
 
 
 # What the table below is written in.
@@ -451,7 +461,7 @@ def _plain(function: Callable[..., _Value]) -> Callable[..., _Value]:
 
 
 _LAYERS: dict[type[nn.Module], Callable[..., Any]] = {
-    nn.Conv2d: _conv,
+    **dict.fromkeys((nn.Conv2d, DepthwiseConv2d), _conv),
     nn.BatchNorm2d: _batch_norm,
     nn.Linear: _linear,
     nn.ReLU: _plain(_relu),

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from supernet.depthwise import DepthwiseConv2d, depthwise_conv2d
 from supernet.operators import Activation, Join, Operator, Operators, Parallel
 from supernet.space import Architecture, SearchSpace
 
@@ -141,8 +142,7 @@ class ElasticDepthwiseConv(nn.Module):
 
     def forward(self, x: Tensor, side: int) -> Tensor:
         """x: (N, C, H, W) with C at most the largest; returns (N, C, H / stride, W / stride)."""
-        weight = self.weight_for(x.shape[1], side)
-        return F.conv2d(x, weight, stride=self.stride, padding=side // 2, groups=x.shape[1])
+        return depthwise_conv2d(x, self.weight_for(x.shape[1], side), self.stride)
 
     def copy_to(self, conv: nn.Conv2d) -> None:
         """Copy the transformed slice that fits into a static convolution."""
@@ -202,15 +202,18 @@ def sorted_within(importance: Tensor, cuts: Iterable[int]) -> Tensor:
 def static_conv(record: Operator) -> nn.Sequential:
     """Convolution, batch norm and activation of one record, with fresh weights."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    layers["conv"] = nn.Conv2d(
-        record.in_channels,
-        record.out_channels,
-        record.kernel,
-        record.stride,
-        record.kernel // 2,
-        groups=record.groups,
-        bias=record.bias,
-    )
+    if record.groups == record.in_channels == record.out_channels and not record.bias:
+        layers["conv"] = DepthwiseConv2d(record.out_channels, record.kernel, record.stride)
+    else:
+        layers["conv"] = nn.Conv2d(
+            record.in_channels,
+            record.out_channels,
+            record.kernel,
+            record.stride,
+            record.kernel // 2,
+            groups=record.groups,
+            bias=record.bias,
+        )
     if record.norm:
         layers["norm"] = nn.BatchNorm2d(record.out_channels, record.norm_eps)
     if record.activation:

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from evolution.costs import CostTables
 from supernet import families
-from supernet.export import check_parity, to_onnx
+from supernet.export import LayerTracer, check_parity, to_onnx
 from supernet.families import Family, preset, presets, supernet_class
 from supernet.families.mobilenetv2 import MobileNetV2Layout
 from supernet.families.resnet import bottleneck
@@ -133,7 +133,7 @@ def test_costs_are_exact_at_any_multiple_of_four(name: str) -> None:
 
 def peak_by_walking(network: nn.Module, channels: int, resolution: int) -> int:
     """Elements alive at most, by a walk over the traced network: made when written, freed after the last read."""
-    trace = fx.Tracer().trace(network)
+    trace = LayerTracer().trace(network)
     graph = fx.GraphModule(network, trace)
     ShapeProp(graph).propagate(torch.empty(1, channels, resolution, resolution, device="meta"))
     in_place = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.Identity, nn.Flatten)

@@ -1,0 +1,54 @@
+"""Depthwise convolution with a gradient of our own equals torch's."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from supernet import depthwise
+from supernet.depthwise import DepthwiseConv2d, depthwise_conv2d
+
+
+def reference(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2, groups=len(weight))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [3, 5, 7])
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_values_and_gradients_are_those_of_torch(side: int, stride: int, memory_format: torch.memory_format) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for height, width, channels in ((1, 3, 16), (3, 4, 3), (7, 7, 24), (8, 6, 40), (15, 16, 16), (16, 9, 1)):
+        x = torch.randn(2, channels, height, width, generator=generator, dtype=torch.float32)
+        x = x.contiguous(memory_format=memory_format).requires_grad_()
+        weight = torch.randn(channels, 1, side, side, generator=generator).requires_grad_()
+        ours, theirs = depthwise_conv2d(x, weight, stride), reference(x, weight, stride)
+        assert torch.equal(ours, theirs)
+        gradient = torch.randn(ours.shape, generator=generator)
+        exact = torch.autograd.grad(reference(x.double(), weight.double(), stride), (x, weight), gradient.double())
+        for found, sought in zip(torch.autograd.grad(ours, (x, weight), gradient), exact, strict=True):
+            torch.testing.assert_close(found, sought, rtol=1e-4, atol=1e-4)
+        (of_weight,) = torch.autograd.grad(depthwise_conv2d(x.detach(), weight, stride), weight, gradient)
+        torch.testing.assert_close(of_weight, exact[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not depthwise.SUPPORTED, reason="torch computes on this processor without oneDNN")
+def test_our_gradient_is_taken_where_it_pays() -> None:
+    x, weight = torch.randn(2, 8, 9, 9), torch.randn(8, 1, 7, 7, requires_grad=True)
+    ours = "_DepthwiseConvBackward"
+    assert depthwise_conv2d(x, weight, 1).grad_fn.name() == ours
+    assert depthwise_conv2d(x, weight, 2).grad_fn.name() == ours
+    assert depthwise_conv2d(x, weight, 3).grad_fn.name() != ours  # two columns are no number of steps of three
+    assert depthwise_conv2d(x[..., :2], weight, 1).grad_fn.name() != ours  # narrower than a shift
+    assert depthwise_conv2d(x.double(), weight.double(), 1).grad_fn.name() != ours
+    small = torch.randn(8, 1, 3, 3, requires_grad=True)
+    assert depthwise_conv2d(x, small, 1).grad_fn.name() != ours
+    with torch.autocast("cpu", torch.bfloat16):
+        assert depthwise_conv2d(x, weight, 1).dtype == torch.bfloat16
+
+
+def test_the_layer_is_a_plain_convolution_but_in_training() -> None:
+    layer, x = DepthwiseConv2d(8, 7, 2), torch.randn(2, 8, 9, 9)
+    assert torch.equal(layer(x), layer.eval()(x))
+    assert layer(x).grad_fn.name() == "ConvolutionBackward0"
+    assert tuple(layer(x).shape) == (2, 8, 5, 5)
