@@ -23,7 +23,7 @@ from service.inputs import (
     read_arch,
     read_settings,
 )
-from service.quantities import UNITS, fraction, quantity
+from service.quantities import fraction
 from service.quantities import limits as read_limits
 
 app = typer.Typer(
@@ -53,6 +53,25 @@ BudgetOption = Annotated[
     int | None,
     typer.Option(min=1, help="Architectures to evaluate by prediction, at most; 6,000 unless given, as in the API."),
 ]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="A device inside the bundle, or measurements as `supple probe` writes them.")
+]
+LatencyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[DEVICE=]MS", help="Hard limit, as in 8 or 8ms; again for every other device, as in phone=8ms."
+    ),
+]
+FlopsOption = Annotated[str | None, typer.Option(help="Hard limit in multiply-adds, as in 300M.")]
+ParamsOption = Annotated[str | None, typer.Option(help="Hard limit, as in 4.5M.")]
+ModelBytesOption = Annotated[
+    str | None, typer.Option(help="Hard limit on the ONNX file, as in 1.5MB or 2MiB: MB is 10^6, MiB 2^20 bytes.")
+]
+PeakMemoryOption = Annotated[
+    str | None, typer.Option(help="Hard limit on activations alive at once, one image in fp32, as in 512KB.")
+]
+ResolutionOption = Annotated[int | None, typer.Option(help="The only input side allowed, pixels.")]
+MaxResolutionOption = Annotated[int | None, typer.Option(help="The largest input side allowed, pixels.")]
 ChildOption = Annotated[bool, typer.Option("--child", hidden=True, help="End when standard input is closed.")]
 
 
@@ -274,25 +293,14 @@ def probe(
 @app.command()
 def search(
     bundle: BundleArgument,
-    device: Annotated[
-        str | None, typer.Option(help="A device inside the bundle, or measurements as `supple probe` writes them.")
-    ] = None,
-    max_latency_ms: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[DEVICE=]MS", help="Hard limit, as in 8 or 8ms; again for every other device, as in phone=8ms."
-        ),
-    ] = None,
-    max_flops: Annotated[str | None, typer.Option(help="Hard limit in multiply-adds, as in 300M.")] = None,
-    max_params: Annotated[str | None, typer.Option(help="Hard limit, as in 4.5M.")] = None,
-    max_model_bytes: Annotated[
-        str | None, typer.Option(help="Hard limit on the ONNX file, as in 1.5MB or 2MiB: MB is 10^6, MiB 2^20 bytes.")
-    ] = None,
-    max_peak_memory: Annotated[
-        str | None, typer.Option(help="Hard limit on activations alive at once, one image in fp32, as in 512KB.")
-    ] = None,
-    resolution: Annotated[int | None, typer.Option(help="The only input side allowed, pixels.")] = None,
-    max_resolution: Annotated[int | None, typer.Option(help="The largest input side allowed, pixels.")] = None,
+    device: DeviceOption = None,
+    max_latency_ms: LatencyOption = None,
+    max_flops: FlopsOption = None,
+    max_params: ParamsOption = None,
+    max_model_bytes: ModelBytesOption = None,
+    max_peak_memory: PeakMemoryOption = None,
+    resolution: ResolutionOption = None,
+    max_resolution: MaxResolutionOption = None,
     minimise: Annotated[
         CostOption | None, typer.Option(help="The cost to make least at --min-accuracy, instead of the best accuracy.")
     ] = None,
@@ -306,13 +314,7 @@ def search(
     from service.display import show_found, show_refused
     from service.offline import search_bundle
 
-    typed = {
-        "flops": max_flops,
-        "params": max_params,
-        "model_bytes": max_model_bytes,
-        "peak_memory_bytes": max_peak_memory,
-    }
-    limits = read_limits(typed, max_latency_ms or [])
+    limits = _limits(max_latency_ms, max_flops, max_params, max_model_bytes, max_peak_memory)
     least = None if min_accuracy is None else fraction(min_accuracy)
     opened = _open(bundle)
     try:
@@ -339,16 +341,29 @@ def search(
     _print_json(found) if as_json else show_found(found, out)
 
 
+def _limits(
+    latency: list[str] | None,
+    flops: str | None,
+    params: str | None,
+    model_bytes: str | None,
+    peak_memory: str | None,
+) -> dict[str, float]:
+    """The options of that name, by cost."""
+    typed = {"flops": flops, "params": params, "model_bytes": model_bytes, "peak_memory_bytes": peak_memory}
+    return read_limits(typed, latency or [])
+
+
 @app.command()
 def compare(
     bundle: BundleArgument,
-    device: Annotated[
-        str | None, typer.Option(help="A device inside the bundle, or measurements as `supple probe` writes them.")
-    ] = None,
-    max_latency_ms: Annotated[str | None, typer.Option(help="Hard limit, as in 8 or 8ms.")] = None,
-    max_flops: Annotated[str | None, typer.Option(help="Hard limit in multiply-adds, as in 300M.")] = None,
-    max_params: Annotated[str | None, typer.Option(help="Hard limit, as in 4.5M.")] = None,
-    resolution: Annotated[int | None, typer.Option(help="The only input side allowed, pixels.")] = None,
+    device: DeviceOption = None,
+    max_latency_ms: LatencyOption = None,
+    max_flops: FlopsOption = None,
+    max_params: ParamsOption = None,
+    max_model_bytes: ModelBytesOption = None,
+    max_peak_memory: PeakMemoryOption = None,
+    resolution: ResolutionOption = None,
+    max_resolution: MaxResolutionOption = None,
     budget: BudgetOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="Searches per strategy.")] = 10,
     local_search: Annotated[
@@ -367,14 +382,14 @@ def compare(
 
     if output is not None:
         check_output("--output", output)
-    typed = {"latency_ms": max_latency_ms, "flops": max_flops, "params": max_params}
-    limits = {cost: quantity(text, UNITS[cost]) for cost, text in typed.items() if text is not None}
+    limits = _limits(max_latency_ms, max_flops, max_params, max_model_bytes, max_peak_memory)
     with Bar(err) as bar:
         compared = compare_bundle(
             _open(bundle),
             limits,
             device=device,
             resolution=resolution,
+            max_resolution=max_resolution,
             budget=budget,
             seeds=seeds,
             local_search=local_search,

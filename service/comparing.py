@@ -20,6 +20,7 @@ def compare_bundle(
     *,
     device: str | None = None,
     resolution: int | None = None,
+    max_resolution: int | None = None,
     budget: int | None,
     seeds: int,
     local_search: bool = True,
@@ -33,7 +34,7 @@ def compare_bundle(
         Infeasible (a ValueError): with each limit's floor. Also what `problem_of` raises.
     """
     budget = budget or EVALUATIONS
-    problem, models = problem_of(bundle, limits, device=device, resolution=resolution)
+    problem, models = problem_of(bundle, limits, device=device, resolution=resolution, max_resolution=max_resolution)
     names, done = sorted(STRATEGIES), []
     for run in runs(problem, names, evaluations=budget, seeds=seeds, local_search=local_search):
         done.append(run)

@@ -26,12 +26,12 @@ def test_every_strategy_is_compared_within_the_limits(
     bundle_path: Path, device: Path, tmp_path: Path, run: Run
 ) -> None:
     plot = tmp_path / "plot.svg"
-    limits = ["--device", str(device), "--max-latency-ms", "0.05ms", "--max-flops", "1M"]
+    limits = ["--device", str(device), "--max-latency-ms", "0.05ms", "--max-flops", "1M", "--max-model-bytes", "500KB"]
     ran = run("compare", str(bundle_path), *limits, "--budget", "300", "--seeds", "2", "-o", str(plot), "--json")
     assert ran.code == 0, ran.stderr
     compared = json.loads(ran.stdout)
     assert {row["strategy"] for row in compared["strategies"]} == set(STRATEGIES)
-    assert compared["limits"] == {"latency_ms": 0.05, "flops": 1e6}
+    assert compared["limits"] == {"latency_ms": 0.05, "flops": 1e6, "model_bytes": 5e5}
     assert (compared["budget"], compared["seeds"], compared["device"]) == (300, 2, "board")
     found = [accuracy for row in compared["strategies"] for accuracy in row["predicted_accuracies"]]
     assert len(found) == 2 * len(STRATEGIES)
