@@ -1,42 +1,61 @@
-"""The gradients of depthwise convolutions beside torch's own: `python -m benchmarks.depthwise [--threads 1]`.
+"""Depthwise convolutions in training beside torch's own: `python -m benchmarks.depthwise [--threads 2]`.
 
-Forward and backward of the depthwise layers of `mbv3-cifar`'s largest subnet with 5 x 5 and 7 x 7 kernels, at batch 128,
-ours and torch's in turns. The ratio is the median over rounds.
+Forward and backward of the depthwise layers of `mbv3-cifar`'s largest subnet, with kernels of 5 x 5 and 7 x 7, at batch
+128, ours and torch's in turns. The ratio is the median over rounds.
 """
 
 import argparse
 import time
+from collections.abc import Callable
 from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from supernet.depthwise import depthwise_conv2d
+from supernet.depthwise import WIDE, depthwise_conv2d
 from supernet.families import preset
 from supernet.operators import flat
 from supernet.train import keep_freed_memory
 
 BATCH = 128
+WARM_UP = 3  # rounds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    keep_freed_memory()  # as in training
-    largest = preset("mbv3-cifar").largest()
-    records = [record for _, some in preset("mbv3-cifar").part_operators(largest) for record in flat(some)]
-    layers = [record for record in records if record.kind == "conv" and record.groups > 1 and record.kernel == 7]
-    for channels, side, stride in dict.fromkeys((layer.in_channels, layer.side, layer.stride) for layer in layers):
+    keep_freed_memory()  # as training does
+    space = preset("mbv3-cifar")
+    convs = [record for _, records in space.part_operators(space.largest()) for record in flat(records)]
+    wide = [record for record in convs if record.kind == "conv" and record.groups > 1 and record.kernel in WIDE]
+    for channels, side, stride in dict.fromkeys((conv.in_channels, conv.side, conv.stride) for conv in wide):
         for kernel in (5, 7):
-            times = [timed(channels, side, stride, kernel, ours=ours) for ours in (True, False)]
-            rounds = [(seconds(*times[0]), seconds(*times[1])) for _ in range(options.rounds)][2:]
-            ratio, ours_ms = median(b / a for a, b in rounds), 1e3 * median(a for a, _ in rounds)
-            print(f"{channels:>4} channels, {side:>2} x {side:<2} stride {stride}, kernel {kernel}: ", end="")
-            print(f"{ours_ms:6.2f} ms, torch's own {ratio:.2f} times as long", flush=True)
+            ours, theirs = compared(channels, side, stride, kernel, options.rounds)
+            ratio = median(second / first for first, second in zip(ours, theirs, strict=True))
+            print(f"{channels} channels, side {side}, stride {stride}, kernel {kernel}: ", end="")
+            print(f"{1e3 * median(ours):.2f} ms, torch's own {ratio:.2f} times as long", flush=True)
+
+
+def compared(channels: int, side: int, stride: int, kernel: int, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of each round, ours and torch's."""
+    x = torch.randn(BATCH, channels, side, side).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.randn(channels, 1, kernel, kernel, requires_grad=True)
+
+    def plain(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        return F.conv2d(x, weight, stride=stride, padding=kernel // 2, groups=channels)
+
+    def seconds(convolve: Callable[[Tensor, Tensor, int], Tensor]) -> float:
+        started = time.perf_counter()
+        y = convolve(x, weight, stride)
+        torch.autograd.grad(y, (x, weight), y)
+        return time.perf_counter() - started
+
+    times = [(seconds(depthwise_conv2d), seconds(plain)) for _ in range(WARM_UP + rounds)][WARM_UP:]
+    return [first for first, _ in times], [second for _, second in times]
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def train(state: TrainingState, dataset: Dataset, *, workers: int = 0) -> Iterat
     samplers = [sampler_of(space, schedule, number, steps) for number, steps in enumerate(totals)]
     _check_teacher(space, schedule)
     pinned = state.device.type == "cuda"
-    _keep_freed_memory()
+    keep_freed_memory()
     while state.phase < len(schedule.phases):
         phase, total = schedule.phases[state.phase], totals[state.phase]
         if state.step == 0:
@@ -170,7 +170,7 @@ def train(state: TrainingState, dataset: Dataset, *, workers: int = 0) -> Iterat
             started = time.perf_counter()
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc reuse freed memory instead of returning it; else the system clears every step's activations anew."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library

@@ -1,6 +1,6 @@
 """How the pages write numbers and architectures. Functions of this module are filters in the templates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -161,6 +161,14 @@ def when(time: datetime) -> str:
     return f"{time.astimezone(UTC):%-d %b %Y, %H:%M} UTC"
 
 
+def named(text: str, names: Iterable[str]) -> str:
+    """A message with each cost called what people call it. names: the costs in it, as limits are named."""
+    for name in sorted(names, key=len, reverse=True):
+        shown = cost_name(name)
+        text = text.replace(name, shown if shown.startswith("FLOPs") else shown[:1].lower() + shown[1:])
+    return text
+
+
 def sentence(text: str) -> str:
     """With a capital and a full stop, as messages of errors have neither."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
@@ -168,5 +176,19 @@ def sentence(text: str) -> str:
 
 FILTERS = {
     function.__name__: function
-    for function in (stages, percent, milliseconds, cost, asked, nearest, cost_name, axis, kind, rate, when, sentence)
+    for function in (
+        stages,
+        percent,
+        milliseconds,
+        cost,
+        asked,
+        nearest,
+        cost_name,
+        axis,
+        kind,
+        rate,
+        when,
+        named,
+        sentence,
+    )
 }

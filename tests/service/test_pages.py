@@ -312,7 +312,8 @@ def test_a_refusal_shows_the_floors_and_leads_to_a_budget_that_works(
     shown = text(page.text)
     assert page.status_code == 422
     assert refusal["title"] in shown
-    assert refusal["detail"][1:] in shown
+    assert show.named(refusal["detail"], refusal["limits"])[1:] in shown
+    assert "latency_ms" not in shown
     for name, value in refusal["floors"].items():
         needed, nearest = refusal["smallest"]["costs"][name], show.nearest(refusal["nearest"][name], name)
         row = (show.asked(refusal["limits"][name], name), show.cost(value, name), nearest, show.cost(needed, name))
