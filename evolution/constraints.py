@@ -172,17 +172,19 @@ class Region:
         resolution: int | None = None,
         max_resolution: int | None = None,
         max_nodes: int = MAX_NODES,
+        known: Genomes | None = None,
     ) -> None:
         """Find out whether there are any.
 
-        resolution: when given, the only input side allowed. max_resolution: when given, the largest.
+        resolution: when given, the only input side allowed. max_resolution: when given, the largest. known: (N, G)
+        architectures that serve as anchors where the nodes were spent without finding any.
 
         Raises:
             Infeasible, NotProven: there is none, or none was found. ValueError: no resolution of the space is allowed.
         """
         space = tables.space
         self.tables, self._asked, self._max_nodes = tables, tuple(constraints), max_nodes
-        self._open = _allowed(space, resolution, max_resolution)
+        self._open = allowed(space, resolution, max_resolution)
         self._where = f"of {space.name}" + (f" at resolution {resolution}" if resolution else "")
         self._where += f" up to resolution {max_resolution}" if max_resolution and not resolution else ""
         self._sums = [Sum(limit.cost, limit.max) for limit in constraints if isinstance(limit.cost, AdditiveCost)]
@@ -192,7 +194,7 @@ class Region:
         self.anchors[:, 0] = np.arange(len(space.resolutions))
         self.anchored = self._open & (not constraints)
         if constraints:
-            self._find_anchors()
+            self._find_anchors(known)
 
     @property
     def maxima(self) -> Floats:
@@ -265,7 +267,7 @@ class Region:
 
     # Whether there is one, and what to say if not.
 
-    def _find_anchors(self) -> None:
+    def _find_anchors(self, known: Genomes | None) -> None:
         """An anchor for every resolution that has an architecture within the limits, as far as the nodes reach."""
         for constraint in self._asked:
             self.anchor(constraint.cost.cheapest)
@@ -286,6 +288,8 @@ class Region:
             search.solve(self._max_nodes)
             self.anchor(search.genomes[np.isfinite(search.value)])
             complete = bool(search.proven.all())
+        if known is not None and not self.anchored.any():
+            self.anchor(known)
         if self.anchored.any():
             return
         nearest, genomes = self._nearest()
@@ -447,7 +451,7 @@ class Region:
         )
 
 
-def _allowed(space: SearchSpace, resolution: int | None, max_resolution: int | None) -> NDArray[np.bool_]:
+def allowed(space: SearchSpace, resolution: int | None, max_resolution: int | None) -> NDArray[np.bool_]:
     """(R,) which resolutions are allowed. Raises ValueError where none is."""
     if resolution is not None and resolution not in space.resolutions:
         raise ValueError(f"resolution is {resolution}; {space.name} has {', '.join(map(str, space.resolutions))}")

@@ -5,8 +5,9 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from evolution.constraints import Constraint, Region
+from evolution.constraints import Constraint, Region, allowed
 from evolution.costs import Cost, CostTables
 from evolution.elimination import Floats
 from supernet.space import Genomes
@@ -37,6 +38,7 @@ class Problem:
     constraints: hard limits. resolution, max_resolution: when given, the only input side allowed and the largest.
     minimise, min_accuracy: given together, they replace the objective. pareto: one or two costs; the front of accuracy
     and these is then sought, over all budgets up to their limits, and the best is its most accurate architecture.
+    known: (N, G) architectures that show that the limits can be met, where no others are found to.
 
     Raises:
         ValueError: one of `minimise` and `min_accuracy` without the other, a `min_accuracy` outside (0, 1), or a front
@@ -51,6 +53,7 @@ class Problem:
     min_accuracy: float | None = None
     pareto: tuple[Cost, ...] = ()
     max_resolution: int | None = None
+    known: Genomes | None = None
 
     def __post_init__(self) -> None:
         if (self.minimise is None) != (self.min_accuracy is None):
@@ -81,7 +84,14 @@ class Problem:
     @cached_property
     def region(self) -> Region:
         """The architectures within every limit. Raises what `Region` does."""
-        return Region(self.tables, self.bounded, self.resolution, self.max_resolution)
+        return Region(self.tables, self.bounded, self.resolution, self.max_resolution, known=self.known)
+
+    def within(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """(N,) whether (N, G) genomes are within every limit and of an allowed resolution."""
+        inside = allowed(self.tables.space, self.resolution, self.max_resolution)[genomes[:, 0]]
+        for constraint in self.bounded:
+            inside &= constraint.cost(genomes) <= constraint.max
+        return inside
 
     @cached_property
     def cost_names(self) -> tuple[str, ...]:

@@ -126,8 +126,7 @@ def _search(context: Context, body: SearchIn, key: str | None, later: bool) -> S
         question = rules.ask(session, body)
         if stored := rules.answered_before(session, question):
             return answers.show(session, context, stored, from_storage=True)
-        problem = rules.make_problem(context, question)
-        question = rules.warmed(session, question, problem)
+        question, problem = rules.posed(session, context, question)
     try:
         if question.is_short and not later:
             return _answer(context, question, problem, key)

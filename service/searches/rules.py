@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy.orm import Session
 
-from evolution.constraints import Infeasible, Limit, Refused, constrain, cost_of
+from evolution.constraints import Infeasible, Limit, NotProven, Refused, constrain, cost_of
 from evolution.costs import Cost
 from evolution.pareto import crowding_distances, dominance_ranks
 from evolution.problem import MOST_FRONT_COSTS, Problem
@@ -97,7 +97,28 @@ def answered_before(session: Session, question: Question) -> models.Search | Non
     return None if unmeasured and question.request["verify"] else search
 
 
-def warmed(session: Session, question: Question, problem: Problem) -> Question:
+def posed(session: Session, context: Context, question: Question) -> tuple[Question, Problem]:
+    """A question with its warm start, should it ask for one, and the problem it states.
+
+    Stored candidates are asked whether the limits can be met, too, where that is neither found nor proven impossible.
+
+    Raises:
+        InfeasibleError, ValueError: as `make_problem`.
+    """
+    problem = _problem(context, question)
+    try:
+        problem.region  # noqa: B018 - made once, and whatever refuses the question does so here
+    except NotProven as error:
+        question = _warmed(session, question, problem)
+        if question.warm_start is None or not len(question.warm_start):
+            raise refusal(error) from error
+        return question, make_problem(context, question)
+    except Refused as error:
+        raise refusal(error) from error
+    return _warmed(session, question, problem), problem
+
+
+def _warmed(session: Session, question: Question, problem: Problem) -> Question:
     """A question that starts from the best stored candidates within its limits, should it ask for that.
 
     Where a front is sought, those of the stored front go first. The best is never left out, so that an answer is never
@@ -108,7 +129,7 @@ def warmed(session: Session, question: Question, problem: Problem) -> Question:
     _, genomes, accuracy = candidates.of_supernet(session, question.supernet)
     if not len(genomes):
         return question
-    within = problem.region.holds(genomes)
+    within = problem.within(genomes)
     genomes, accuracy = genomes[within], accuracy[within]
     costs = np.stack([cost(genomes) for cost in problem.costs], axis=1)
     order, most = np.lexsort((costs[:, 0], -problem.fitness(accuracy, costs))), WARM_STARTS
@@ -225,6 +246,16 @@ def make_problem(context: Context, question: Question) -> Problem:
         InfeasibleError: nothing is within the limits. ValueError: an unknown resolution, a confidence that the
             device's measurements do not support.
     """
+    problem = _problem(context, question)
+    try:
+        problem.region  # noqa: B018 - as in `posed`
+    except Refused as error:
+        raise refusal(error) from error
+    return problem
+
+
+def _problem(context: Context, question: Question) -> Problem:
+    """The same, without asking whether anything is within the limits."""
     tables = context.loaded(question.supernet).tables
     predictor = context.predictor(question.supernet)
     latency = {name: context.latency_model(row, tables) for name, row in question.latency_models.items()}
@@ -233,7 +264,7 @@ def make_problem(context: Context, question: Question) -> Problem:
     def sought(cost: str) -> Cost:
         return cost_of(Limit(cost, 1.0, request["device"] if cost == "latency_ms" else None), tables, latency)
 
-    problem = Problem(
+    return Problem(
         tables,
         predictor,
         constrain([Limit(**limit) for limit in request["limits"]], tables, latency),
@@ -242,12 +273,8 @@ def make_problem(context: Context, question: Question) -> Problem:
         min_accuracy=request["min_accuracy"],
         pareto=tuple(sought(cost) for cost in request["objectives"]),
         max_resolution=request.get("max_resolution"),  # searches stored by earlier releases have none
+        known=question.warm_start,
     )
-    try:
-        problem.region  # noqa: B018 - made once, and whatever refuses the question does so here
-    except Refused as error:
-        raise refusal(error) from error
-    return problem
 
 
 def solve(problem: Problem, question: Question) -> Answered:

@@ -100,6 +100,22 @@ def test_a_search_cut_off_says_not_proven() -> None:
     assert all("nor proven impossible" in str(refusal) for refusal in cut)
 
 
+def test_what_is_known_to_be_within_the_limits_counts_where_the_search_was_cut_off() -> None:
+    rng = np.random.default_rng(2)
+    rescued = 0
+    for _ in range(300):
+        limits = random_limits(rng, 3)
+        inside = np.logical_and.reduce([limit.cost(ALL) <= limit.max for limit in limits])
+        if isinstance(decide(limits, max_nodes=0), NotProven) and inside.any():
+            region = Region(TABLES, limits, max_nodes=0, known=ALL)
+            assert region.holds(region.anchors[region.anchored]).all()
+            rescued += 1
+        elif not inside.any():
+            with pytest.raises(Refused):
+                Region(TABLES, limits, max_nodes=0, known=ALL)
+    assert rescued
+
+
 def test_a_resolution_restricts_region_and_floors() -> None:
     cost = random_cost(TABLES, np.random.default_rng(3))
     worst = int(cost.floors.argmax())

@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select, text
 
-from evolution.constraints import Limit, constrain
+from evolution.constraints import Limit, Region, constrain
 from evolution.costs import CostTables
 from evolution.latency import LatencyModel
 from evolution.pareto import non_dominated
@@ -27,7 +27,7 @@ from service.searches.endpoints import preferences
 from service.searches.job import load_question
 from service.searches.rules import FINALISTS, WARM_STARTS, make_problem, solve
 from service.store import unpack
-from supernet.space import Architecture
+from supernet.space import Architecture, Genomes
 from tests.conftest import empty_postgres
 
 BUDGET = 600
@@ -476,6 +476,37 @@ def test_a_front_starts_from_the_stored_ones_and_only_grows(client: TestClient, 
 
 def remembering(client: TestClient, headers: dict[str, str] | None = None, **body: Any) -> Any:
     return client.post("/v1/searches", json={"budget": 300, **body}, headers=headers)
+
+
+class CutOff(Region):
+    """As if no node could be spent: nothing is found but what is known."""
+
+    def _find_anchors(self, known: Genomes | None) -> None:
+        if known is not None:
+            self.anchor(known)
+        if not self.anchored.any():
+            raise self._refusal(False, *self._nearest())
+
+
+def test_a_stored_candidate_answers_where_the_search_for_one_was_cut_off(
+    client: TestClient, context: Context, supernet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = ask(client, supernet=supernet, max_flops=2e6).json()["best"]
+    limits = {"max_flops": stored["flops"], "max_params": stored["params"]}
+    monkeypatch.setattr("evolution.problem.Region", CutOff)
+    refused = ask(client, **limits)
+    assert refused.status_code == 422
+    assert refused.json()["proven"] is False
+    answer = remembering(client, **limits)
+    assert answer.status_code == 201
+    best = answer.json()["best"]
+    assert best["predicted_accuracy"] >= stored["predicted_accuracy"] - 1e-6  # rounding moves with the batch
+    assert all(limit["value"] <= limit["max"] for limit in answer.json()["limits"])
+    with context.database.reading() as session:
+        question = load_question(session, context, session.get_one(Search, answer.json()["id"]))
+    again = solve(make_problem(context, question), question)  # of the stored inputs alone
+    assert again.problem.tables.space.decode(again.result.best).to_json() == best["arch"]
+    assert remembering(client, max_flops=stored["flops"], max_params=1.0).status_code == 422
 
 
 def test_a_warm_start_is_never_worse_and_is_an_input(
