@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from supernet.families import preset
 from supernet.schedule import Phase, Schedule
 from supernet.space import Architecture, SearchSpace
-from supernet.train import TrainingState
+from supernet.train import TrainingState, keep_freed_memory
 
 BATCH = 16
 SPACES = {"mbv3-cifar": 32, "mbv3-imagenet-w1.0": 160}  # and the resolution
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--space", choices=SPACES, help="this space alone")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as training does
     for name in [options.space] if options.space else SPACES:
         measure(preset(name), SPACES[name], options.ofa, options.rounds)
 
