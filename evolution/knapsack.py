@@ -64,7 +64,8 @@ class Knapsack:
             for of in ([cost.scale for cost in costs], [cost.offset for cost in costs])
         )
         negated = np.where(blocked, np.inf, -conditioned)
-        largest = -np.stack([self._elimination.eliminate(of).minimum for of in negated], axis=1)[rows]  # (P, K)
+        least = self._elimination.eliminate(negated.reshape(-1, negated.shape[-1])).minimum
+        largest = -least.reshape(len(costs), -1).T[rows]  # (P, K)
         self._open: NDArray[np.bool_] = np.asarray(np.isfinite(largest).all(1))
         self._unit = np.where(np.isfinite(largest) & (largest > 0), largest, 1.0)
         self._caps = np.minimum((limits - self._offset) / self._scale, largest) + ROUNDING * self._unit
