@@ -1,8 +1,8 @@
 """Depthwise convolution whose weight gradient is fast on a CPU.
 
 oneDNN, which torch calls on x86, has a kernel for the weight gradient of depthwise convolutions of up to three columns.
-Wider ones go through that for grouped convolutions, which fills up blocks of 16 x 16 channels with zeros and takes ten
-times as long as the forward pass. So here a gradient of 5 x 5 or 7 x 7 is put together from strips of three columns:
+Wider ones go through that for grouped convolutions, which fills up blocks of 16 x 16 channels with zeros and takes 3 to
+20 times as long as the forward pass. So here a gradient of 5 x 5 or 7 x 7 is put together from strips of three columns:
 the middle one, and one to either side for which the gradient of the output is shifted.
 """
 
@@ -15,8 +15,9 @@ from torch.autograd.function import once_differentiable
 
 STRIP = 3  # columns of a kernel that oneDNN differentiates fast
 SHIFT = 2  # columns between the middles of two strips
+# where torch has oneDNN's kernels for x86
 SUPPORTED = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
-WIDE = range(5, 8)  # kernel sides that three strips cover: the shifted ones bring columns 2 and 3 from the middle
+WIDE = (5, 7)  # kernel sides that three strips cover: the shifted ones bring columns 2 and 3 from the middle
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -99,7 +100,10 @@ def _weight_gradient(x: Tensor, weight: Tensor, gradient: Tensor, stride: int) -
 
 
 def _backward(x: Tensor, weight: Tensor, gradient: Tensor, stride: int, padding: tuple[int, int], which: int) -> Tensor:
-    """One of the gradients of a depthwise convolution: of x (0) or of the weight (1)."""
+    """The gradient of x, (N, C, H, W), for which = 0, or of the weight, (C, 1, h, w), for which = 1.
+
+    gradient: of the output. padding: rows and columns of zeros around x.
+    """
     asked = [which == 0, which == 1, False]
     arguments = ([stride] * 2, padding, [1, 1], False, [0, 0], len(weight), asked)
     result: Tensor = torch.ops.aten.convolution_backward(gradient, x, weight, None, *arguments)[which]

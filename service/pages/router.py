@@ -188,7 +188,7 @@ def fronts(
         supernet=chosen,
         devices=[(name, name) for name in form["devices"]],
         device=form["device"],
-        costs=[(name, show.axis(name)) for name in form["sought"]],
+        costs=[(name, show.in_sentence(name)) for name in form["sought"]],
         found=found,
         front=found.items,
         size=found.size,

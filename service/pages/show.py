@@ -1,6 +1,7 @@
 """How the pages write numbers and architectures. Functions of this module are filters in the templates."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -126,15 +127,15 @@ def nearest(budget: Mapping[str, Any] | None, name: str) -> str:
 
 def cost_name(name: str) -> str:
     """What a cost is called. name: as limits are named."""
+    words = in_sentence(name)
+    return words[:1].upper() + words[1:]
+
+
+def in_sentence(name: str) -> str:
+    """What a cost is called in a sentence: `latency on board, bound at 90%`."""
     kind, *of = name.split("@")
-    if kind != "latency_ms":
-        return SENTENCE[kind][:1].upper() + SENTENCE[kind][1:]
-    return f"Latency on {of[0]}" + (f", bound at {float(of[1]):.0%}" if len(of) > 1 else "")
-
-
-def axis(name: str) -> str:
-    """What a cost is called in a sentence. name: without a device."""
-    return SENTENCE[name]
+    on = f" on {of[0]}" if of else ""
+    return SENTENCE[kind] + on + (f", bound at {float(of[1]):.0%}" if len(of) > 1 else "")
 
 
 def kind(name: str) -> str:
@@ -161,12 +162,10 @@ def when(time: datetime) -> str:
     return f"{time.astimezone(UTC):%-d %b %Y, %H:%M} UTC"
 
 
-def named(text: str, names: Iterable[str]) -> str:
+def named(text: str, names: Collection[str]) -> str:
     """A message with each cost called what people call it. names: the costs in it, as limits are named."""
-    for name in sorted(names, key=len, reverse=True):
-        shown = cost_name(name)
-        text = text.replace(name, shown if shown.startswith("FLOPs") else shown[:1].lower() + shown[1:])
-    return text
+    pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    return re.sub(pattern, lambda match: in_sentence(match[0]), text) if names else text
 
 
 def sentence(text: str) -> str:
@@ -184,7 +183,7 @@ FILTERS = {
         asked,
         nearest,
         cost_name,
-        axis,
+        in_sentence,
         kind,
         rate,
         when,

@@ -56,9 +56,9 @@ def test_numbers_for_people() -> None:
     assert show.nearest(None, "flops") == show.UNKNOWN
     assert show.percent(0.984) == f"98.40{gap}%"
     assert show.cost_name("latency_ms@board@0.9") == "Latency on board, bound at 90%"
-    message = "model_bytes is limited to 12, flops to 3, latency_ms@board@0.9 to 1 and latency_ms@board to 1"
-    assert show.named(message, ["latency_ms@board", "flops", "latency_ms@board@0.9", "model_bytes"]) == (
-        "file size is limited to 12, FLOPs to 3, latency on board, bound at 90% to 1 and latency on board to 1"
+    message = "model_bytes is limited to 12, flops to 3, latency_ms@flops-board@0.9 to 1 and latency_ms@board to 1"
+    assert show.named(message, ["latency_ms@board", "flops", "latency_ms@flops-board@0.9", "model_bytes"]) == (
+        "file size is limited to 12, FLOPs to 3, latency on flops-board, bound at 90% to 1 and latency on board to 1"
     )
     assert [show.cost_name(name) for name in show.COUNTED] == ["FLOPs", "Parameters", "File size", "Peak memory"]
 
