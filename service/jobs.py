@@ -44,6 +44,7 @@ APPLICATION = "supple"
 VERSION = "1"  # of the jobs' steps: raise it when their order changes; jobs underway then need a worker of the old one
 QUEUE = "supple"
 POLL_SECONDS = 0.2  # how often a worker looks for a job
+LOCK_SECONDS = 3.0  # how long a starting worker tries for the lock on its id
 TICK_SECONDS = 1.0  # how often it looks for dead peers and proves its own lock
 GRACE_SECONDS = 10.0  # how long a stopping worker lets its job go on
 PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # before a step tries a locked or absent database again
@@ -183,6 +184,20 @@ def try_lock(database: Database, worker_id: str) -> WorkerLock | None:
     return None
 
 
+def lock_patiently(database: Database, worker_id: str) -> WorkerLock:
+    """The lock on a starting worker's id, which a peer may hold for a moment to see whether its worker lives.
+
+    Raises:
+        ConflictError: a living worker has this id.
+    """
+    until = time.monotonic() + LOCK_SECONDS
+    while (lock := try_lock(database, worker_id)) is None:
+        if time.monotonic() > until:
+            raise ConflictError(f"a worker with the id {worker_id!r} is running; set another SUPPLE_WORKER_ID")
+        time.sleep(LOCK_SECONDS / 20)
+    return lock
+
+
 def remove_stale_locks(database: Database) -> None:
     """Remove the lock files that killed workers left beside a SQLite file; PostgreSQL keeps none."""
     if database.is_sqlite:
@@ -209,10 +224,7 @@ def run_worker(settings: Settings, handlers: Mapping[str, Handler] | None = None
     worker_id = settings.worker_id or f"{socket.gethostname()}-{os.getpid()}"
     if not context.database.is_current():
         raise UnavailableError("the database is not at this release's version; run `supple db upgrade`")
-    lock = try_lock(context.database, worker_id)
-    if lock is None:
-        raise ConflictError(f"a worker with the id {worker_id!r} is running; set another SUPPLE_WORKER_ID")
-
+    lock = lock_patiently(context.database, worker_id)
     remove_stale_locks(context.database)
 
     stop, idle = threading.Event(), threading.Event()

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import func, select, text
 
 from service.db import Database
-from service.jobs import Jobs, try_lock
+from service.jobs import Jobs, lock_patiently, try_lock
 from service.models import ApiKey
 
 WORKER = textwrap.dedent(
@@ -243,6 +243,19 @@ def test_a_lock_is_held_once_and_free_after_release(database: Database) -> None:
     again = try_lock(database, "one")
     assert again is not None
     again.release()
+
+
+def test_a_starting_worker_outlasts_a_peer_that_looks_whether_it_lives(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = try_lock(database, "new")
+    assert peer is not None
+    looks = [peer.release]
+    monkeypatch.setattr("service.jobs.time.sleep", lambda _: looks and looks.pop()())
+    lock = lock_patiently(database, "new")
+    assert not looks
+    assert lock.is_held()
+    lock.release()
 
 
 def test_a_job_that_fails_does_not_keep_its_worker_from_the_next(
