@@ -1,7 +1,8 @@
 """`supple fit`: subnets of a bundle are measured, and its accuracy predictor fitted anew on them."""
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import numpy as np
 
 from evolution.accuracy import AccuracyPredictor, Kind, learning_curve
 from evolution.costs import CostTables
+from evolution.elimination import Floats
 from supernet.bundle import Bundle, BundleError, with_predictor
 from supernet.evaluate import Evaluation, Evaluator
+from supernet.files import Journal
 from supernet.space import Genomes, SearchSpace
 
 STRATA = 20  # equal ranges of FLOPs
@@ -67,16 +70,14 @@ def fit_bundle(
     space = bundle.space
     rng = np.random.default_rng([seed, 5])
     genomes = stratified(space, rng, subnets)
-    with _Pairs(bundle) as pairs:
-        missing = np.array([genome for genome in genomes if genome.tobytes() not in pairs.scores], np.int8)
-        if len(missing):
-            if bundle.holdout() is None:
-                raise BundleError(f"{bundle.path} has no held-out images, so nothing can be measured to fit on")
-            found = measured(bundle.evaluator(), space, missing)
-            for done, (number, scored) in enumerate(found, len(genomes) - len(missing) + 1):
-                pairs.add(missing[number], scored)
-                progress("measure subnets", done, len(genomes), f"accuracy {scored.accuracy:.3f}")
-    accuracy, log_likelihood = np.array([pairs.scores[genome.tobytes()] for genome in genomes]).T
+    if bundle.holdout() is None:
+        raise BundleError(f"{bundle.path} has no held-out images, so nothing can be measured to fit on")
+    files = bundle.manifest["files"]
+    of = {name: files.get(name) for name in ("weights.safetensors", "calibration.npz", "holdout.npz")}
+    pairs = Pairs(bundle.path.with_name(f"{bundle.path.name}.pairs.jsonl"), {**of, "views": bundle.manifest["views"]})
+    for done, scored in pairs.measure(bundle.evaluator(), space, genomes):
+        progress("measure subnets", done, len(genomes), f"accuracy {scored.accuracy:.3f}")
+    accuracy, log_likelihood = pairs.scores(genomes)
     progress("fit the predictor", 0, 1, kind)
     predictor = AccuracyPredictor.fit(space, genomes, accuracy, log_likelihood, rng, kind)
     curve = learning_curve(space, genomes, accuracy, log_likelihood, rng, kind)
@@ -85,41 +86,32 @@ def fit_bundle(
     return with_predictor(bundle, predictor.to_bytes(), report)
 
 
-class _Pairs:
-    """The file of measured pairs beside a bundle: a line that says of what, then a line each."""
+class Pairs:
+    """Measured subnets, kept in a file as they come, each with what it was measured on."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.path = bundle.path.with_name(f"{bundle.path.name}.pairs.jsonl")
-        files = bundle.manifest["files"]
-        of = ("weights.safetensors", "calibration.npz", "holdout.npz")
-        self.key = {"measured_on": {name: files.get(name) for name in of}, "views": bundle.manifest["views"]}
-        self.scores: dict[bytes, tuple[float, float]] = {}
+    def __init__(self, path: Path, measured_on: Mapping[str, Any]) -> None:
+        """measured_on: all that scores depend on, as JSON; those of other weights or images are passed over."""
+        self._of = hashlib.sha256(json.dumps(measured_on, sort_keys=True).encode()).hexdigest()
+        self.path = path
+        self._journal = Journal(path)
+        self._scores = {
+            np.array(line["genome"], np.int8).tobytes(): (line["accuracy"], line["log_likelihood"])
+            for line in self._journal.lines
+            if line.get("of") == self._of
+        }
 
-    def __enter__(self) -> "_Pairs":
-        lines = _lines(self.path)
-        if lines[:1] != [self.key]:
-            lines = [self.key]
-        self._file = open(self.path, "w")
-        for line in lines:  # written again, because the last one may have been cut short
-            self._write(line)
-        for line in lines[1:]:
-            self.scores[np.array(line["genome"], np.int8).tobytes()] = line["accuracy"], line["log_likelihood"]
-        return self
+    def measure(self, evaluator: Evaluator, space: SearchSpace, genomes: Genomes) -> Iterator[tuple[int, Evaluation]]:
+        """Measure those that are missing; yields how many there are so far, and the newest."""
+        missing = np.array([genome for genome in genomes if genome.tobytes() not in self._scores], np.int8)
+        if len(missing):
+            for done, (number, scored) in enumerate(
+                measured(evaluator, space, missing), len(genomes) - len(missing) + 1
+            ):
+                self._journal.add({"of": self._of, "genome": missing[number].tolist(), **asdict(scored)})
+                self._scores[missing[number].tobytes()] = scored.accuracy, scored.log_likelihood
+                yield done, scored
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def add(self, genome: Genomes, scored: Evaluation) -> None:
-        self.scores[genome.tobytes()] = scored.accuracy, scored.log_likelihood
-        self._write({"genome": genome.tolist(), **asdict(scored)})
-
-    def _write(self, line: Any) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-
-
-def _lines(path: Path) -> list[Any]:
-    """The whole lines of a file; none where there is no file."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    def scores(self, genomes: Genomes) -> tuple[Floats, Floats]:
+        """(N,) accuracies and (N,) log-likelihoods of (N, G) genomes, all measured."""
+        found = np.array([self._scores[genome.tobytes()] for genome in genomes])
+        return found[:, 0], found[:, 1]

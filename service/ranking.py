@@ -1,8 +1,7 @@
 """`supple rank`: does a subnet's inherited accuracy rank as its accuracy after training alone from scratch does?"""
 
-import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,13 @@ from pydantic import TypeAdapter
 
 from evolution.elimination import Floats
 from evolution.statistics import kendall_tau, spearman_rho, tau_interval
-from service.training import LARGEST_HOLDOUT, TrainingConfig, load_data
+from service.training import LARGEST_HOLDOUT, TrainingConfig, load_data, scored_on
 from supernet import distributed
 from supernet.bundle import Bundle, BundleError
 from supernet.checkpoints import train_resumably
 from supernet.data import Dataset
 from supernet.evaluate import Evaluator, perturbed
-from supernet.files import write_atomically
+from supernet.files import Journal
 from supernet.layers import Supernet
 from supernet.ranking import resampled, stand_alone
 from supernet.space import Architecture, Genomes, SearchSpace
@@ -97,7 +96,8 @@ def rank_config(
         inherited[sampler] = np.array([score(supernet, space.decode(genome)) for genome in genomes])
 
     alone = np.empty((2, nets))
-    results = _Results(folder / "nets.jsonl", {"schedule": config.schedule.hash, "epochs": epochs})
+    common = {"schedule": config.schedule.hash, "epochs": epochs, "evaluation": scored_on(config)}
+    results = _Results(folder / "nets.jsonl", common)
     for number, (net, run) in enumerate(np.ndindex(nets, 2), 1):
         arch, net_seed = space.decode(genomes[net]), config.schedule.seed + run
         checkpoints = folder / f"net-{space.id(arch)}-{net_seed}"
@@ -134,7 +134,7 @@ def compared(alone: Floats, inherited: dict[str, Floats], rng: np.random.Generat
     rows = {name: _agreement(alone[0], values, rng) for name, values in inherited.items()}
     intervals = [row["interval"] for row in rows.values()]
     different = all(intervals) and max(low for low, _ in intervals) > min(high for _, high in intervals)
-    best = max(rows, key=lambda name: rows[name]["kendall_tau"] or -1)
+    best = max(rows, key=lambda name: -2 if (tau := rows[name]["kendall_tau"]) is None else tau)
     return {
         "samplers": rows,
         "ceiling": _agreement(alone[0], alone[1], rng),
@@ -175,21 +175,17 @@ def _drawn(space: SearchSpace, count: int, seed: int) -> Genomes:
 
 
 class _Results:
-    """A file with a line for each network that was trained alone."""
+    """The accuracies of networks trained alone, kept in a file as they come."""
 
     def __init__(self, path: Path, common: dict[str, Any]) -> None:
-        self.path, self.common = path, common
+        """common: what all of them have to be of; others are passed over."""
+        self._journal, self._common = Journal(path), common
 
     def get(self, key: dict[str, Any]) -> float | None:
-        wanted = {**self.common, **key}
-        found = (line["accuracy"] for line in self._lines() if {name: line[name] for name in wanted} == wanted)
+        wanted = {**self._common, **key}
+        found = (line["accuracy"] for line in self._journal.lines if wanted.items() <= line.items())
         return next(found, None)
 
     def add(self, key: dict[str, Any], accuracy: float) -> float:
-        lines = [*self._lines(), {**self.common, **key, "accuracy": accuracy}]
-        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        self._journal.add({**self._common, **key, "accuracy": accuracy})
         return accuracy
-
-    def _lines(self) -> Iterator[Any]:
-        text = self.path.read_text() if self.path.is_file() else ""
-        return (json.loads(line) for line in text.splitlines())

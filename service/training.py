@@ -16,7 +16,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from evolution.accuracy import LEAST_PAIRS, AccuracyPredictor
-from service.fitting import measured, stratified
+from service.fitting import Pairs, stratified
 from supernet import distributed
 from supernet.bundle import MANIFEST, Bundle, BundleError, write_bundle
 from supernet.checkpoints import CHECKPOINT_STEPS, load_checkpoint, save_checkpoint
@@ -25,6 +25,7 @@ from supernet.data import CACHE_BYTES, Dataset, load
 from supernet.evaluate import Evaluator, Views, evaluate, perturbed
 from supernet.evaluate import batches as evaluation_batches
 from supernet.families import preset
+from supernet.files import sha256
 from supernet.schedule import Phase, Schedule
 from supernet.space import Architecture, SearchSpace
 from supernet.train import TrainingState, train
@@ -35,7 +36,7 @@ LARGEST_HOLDOUT = 10_000  # images that travel in a bundle
 
 @dataclass(frozen=True, slots=True)
 class DatasetConfig:
-    """source: `digits`, `cifar10`, `cifar100`, `imagenet` or a folder with train/CLASS/*.
+    """source: `digits`, `cifar10`, `cifar100`, `imagenet` or a folder with train/CLASS/* or CLASS/*.
 
     holdout: images kept from training. cache_gib: a split of files that takes more memory, decoded, is decoded anew in
     every epoch, by `workers` processes for each that trains.
@@ -151,7 +152,7 @@ def run(
 
     Yields progress. A checkpoint is written every `checkpoint_steps` steps and at each phase's end; killed at any
     moment, the run goes on from the newest one when called with `resume`, or when torchrun starts it again. Of several
-    processes all train; the first alone does the rest.
+    processes all train; the first alone does the rest. Nothing is done where `finished_bundle` finds one.
 
     Raises:
         ValueError: a configuration that fits neither space nor data, or checkpoints present without `resume`.
@@ -162,6 +163,8 @@ def run(
     device = distributed.choose_device(config.device)
     checkpoints = folder / "checkpoints"
     with distributed.joined(device):
+        if distributed.of_the_first(lambda: finished_bundle(config, folder) is not None):
+            return
         dataset, space = distributed.in_turns(lambda: load_data(config, data_root))
         state = TrainingState.fresh(space, config.schedule, device)
         found = load_checkpoint(state, checkpoints)
@@ -186,11 +189,11 @@ def run(
     evaluator = Evaluator(supernet, dataset.normalization, calibration, perturbed(holdout, views))
     rng = np.random.default_rng([config.schedule.seed, 5])
     genomes = stratified(space, rng, config.evaluation.subnets)
-    scores = np.empty((len(genomes), 2))
-    for done, (number, scored) in enumerate(measured(evaluator, space, genomes), 1):
-        scores[number] = scored.accuracy, scored.log_likelihood
+    assert state.checkpoint is not None  # at the latest since the end of the last phase
+    pairs = Pairs(folder / "pairs.jsonl", {"weights": sha256(state.checkpoint), **scored_on(config)})
+    for done, scored in pairs.measure(evaluator, space, genomes):
         yield Step("measure subnets", done, len(genomes), f"accuracy {scored.accuracy:.3f}")
-    predictor = AccuracyPredictor.fit(space, genomes, scores[:, 0], scores[:, 1], rng)
+    predictor = AccuracyPredictor.fit(space, genomes, *pairs.scores(genomes), rng)
 
     report = {
         "corners": {
@@ -223,7 +226,17 @@ def run(
             },
         },
     )
+    pairs.path.unlink(missing_ok=True)
     yield Step("write the bundle", 1, 1, str(folder / "bundle"))
+
+
+def scored_on(config: TrainingConfig) -> dict[str, Any]:
+    """What the accuracies of a dataset's subnets depend on beside the weights, as JSON: it tells kept ones apart."""
+    return {
+        "calibration_images": config.evaluation.calibration_images,
+        "views": asdict(config.evaluation.views),
+        "holdout": min(config.dataset.holdout, LARGEST_HOLDOUT),
+    }
 
 
 def load_data(config: TrainingConfig, data_root: Path) -> tuple[Dataset, SearchSpace]:
@@ -276,12 +289,13 @@ def _phases(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _corner(evaluator: Evaluator, dataset: Dataset, arch: Architecture) -> dict[str, Any]:
     """One corner subnet on the holdout, plain and perturbed, and once on the test split where there is one."""
     network = evaluator.subnet(arch)
+    device = next(network.parameters()).device
     scored = evaluator.evaluate(network, arch.resolution)
     splits = {"holdout": dataset.holdout, "test": dataset.test}
     plain = {
         name: None
         if images is None
-        else asdict(evaluate(network, evaluation_batches(images, arch.resolution, dataset.normalization)))
+        else asdict(evaluate(network, evaluation_batches(images, arch.resolution, dataset.normalization, device)))
         for name, images in splits.items()
     }
     return {"arch": arch.to_json(), "views": asdict(scored) if scored else None, **plain}

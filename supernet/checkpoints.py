@@ -1,9 +1,10 @@
-"""Checkpoints of training: NUMBER.safetensors with every tensor, then NUMBER.json, which names its hash.
+"""Checkpoints of training: NUMBER.safetensors with every tensor, then NUMBER.json, with the hashes of both files.
 
-A pair without the second file, or whose hash differs, was cut short and is passed over. No state of random generators
-is kept, because all randomness of training is a function of (seed, phase, step).
+A pair without the second file, or whose hashes differ, was cut short or damaged and is passed over. No state of random
+generators is kept, because all randomness of training is a function of (seed, phase, step).
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -76,7 +77,8 @@ def _write(state: TrainingState, folder: Path, keep: int) -> Path:
     tensors, position = _pack(state)
     try:
         write_atomically(path, save({name: value.contiguous() for name, value in tensors.items()}))
-        write_atomically(path.with_suffix(".json"), json.dumps({"sha256": sha256(path), **position}).encode())
+        position = {"sha256": sha256(path), **position}
+        write_atomically(path.with_suffix(".json"), json.dumps({"own_sha256": _digest(position), **position}).encode())
     except OSError:
         path.unlink(missing_ok=True)
         raise
@@ -94,8 +96,8 @@ def _read(state: TrainingState, folder: Path) -> Packed | None:
     for path in sorted((path.with_suffix(".safetensors") for path in folder.glob("[0-9]*.json")), reverse=True):
         try:
             position = json.loads(path.with_suffix(".json").read_text())
-            intact = position["sha256"] == sha256(path)
-        except (OSError, ValueError, KeyError, TypeError):
+            intact = position.pop("own_sha256") == _digest(position) and position["sha256"] == sha256(path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             intact = False
         if not intact:
             damaged.append(str(path))
@@ -112,6 +114,10 @@ def _read(state: TrainingState, folder: Path) -> Packed | None:
             f"every checkpoint is damaged: {', '.join(damaged)}. Restore one of them, or delete the folder"
         )
     return None
+
+
+def _digest(position: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(position, sort_keys=True).encode()).hexdigest()
 
 
 def _pack(state: TrainingState) -> Packed:
@@ -152,8 +158,8 @@ def _unpack(tensors: dict[str, Tensor], position: dict[str, Any], state: Trainin
     if teacher := under("teacher."):
         state.teacher = state.fresh_teacher()
         state.teacher.load_state_dict(teacher)
-    if momentum := under("momentum."):
-        state.optimiser = state.fresh_optimiser()
+    if state.step:  # at 0 the phase, once entered, begins with an optimiser of its own
+        state.optimiser, momentum = state.fresh_optimiser(), under("momentum.")
         for name, parameter in state.supernet.named_parameters():
             if name in momentum:
                 state.optimiser.state[parameter]["momentum_buffer"] = momentum[name].to(device)

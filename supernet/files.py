@@ -1,8 +1,10 @@
 """Writing files so that a crash or a full disk leaves the old one or the new one, never half of one."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any, Literal
 
 
 def sha256(path: Path) -> str:
@@ -17,8 +19,12 @@ def write_synced(path: Path, data: bytes) -> None:
     Raises:
         OSError: naming the file, and what to do.
     """
+    _write(path, data, "wb")
+
+
+def _write(path: Path, data: bytes, mode: Literal["wb", "ab"]) -> None:
     try:
-        with open(path, "wb") as file:
+        with open(path, mode) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -50,3 +56,24 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class Journal:
+    """A file of JSON objects, one a line, to which results are added as they come; a crash loses the last at most."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        text = path.read_text() if path.is_file() else ""
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:  # the last line was cut short
+            write_atomically(path, whole.encode())
+        self.lines: list[Any] = [json.loads(line) for line in whole.splitlines()]
+
+    def add(self, line: Any) -> None:
+        """Append a result.
+
+        Raises:
+            OSError: naming the file, and what to do; what was added before is intact.
+        """
+        _write(self.path, (json.dumps(line) + "\n").encode(), "ab")
+        self.lines.append(line)

@@ -98,6 +98,10 @@ class Schedule:
     def __post_init__(self) -> None:
         if not self.phases:
             raise ValueError("a schedule needs at least one phase")
+        names = [phase.name for phase in self.phases]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{names.count(name)} phases are called {name}; give each a name of its own")
         require("batch_size", self.batch_size, 2)  # batch norm needs two values
         require("seed", self.seed, 0)
         require("momentum", self.momentum, 0, below=1)

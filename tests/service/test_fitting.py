@@ -71,11 +71,11 @@ def test_what_was_measured_is_not_measured_again(bundle: Bundle, monkeypatch: py
     assert again.hash == first.hash
     fit_bundle(again, subnets=14, kind="ridge", seed=1)
     assert len(seen) == 25
-    lines = [json.loads(line) for line in pairs.read_text().splitlines()]
-    lines[0]["measured_on"]["weights.safetensors"] = "others"
-    pairs.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    lines = [json.loads(line) | {"of": "other weights"} for line in pairs.read_text().splitlines()]
+    pairs.write_text("".join(json.dumps(line) + "\n" for line in lines))
     fit_bundle(again, subnets=12, kind="ridge", seed=0)
     assert len(seen) == 37
+    assert len(pairs.read_text().splitlines()) == len(lines) + 12
 
 
 def test_a_bundle_without_held_out_images_is_refused(bundle: Bundle) -> None:

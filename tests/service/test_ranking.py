@@ -128,3 +128,9 @@ def test_the_command_ranks_and_goes_on_where_it_was_cut_short(
     assert report["epochs"] == 1
     circles = ElementTree.fromstring((tmp_path / "ranking.svg").read_text()).findall("{*}circle")
     assert len(circles) == 2 * 3 + 2
+
+    beside = bundle_path.with_name(f"{bundle_path.name}.ranking")
+    beside.mkdir()
+    monkeypatch.setattr(ranking, "rank_bundle", lambda _, folder, **__: report if folder == beside else None)
+    assert run(*command[:2], "--nets", "3").code == 0
+    assert json.loads((beside / "ranking.json").read_text()) == report

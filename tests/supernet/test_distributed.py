@@ -1,5 +1,6 @@
 """Several processes train what one process trains; a killed one is started again by torchrun and goes on."""
 
+import json
 import os
 import signal
 import subprocess
@@ -56,6 +57,21 @@ def trained(schedule: Schedule, dataset: Dataset) -> dict[str, torch.Tensor]:
     return {**state.supernet.state_dict(), **{f"ema.{name}": value for name, value in state.ema.items()}}
 
 
+def reductions(schedule: Schedule, dataset: Dataset) -> list[int]:
+    """How often every step summed something over the processes."""
+    calls, real = [0], torch.distributed.all_reduce
+
+    def counted(tensor: torch.Tensor) -> None:
+        calls[-1] += 1
+        real(tensor)
+
+    torch.distributed.all_reduce = counted
+    for _ in train(TrainingState.fresh(SPACE, schedule), dataset):
+        calls.append(0)
+    torch.distributed.all_reduce = real
+    return calls[:-1]
+
+
 def backpropagated(dataset: Dataset) -> dict[str, torch.Tensor]:
     """Gradients and running statistics after a pass of this process's share, in double precision.
 
@@ -74,11 +90,12 @@ def backpropagated(dataset: Dataset) -> dict[str, torch.Tensor]:
 
 
 SCRIPT = """
+import json
 import sys
 from pathlib import Path
 import torch
 from supernet import distributed
-from tests.supernet.test_distributed import SCHEDULE, backpropagated, digits, trained
+from tests.supernet.test_distributed import SCHEDULE, backpropagated, digits, reductions, trained
 torch.set_num_threads(1)
 distributed.BUCKET_BYTES = 100_000  # several messages a step
 folder = Path(sys.argv[1])
@@ -87,6 +104,8 @@ with distributed.joined(torch.device("cpu")):
     rank = distributed.rank()
     assert distributed.of_the_first(lambda: rank) == 0
     torch.save(trained(SCHEDULE, dataset), folder / f"trained {rank}.pt")
+    distributed.BUCKET_BYTES = 2**25
+    (folder / f"reductions {rank}.json").write_text(json.dumps(reductions(SCHEDULE, dataset)))
     torch.save(backpropagated(dataset), folder / f"backpropagated {rank}.pt")
 """
 
@@ -109,16 +128,25 @@ def one_thread() -> Any:
 
 
 def differences(of_two: Path, what: str, expected: dict[str, torch.Tensor]) -> float:
-    """The largest difference of what both processes have in common from what one should have."""
+    """The largest difference of what both have in common from what one should have, relative to values above 1."""
     first, second = (torch.load(of_two / f"{what} {rank}.pt", weights_only=True) for rank in (0, 1))
     assert first.keys() == expected.keys()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     floating = [name for name, value in expected.items() if value.is_floating_point()]  # the others count batches
-    return max(float((first[name] - expected[name]).abs().max()) for name in floating)
+    return max(
+        float(((first[name] - expected[name]).abs() / expected[name].abs().clamp(min=1)).max()) for name in floating
+    )
 
 
 def test_two_processes_end_with_the_weights_of_one_that_accumulates_their_shares(of_two: Path, tmp_path: Path) -> None:
     assert differences(of_two, "trained", trained(replace(SCHEDULE, micro_batches=2), digits(tmp_path))) < 1e-5
+
+
+def test_gradients_are_reduced_once_a_step_however_many_subnets_it_accumulates(of_two: Path) -> None:
+    """The last step of each phase averages running statistics too."""
+    assert SCHEDULE.phases[1].subnets_per_step == 2
+    for rank in (0, 1):
+        assert json.loads((of_two / f"reductions {rank}.json").read_text()) == [1, 1, 1, 1, 1, 2] * 2
 
 
 def test_synchronised_statistics_are_those_of_the_whole_batch(of_two: Path, tmp_path: Path) -> None:

@@ -98,6 +98,18 @@ def test_strict_fair_depths_are_equal_when_their_own_cycle_completes() -> None:
     assert len(depths) == 6
 
 
+def test_in_strict_fairness_genes_of_dropped_blocks_count_as_drawn() -> None:
+    """The blocks that are kept are those that would be there if none were dropped: no cycle waits for its block."""
+    dropping, keeping = make("strict_fair", seed=3), make("strict_fair", opened={"depth": (2,)}, seed=3)
+    dropped = 0
+    for step in range(12):
+        for some, every in zip(dropping.draw(step), keeping.draw(step), strict=True):
+            for kept, stage in zip(some.stages, every.stages, strict=True):
+                assert kept == stage[: len(kept)]
+                dropped += len(stage) - len(kept)
+    assert dropped
+
+
 def test_strict_fair_refuses_another_number_of_subnets() -> None:
     with pytest.raises(ValueError, match=r"subnets_per_step is 4; strict-fair sampling takes 3 here"):
         make("strict_fair", subnets_per_step=4)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,66 @@ def test_resuming_from_any_step_ends_bit_equal_to_never_stopping(
     expected, actual = straight.averaged().state_dict(), resumed.averaged().state_dict()
     assert all(torch.equal(expected[key], actual[key]) for key in expected)
     assert losses(resumed) == losses(straight)
+
+
+def test_a_step_is_one_of_nesterov_and_decays_the_weights_of_convolutions_and_linear_layers_alone(
+    dataset: Dataset,
+) -> None:
+    """The first step of Nesterov momentum m goes by (1 + m) times the clipped gradient."""
+    phase = replace(SCHEDULE.phases[0], warmup_epochs=0.0)
+    schedule = Schedule((phase,), 32, momentum=0.5, weight_decay=0.1, clip=1e-3)
+    state = TrainingState.fresh(SPACE, schedule)
+    before = {name: value.detach().clone() for name, value in state.supernet.named_parameters()}
+    layout = []
+    state.supernet.stem.register_forward_pre_hook(
+        lambda _, inputs: layout.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    next(train(state, dataset))
+    assert layout == [True]
+    gradients = {name: value.grad for name, value in state.supernet.named_parameters() if value.grad is not None}
+    assert math.isclose(math.sqrt(sum(float(grad.square().sum()) for grad in gradients.values())), 1e-3, rel_tol=1e-3)
+    decayed = {name for name in gradients if name.endswith("weight") and before[name].ndim > 1}
+    assert {before[name].ndim for name in gradients} == {1, 2, 4}
+    for name, parameter in state.supernet.named_parameters():
+        if name in gradients:
+            rate, decay = phase.learning_rate, 0.1 if name in decayed else 0.0
+            expected = before[name] - rate * 1.5 * (gradients[name] + decay * before[name])
+            assert torch.allclose(parameter, expected, atol=1e-7), name
+        else:
+            assert torch.equal(parameter, before[name])
+
+
+def test_strict_fairness_sums_the_gradients_of_all_paths_and_steps_once(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = preset("fairnas-cifar", in_channels=1)
+    schedule = Schedule((Phase("all", 1, 0.01, sampler="strict_fair"),), 48, resolutions=(8,))
+    state = TrainingState.fresh(space, schedule)
+    updates: Counter[str] = Counter()
+    for name, parameter in state.supernet.named_parameters():
+        if "block" in name:
+            parameter.register_post_accumulate_grad_hook(lambda _, name=name: updates.update([name]))
+    at_steps = []
+    real = torch.optim.SGD.step
+
+    def step(self: torch.optim.SGD) -> Any:
+        at_steps.append(set(updates.values()))
+        return real(self)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    assert len(list(train(state, dataset))) == 2
+    assert at_steps == [{1}, {2}]
+    assert len(updates) == sum("block" in name for name, _ in state.supernet.named_parameters())
+
+
+def test_half_precision_resumes_within_a_phase_in_which_no_step_was_taken_yet(tmp_path: Path) -> None:
+    """Every step so far may have overflowed, so that there is no momentum to restore."""
+    state = TrainingState.fresh(SPACE, SCHEDULE)
+    state.optimiser, state.step = state.fresh_optimiser(), 2
+    save_checkpoint(state, tmp_path)
+    found = loaded(tmp_path)
+    assert found is not None
+    assert found.optimiser is not None
 
 
 def test_the_average_of_the_weights_begins_anew_in_each_phase_and_follows_its_decay(dataset: Dataset) -> None:
@@ -238,6 +299,15 @@ def test_the_newest_intact_checkpoint_is_used_and_two_are_kept(tmp_path: Path) -
     found = loaded(tmp_path)
     assert found is not None
     assert found.step == 2
+    damaged[-1] ^= 1
+    paths[2].write_bytes(damaged)
+    position = json.loads(paths[2].with_suffix(".json").read_text())
+    changed: Any
+    for changed in ({**position, "step": 7}, {name: value for name, value in position.items() if name != "phase"}, []):
+        paths[2].with_suffix(".json").write_text(json.dumps(changed))
+        found = loaded(tmp_path)
+        assert found is not None
+        assert found.step == 2
     (paths[2].with_suffix(".json")).unlink()
     paths[1].with_suffix(".json").unlink()  # killed between the two files of the first checkpoint: as if none
     assert loaded(tmp_path) is None
@@ -343,6 +413,7 @@ def test_a_phase_refuses_values_out_of_range(fields: dict[str, Any], message: st
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"phases": (Phase("x", 1, 0.1), Phase("x", 2, 0.1))}, "2 phases are called x; give each a name of its own"),
         ({"clip": 0.0}, "clip is 0.0"),
         ({"momentum": 1.0}, "momentum is 1.0; a number of at least 0 and below 1"),
         ({"label_smoothing": 2.0}, "label_smoothing is 2.0"),
@@ -449,9 +520,9 @@ from tests.supernet.test_train import KILLED, SPACE, TrainingState, load_checkpo
 folder = Path(sys.argv[1])
 state = TrainingState.fresh(SPACE, KILLED)
 load_checkpoint(state, folder / "checkpoints")
-print("started", flush=True)
-for _ in train(state, photographs(folder), workers=2):
+for progress in train(state, photographs(folder), workers=2):
     save_checkpoint(state, folder / "checkpoints")
+    print(progress.step, flush=True)
 torch.save(state.averaged().state_dict(), folder / "final.pt")
 """
 
@@ -470,24 +541,36 @@ def photographs(folder: Path) -> Dataset:
     return dataset
 
 
-def test_killed_with_sigkill_again_and_again_it_still_ends_bit_equal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_with_sigkill_at_random_steps_it_still_ends_bit_equal(seed: int, tmp_path: Path) -> None:
     """It saves after every step, so kills land in forward passes and in the midst of writing checkpoints alike."""
+    rng = np.random.default_rng(seed)
     straight = TrainingState.fresh(SPACE, KILLED)
     for _ in train(straight, photographs(tmp_path)):
         pass
-    kills = 0
-    for delay in (0.05, 0.31):
-        process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
-        )
+
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+
+    reached = 0
+    for last in (rng.integers(1, 4), rng.integers(6, 9)):  # of 12, so that it ends before neither kill
+        with start() as process:
+            assert process.stdout is not None
+            steps = [int(process.stdout.readline())]
+            assert reached < steps[0] <= reached + 2, "it did not go on from the newest checkpoint"  # one may be unsaid
+            while steps[-1] < last:
+                steps.append(int(process.stdout.readline()))
+            time.sleep(rng.random() * 0.05)
+            process.kill()
+            steps += [int(line) for line in process.stdout.read().splitlines()]
+            assert process.wait() == -signal.SIGKILL
+            reached = steps[-1]
+    with start() as process:
         assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(delay)
-        os.kill(process.pid, signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-        process.stdout.close()
-    assert kills
-    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], check=True, cwd=Path(__file__).parents[2])
+        assert reached < int(process.stdout.readline()) <= reached + 2
+        process.stdout.read()
+    assert process.returncode == 0
     final = torch.load(tmp_path / "final.pt", weights_only=True)
     assert all(torch.equal(value, final[key]) for key, value in straight.averaged().state_dict().items())
     position = json.loads(sorted((tmp_path / "checkpoints").glob("*.json"))[-1].read_text())
