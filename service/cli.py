@@ -129,6 +129,7 @@ def train(
     config: Annotated[Path, typer.Argument(help="A YAML file such as configs/digits.yaml.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for checkpoints and the bundle.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest intact checkpoint.")] = False,
+    register: Annotated[bool, typer.Option("--register", help="Then do as `supple register`.")] = False,
     data_root: Annotated[Path, typer.Option(help="Where downloaded datasets are kept.")] = Path("data"),
 ) -> None:
     """Train a supernet, fit its accuracy predictor and write a bundle.
@@ -142,18 +143,22 @@ def train(
 
     settings = read_config(config)
     check_folder("--output", output)
-    bundle = finished_bundle(settings, output)
-    if bundle is not None:
-        out.print(f"{bundle.path} is already the finished bundle of {config}")
-    else:
-        steps = run(settings, output, resume=resume, data_root=data_root)
-        if not is_first():
-            deque(steps, maxlen=0)
-            return
-        watch(steps, err)
-        bundle = Bundle.open(output / "bundle")
+    steps = run(settings, output, resume=resume, data_root=data_root)
+    if not is_first():
+        deque(steps, maxlen=0)
+        return
+    if register:
+        with current_database(read_settings()):
+            pass  # so that what is wrong with it shows before the training
+    finished = finished_bundle(settings, output)
+    watch(steps, err)
+    if finished is not None:
+        out.print(f"{finished.path} is already the finished bundle of {config}")
+    bundle = Bundle.open(output / "bundle")
     show_corners(bundle.report, out)
     out.print(f"bundle {bundle.hash[:16]} in {bundle.path}")
+    if register:
+        _register(bundle.path)
 
 
 @app.command()
@@ -179,7 +184,10 @@ def fit(
 @app.command()
 def rank(
     bundle: BundleArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for checkpoints, the report and the plot.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="For checkpoints, report and plot; BUNDLE.ranking if not given."),
+    ] = None,
     nets: Annotated[int, typer.Option(min=3, help="Subnets to train alone, from scratch, twice each.")] = 20,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Of a subnet alone; as the configuration's first phase unless given.")
@@ -188,20 +196,21 @@ def rank(
     data_root: Annotated[Path, typer.Option(help="Where downloaded datasets are kept.")] = Path("data"),
     as_json: JsonOption = False,
 ) -> None:
-    """Compare the ranking of inherited accuracies with stand-alone training, for two ways of sampling.
+    """Does inherited accuracy rank subnets as training alone does? For two ways of sampling.
 
-    Goes on where it was cut short, in the same folder.
+    By the bundle's configuration, trains a supernet with each way, and subnets alone. Goes on where it was cut short,
+    in the same folder.
     """
     from service.display import Bar, show_ranking
     from service.plot import ranking_svg
     from service.ranking import rank_bundle
     from supernet.files import write_atomically
 
+    opened = _open(bundle)
+    output = output or opened.path.with_name(f"{opened.path.name}.ranking")
     check_folder("--output", output)
     with Bar(err) as bar:
-        report = rank_bundle(
-            _open(bundle), output, nets=nets, epochs=epochs, seed=seed, data_root=data_root, progress=bar
-        )
+        report = rank_bundle(opened, output, nets=nets, epochs=epochs, seed=seed, data_root=data_root, progress=bar)
     write_atomically(output / "ranking.json", json.dumps(report, indent=1).encode())
     write_atomically(output / "ranking.svg", ranking_svg(report).encode())
     _print_json(report) if as_json else show_ranking(report, out)
@@ -428,6 +437,10 @@ def export(
 @app.command()
 def register(bundle: BundleArgument) -> None:
     """Copy a bundle into the store and make it a supernet of the service."""
+    _register(bundle)
+
+
+def _register(bundle: Path) -> None:
     from service.store import Store
     from service.supernets import rules
 

@@ -173,9 +173,10 @@ def load(
     """Load a dataset and split it.
 
     source: `digits`, `cifar10`, `cifar100`, `imagenet`, or a folder with `train/CLASS/*` and, where there is one,
-    `test/CLASS/*` or `val/CLASS/*`. resolution: side, pixels, of the decoded images. holdout: how many training images
-    to hold out. root: where downloads go, and where the archives of ImageNet are. channels: 1 or 3, for folders
-    (default 3). cache_bytes: a split of files that takes more, decoded, is decoded anew whenever it is used.
+    `test/CLASS/*` or `val/CLASS/*`, or with `CLASS/*` alone. resolution: side, pixels, of the decoded images. holdout:
+    how many training images to hold out. root: where downloads go, and where the archives of ImageNet are. channels: 1
+    or 3, for folders (default 3). cache_bytes: a split of files that takes more, decoded, is decoded anew whenever it
+    is used.
 
     Raises:
         ValueError: an unknown source, a folder not laid out so, an image that cannot be decoded, or a holdout that
@@ -249,11 +250,12 @@ def _imagenet(root: Path, resolution: int) -> _Source:
 def _image_folder(folder: Path, resolution: int, channels: int) -> _Source:
     from torchvision.datasets import ImageFolder
 
-    if not (folder / "train").is_dir():
-        raise ValueError(f"{folder} has no folder train/; images belong in train/CLASS/ and test/CLASS/ or val/CLASS/")
     test_folder = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
+    split = (folder / "train").is_dir()
+    if test_folder is not None and not split:
+        raise ValueError(f"{folder} has {test_folder.name}/ but no train/; images to train on belong in train/CLASS/")
     try:
-        train = ImageFolder(str(folder / "train"))
+        train = ImageFolder(str(folder / "train" if split else folder))
         test = None if test_folder is None else ImageFolder(str(test_folder))
     except FileNotFoundError as error:  # a split without classes, or a class without images
         raise ValueError(f"{folder}: {error}") from error

@@ -183,6 +183,10 @@ def test_a_training_run_killed_at_every_stage_resumes_to_a_usable_bundle(
     again = run(*command)
     assert again.code == 2
     assert "holds an unfinished run; pass --resume" in again.stderr
+    unregistered = run(*command, "--resume", "--register")
+    assert unregistered.code == 1
+    assert "run `supple db upgrade`" in unregistered.stderr
+    assert "train" not in unregistered.stderr.splitlines()[0], "it trained before it looked for the database"
 
     training = Training(config, out)
     lines = training.kill_once(lambda: any(stage == "measure subnets" for stage, *_ in training.lines()))
@@ -196,8 +200,12 @@ def test_a_training_run_killed_at_every_stage_resumes_to_a_usable_bundle(
     lines = training.kill_once(lambda: bool(list(out.glob(".bundle*")) or list(out.glob("bundle"))))
     assert {stage for stage, *_ in lines} <= {"measure subnets", "write the bundle"}, "training was not over"
 
-    finished = run(*command, "--resume")
+    assert run("db", "upgrade").code == 0
+    finished = run(*command, "--resume", "--register")
     assert finished.code == 0, finished.stderr
+    assert re.search(r"supernet [0-9a-f]+ \(digits\) registered", finished.stdout)
+    assert not list(out.glob("pairs.jsonl"))
+    assert "is already the finished bundle of" in run(*command).stdout
     bundle = finished_bundle(read_config(config), out)
     assert bundle is not None
     assert search_bundle(bundle, {"flops": 1e6}, budget=200)["best"]["flops"] <= 1e6

@@ -75,11 +75,42 @@ def test_an_image_folder_is_decoded_cropped_and_split(tmp_path: Path) -> None:
     assert in_memory(str(folder), 16, seed=0, holdout=2, root=tmp_path, channels=1).train.pixels.shape[1] == 1
 
 
+def test_a_folder_of_classes_alone_is_all_for_training(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path, {"train": ["cat", "dog"]}) / "train"
+    dataset = in_memory(str(folder), 16, seed=0, holdout=2, root=tmp_path)
+    assert dataset.classes == ("cat", "dog")
+    assert (len(dataset.train), len(dataset.holdout), dataset.test) == (6, 2, None)
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100"])
+def test_cifar_is_read_as_torchvision_downloads_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+
+    class Downloaded:
+        classes = ("cat", "dog")
+
+        def __init__(self, root: Path, train: bool, download: bool) -> None:
+            assert (root, download) == (tmp_path, True)
+            self.data = pixels if train else pixels[:2]
+            self.targets = [0, 1, 0, 1, 0, 1][: len(self.data)]
+
+    monkeypatch.setattr(f"torchvision.datasets.{name}", Downloaded)
+    dataset = in_memory(name.lower(), 32, seed=0, holdout=2, root=tmp_path)
+    assert (len(dataset.train), len(dataset.holdout)) == (4, 2)
+    assert isinstance(dataset.test, Images)
+    assert np.array_equal(dataset.test.pixels.permute(0, 2, 3, 1).numpy(), pixels[:2])
+    assert dataset.test.labels.tolist() == [0, 1]
+    assert in_memory(name.lower(), 16, seed=0, holdout=2, root=tmp_path).train.pixels.shape == (4, 3, 16, 16)
+
+
 def test_bad_sources_are_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no dataset 'nope'"):
         load("nope", 16, seed=0, holdout=1, root=tmp_path)
-    with pytest.raises(ValueError, match="has no folder train/"):
+    with pytest.raises(ValueError, match="Couldn't find any class folder"):
         load(str(tmp_path), 16, seed=0, holdout=1, root=tmp_path)
+    lonely = image_folder(tmp_path / "lonely", {"test": ["cat"]})
+    with pytest.raises(ValueError, match=r"has test/ but no train/; images to train on belong in train/CLASS/"):
+        load(str(lonely), 16, seed=0, holdout=1, root=tmp_path)
     with pytest.raises(ValueError, match="holdout is 5000 images; digits has 1438"):
         load("digits", 16, seed=0, holdout=5000, root=tmp_path)
     for source, channels in (("digits", 1), (str(tmp_path), 2)):
