@@ -3,15 +3,14 @@
 Forward and backward at batch 16, for the largest, the smallest and five random subnets, in turns in one process, so
 that the moods of the machine fall on all alike. The ratio is the median over rounds of elastic / static, each measured
 one after the other: processor time on one thread, which neighbours disturb least, and wall time on more. With
-`--ofa FOLDER`, where the package `ofa` is unpacked (`pip download --no-deps ofa`, then unzip), the same is done with
-Once-for-All's own supernet of the ImageNet space, in the same rounds.
+`--ofa` and its package installed (`pip install '.[benchmarks]'`), the same is done with Once-for-All's own supernet of
+the ImageNet space, in the same rounds; it has no space for small images.
 """
 
 import argparse
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from types import ModuleType
 from typing import Any
@@ -36,7 +35,7 @@ Pair = tuple[Step, Step]  # elastic, static
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ofa", type=Path, help="folder that holds the package ofa")
+    parser.add_argument("--ofa", action="store_true", help="Once-for-All's own too")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--space", choices=SPACES, help="this space alone")
@@ -47,7 +46,7 @@ def main() -> None:
         measure(preset(name), SPACES[name], options.ofa, options.rounds)
 
 
-def measure(space: SearchSpace, resolution: int, ofa: Path | None, rounds: int) -> None:
+def measure(space: SearchSpace, resolution: int, ofa: bool, rounds: int) -> None:
     """Print a line a subnet, and the median of each supernet."""
     rng = np.random.default_rng(0)
     genomes = space.sample(rng, RANDOM)
@@ -57,7 +56,7 @@ def measure(space: SearchSpace, resolution: int, ofa: Path | None, rounds: int) 
     images = torch.randn(BATCH, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(BATCH) % space.classes
-    theirs = once_for_all(ofa) if ofa is not None and space.name == "mbv3-imagenet-w1.0" else None
+    theirs = once_for_all() if ofa and space.name == "mbv3-imagenet-w1.0" else None
     ratios: dict[str, list[float]] = {"ours": [], "Once-for-All's": []}
     for name, arch in archs.items():
         arch = arch.at(resolution)
@@ -114,9 +113,8 @@ def our_pair(supernet: Any, arch: Architecture, images: Tensor, labels: Tensor) 
     return elastic, step_of(static, lambda: static(images), labels)
 
 
-def once_for_all(folder: Path) -> Any:
+def once_for_all() -> Any:
     """Its supernet of the ImageNet space at width 1.0, with fresh weights."""
-    sys.path.insert(0, str(folder))
     sys.modules["gdown"] = ModuleType("gdown")  # which it imports to download weights
     from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
 

@@ -2,8 +2,7 @@
 
 BUNDLE: as `supple import-ofa --predictor ... --latency-tables ... --device DEVICE` writes it, from the published
 acc_predictor.pth and RESOLUTION_lookup_table.yaml in FILES. REFERENCE: JSON of what the tutorial's finder found with
-these at each limit and of the best values known. Needs the package `ofa`, which nothing else here does
-(`pip install --no-deps ofa tqdm`).
+these at each limit and of the best values known. Needs the package `ofa` (`pip install '.[benchmarks]'`).
 
 Both finders run at their defaults (population 100, 500 generations), the tutorial's with its own predictor and tables,
 the library's with the same numbers in its encoder and latency model. All run in turns in one process.

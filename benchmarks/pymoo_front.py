@@ -1,7 +1,7 @@
 """Fronts of accuracy and latency beside pymoo's NSGA-II: `python -m benchmarks.pymoo_front BUNDLE DEVICE`.
 
-BUNDLE: as `supple import-ofa --predictor ... --latency-tables ... --device DEVICE` writes it. Needs pymoo, which
-nothing else here does (`pip install pymoo`).
+BUNDLE: as `supple import-ofa --predictor ... --latency-tables ... --device DEVICE` writes it. Needs pymoo
+(`pip install '.[benchmarks]'`).
 
 pymoo's NSGA-II has a population of 100 and 500 generations, 50,000 evaluations, and the operators that its
 documentation gives for integers. Both search the same genes with the same predictor and tables, score a population at

@@ -1,7 +1,7 @@
 """What batch-norm recalibration is worth: `python -m benchmarks.recalibration BUNDLE [--subnets 20]`.
 
 Accuracy on the bundle's held-out images, as they are, of subnets with the supernet's own statistics and with those of
-more and more calibration images: the mean over subnets, and over the draws of which images those are.
+more and more training images: the mean over subnets, and over the draws of which images those are.
 """
 
 import argparse
@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from service.fitting import stratified
+from service.ranking import recorded_config
+from service.training import load_data
 from supernet.bundle import Bundle
 from supernet.evaluate import Evaluator
 
@@ -24,12 +26,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--subnets", type=int, default=20)
+    parser.add_argument("--images", type=int, default=4_096, help="at most so many training images")
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     bundle = Bundle.open(options.bundle)
-    images, holdout, supernet = bundle.calibration(), bundle.holdout(), bundle.supernet()
-    if images is None or holdout is None:
-        parser.error(f"{options.bundle} has no calibration or no held-out images")
+    images = load_data(recorded_config(bundle), options.data_root)[0].train[: options.images]
+    holdout, supernet = bundle.holdout(), bundle.supernet()
+    assert holdout is not None  # as in every bundle of `supple train`
     genomes = stratified(bundle.space, np.random.default_rng(0), options.subnets)
     archs = [bundle.space.decode(genome) for genome in genomes]
 
@@ -42,7 +46,7 @@ def main() -> None:
         )
         return statistics.mean(scored.accuracy for scored in found if scored is not None)
 
-    print(f"{len(archs)} subnets, {len(holdout)} held-out images, {DRAWS} draws of calibration images")
+    print(f"{len(archs)} subnets, {len(holdout)} held-out images, {DRAWS} draws of training images")
     print(f"statistics of the supernet: {mean_accuracy(0, 0):.2%}")
     counts = [FIRST * 2**i for i in range(len(images).bit_length()) if FIRST * 2**i < len(images)] + [len(images)]
     means = []
@@ -53,7 +57,7 @@ def main() -> None:
     if enough < len(images):
         print(f"no improvement of {ENOUGH:.1%} beyond {enough} images")
     else:
-        print(f"still improving by more than {ENOUGH:.1%} at {enough}, all that the bundle has")
+        print(f"still improving by more than {ENOUGH:.1%} at {enough}, all that were drawn from")
 
 
 if __name__ == "__main__":
