@@ -209,8 +209,8 @@ class SearchSpace:
         """Per gene, the indices of the choices left open when the named genes are restricted to `values`.
 
         Names are `resolution`, `depth`, a block gene or what follows the last dot of an extra gene's name, which means
-        every gene that ends so; a name left out keeps all its choices. A stage with fewer depths than asked keeps those
-        it has.
+        every gene that ends so; a name left out keeps all its choices. A stage keeps those of the depths asked that it has,
+        and its greatest where all that are asked are greater.
 
         Raises:
             ValueError: an unknown name, or values of which a gene has none.
@@ -224,6 +224,8 @@ class SearchSpace:
             name = gene.name.rsplit(".", 1)[-1]
             wanted = values.get(name, gene.choices)
             chosen = [i for i, choice in enumerate(gene.choices) if choice in wanted]
+            if not chosen and name == "depth" and max(gene.choices) < min(wanted):
+                chosen = [len(gene.choices) - 1]
             if not chosen:
                 raise ValueError(f"{gene.name}: none of {list(wanted)} is one of its choices {list(gene.choices)}")
             result.append(chosen)

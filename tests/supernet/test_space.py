@@ -155,6 +155,14 @@ def test_extra_genes_have_an_order_and_keys_of_their_own(names: tuple[str, ...])
         replace(preset("mbv3-digits"), extra_genes=tuple(Gene(name, (0, 1)) for name in names))
 
 
+def test_a_stage_keeps_its_greatest_depth_where_all_that_are_asked_are_greater() -> None:
+    space = replace(preset("mbv3-digits"), depths=((1,), (1, 2), (2, 3)))
+    opened = space.open_choices(depth=(2,))
+    assert [opened[space.depth_gene(stage)] for stage in range(3)] == [[0], [1], [0]]
+    with pytest.raises(ValueError, match="stage3.depth: none of"):
+        space.open_choices(depth=(1,))
+
+
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown space 'nope'"):
         preset("nope")
