@@ -209,8 +209,8 @@ class SearchSpace:
         """Per gene, the indices of the choices left open when the named genes are restricted to `values`.
 
         Names are `resolution`, `depth`, a block gene or what follows the last dot of an extra gene's name, which means
-        every gene that ends so; a name left out keeps all its choices. A stage keeps those of the depths asked that it has,
-        and its greatest where all that are asked are greater.
+        every gene that ends so; a name left out keeps all its choices. A stage keeps those of the depths asked
+        that it has, and its greatest where all that are asked are greater.
 
         Raises:
             ValueError: an unknown name, or values of which a gene has none.

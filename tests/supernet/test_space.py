@@ -159,7 +159,7 @@ def test_a_stage_keeps_its_greatest_depth_where_all_that_are_asked_are_greater()
     space = replace(preset("mbv3-digits"), depths=((1,), (1, 2), (2, 3)))
     opened = space.open_choices(depth=(2,))
     assert [opened[space.depth_gene(stage)] for stage in range(3)] == [[0], [1], [0]]
-    with pytest.raises(ValueError, match="stage3.depth: none of"):
+    with pytest.raises(ValueError, match=r"stage3\.depth: none of"):
         space.open_choices(depth=(1,))
 
 
