@@ -127,12 +127,16 @@ def show_corners(report: Mapping[str, Any], console: Console) -> None:
 
 
 def show_predictor(card: Mapping[str, Any], console: Console) -> None:
-    """The predictor's error on pairs that it was not fitted on, and a warning where it ranks them badly."""
+    """The predictor's error on pairs that it was not fitted on, and a warning where it ranks them badly.
+
+    RMSE is of accuracies, tau of the log-likelihoods that candidates are ranked by.
+    """
     near = card.get("near_front")  # cards of earlier versions have none
+    kind = "" if card["kendall_tau"] is None else "; tau is of log-likelihoods"
     front = f"; of the {near['pairs']} near the front {near['rmse']:.2%}, {tau(near)}" if near else ""
     console.print(
         f"accuracy predictor: {card['pairs']} pairs, RMSE {card['rmse']:.2%}, Kendall tau {tau(card)}{front} "
-        f"({card['validation']})"
+        f"({card['validation']}{kind})"
     )
     if warning := poor_ranking(card):
         console.print(f"[yellow]warning:[/] {warning}")

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from evolution.accuracy import LEAST_PAIRS, AccuracyPredictor
 from service.fitting import Pairs, stratified
-from supernet import distributed
+from supernet import depthwise, distributed
 from supernet.bundle import MANIFEST, Bundle, BundleError, write_bundle
 from supernet.checkpoints import CHECKPOINT_STEPS, load_checkpoint, save_checkpoint
 from supernet.config import FORBID_EXTRA, require
@@ -165,6 +165,8 @@ def run(
     with distributed.joined(device):
         if distributed.of_the_first(lambda: finished_bundle(config, folder) is not None):
             return
+        if config.schedule.precision == "bf16" and device.type == "cpu" and not depthwise.SUPPORTED[torch.bfloat16]:
+            log.warning("precision is bf16, for which this processor has no kernels; fp32 is most likely faster")
         dataset, space = distributed.in_turns(lambda: load_data(config, data_root))
         state = TrainingState.fresh(space, config.schedule, device)
         found = load_checkpoint(state, checkpoints)

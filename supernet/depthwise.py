@@ -1,9 +1,12 @@
-"""Depthwise convolution whose weight gradient is fast on a CPU.
+"""Depthwise convolution whose gradients are fast on a CPU.
 
 oneDNN, which torch calls on x86, has a kernel for the weight gradient of depthwise convolutions of up to three columns.
 Wider ones go through that for grouped convolutions, which fills up blocks of 16 x 16 channels with zeros and takes 3 to
 20 times as long as the forward pass. So here a gradient of 5 x 5 or 7 x 7 is put together from strips of three columns:
 the middle one, and one to either side for which the gradient of the output is shifted.
+
+In bfloat16 oneDNN has no such kernel for the gradient of the input of strided ones, and the way it goes instead takes
+tens of times as long as in float32, in which that gradient is therefore computed.
 """
 
 from typing import Any
@@ -15,8 +18,11 @@ from torch.autograd.function import once_differentiable
 
 STRIP = 3  # columns of a kernel that oneDNN differentiates fast
 SHIFT = 2  # columns between the middles of two strips
-# where torch has oneDNN's kernels for x86
-SUPPORTED = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+CAPABILITY = torch.backends.cpu.get_cpu_capability() if torch.backends.mkldnn.is_available() else "none"
+SUPPORTED = {  # where torch has oneDNN's kernels for x86
+    torch.float32: CAPABILITY.startswith("AVX"),
+    torch.bfloat16: CAPABILITY == "AVX512",
+}
 WIDE = (5, 7)  # kernel sides that three strips cover: the shifted ones bring columns 2 and 3 from the middle
 
 
@@ -25,6 +31,9 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
     x: (N, C, H, W); weight: (C, 1, side, side), side odd; returns (N, C, ceil(H / stride), ceil(W / stride)).
     """
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):  # which does not reach into our function
+        lower = torch.get_autocast_dtype("cpu")
+        x, weight = (tensor.to(lower) if tensor.dtype == torch.float32 else tensor for tensor in (x, weight))
     if _worthwhile(x, weight, stride):
         output: Tensor = _DepthwiseConv.apply(x, weight, stride)
         return output
@@ -33,17 +42,20 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 def _worthwhile(x: Tensor, weight: Tensor, stride: int) -> bool:
     return (
-        SUPPORTED
-        and weight.shape[-1] in WIDE
+        SUPPORTED.get(x.dtype, False)
+        and (weight.shape[-1] in WIDE or _strided_bfloat16(x, stride))
         and weight.requires_grad
         and torch.is_grad_enabled()
         and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
+        and x.dtype == weight.dtype
         and SHIFT % stride == 0
         and x.shape[-1] > SHIFT
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
+
+
+def _strided_bfloat16(x: Tensor, stride: int) -> bool:
+    return stride > 1 and x.dtype == torch.bfloat16
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -72,7 +84,10 @@ class _DepthwiseConv(torch.autograd.Function):
         of_x = None
         if ctx.needs_input_grad[0]:
             half = weight.shape[-1] // 2
-            of_x = _backward(x, weight, gradient, ctx.stride, (half, half), 0)
+            inputs = x, weight, gradient
+            if _strided_bfloat16(x, ctx.stride):  # of x only the shape is needed
+                inputs = torch.empty_like(x, dtype=torch.float32), weight.float(), gradient.float()
+            of_x = _backward(*inputs, ctx.stride, (half, half), 0).to(x.dtype)
         return of_x, _weight_gradient(x, weight, gradient, ctx.stride), None
 
 
@@ -85,6 +100,8 @@ def _weight_gradient(x: Tensor, weight: Tensor, gradient: Tensor, stride: int) -
     """
     side, height, rows = weight.shape[-1], x.shape[2], gradient.shape[2]
     half, outer = side // 2, side // 2 - 1
+    if side not in WIDE:
+        return _backward(x, weight, gradient, stride, (half, half), 1)
     top = half % stride  # oneDNN asks for padding that the stride divides, and for an image no lower than the kernel
     more = max(0, -(-(side - height - top) // stride))
     bottom = max(0, (rows + more - 1) * stride + side - 2 * (half - top) - height - top)

@@ -74,9 +74,10 @@ class Schedule:
 
     resolutions: input sides drawn per batch; None takes the space's. clip: largest gradient norm, None for no limit.
     ema: decay per step of an average of the weights, begun anew in each phase, which is what the bundle and the teacher
-    get. precision: of the arithmetic; weights stay fp32. micro_batches: into how many equal parts, each with batch
-    statistics of its own, a batch is split to take less memory; torchrun's processes share them. sync_batch_norm: take
-    batch statistics over all of torchrun's processes.
+    get. precision: of the arithmetic; weights stay fp32. On a CPU bf16 pays where there are instructions for it
+    (avx512_bf16 or amx_bf16). micro_batches: into how many equal parts, each with batch statistics of its own, a batch
+    is split to take less memory; torchrun's processes share them. sync_batch_norm: take batch statistics over all of
+    torchrun's processes.
     """
 
     phases: tuple[Phase, ...]

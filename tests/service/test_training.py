@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from evolution.accuracy import LEAST_PAIRS
 from service import training
 from service.offline import export_subnet_of, search_bundle
 from service.training import DatasetConfig, EvaluationConfig, TrainingConfig, run
+from supernet import depthwise
 from supernet.bundle import Bundle
 from supernet.families import preset
 from supernet.schedule import Phase, Schedule
@@ -19,6 +21,17 @@ PHASES = (
     Phase("all", 1, 0.02, sampler="strict_fair"),
     Phase("sorted", 1, 0.01, distillation=1.0, sort_channels=True),
 )
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_bfloat16_on_a_processor_without_kernels_for_it_is_warned_of(
+    fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(depthwise.SUPPORTED, torch.bfloat16, fast)
+    schedule = Schedule(PHASES[:1], batch_size=8, precision="bf16")
+    config = TrainingConfig("half", "mbv3-digits", DatasetConfig("digits", holdout=1400), schedule, device="cpu")
+    next(run(config, tmp_path, data_root=tmp_path))
+    assert ("fp32 is most likely faster" in caplog.text) == (not fast)
 
 
 @pytest.mark.parametrize("name", ["fairnas-cifar", "spos-cifar", "spos-cifar-channels", "resnet-cifar"])
@@ -46,6 +59,9 @@ def test_a_short_training_ends_in_a_bundle_that_searches_and_exports(
         assert set(phase["corners"]) == {"largest", "smallest"}
         assert phase["images_per_second"] > 0
         assert phase["peak_memory_bytes"] > 2**20
+    curves = bundle.report["curves"]
+    assert [(curve["phase"], curve["epoch"]) for curve in curves] == [("all", 1), ("sorted", 1)]
+    assert all(curve["loss"] > 0 and curve["steps"] > 0 for curve in curves)
     rng = np.random.default_rng(0)
     limit = bundle.space.costs(bundle.space.decode(bundle.space.sample(rng, 1)[0]))["flops"]
     best = search_bundle(bundle, {"flops": limit}, budget=50)["best"]

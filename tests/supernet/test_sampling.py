@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +248,24 @@ def test_in_place_distillation_teaches_the_others_by_the_largest_of_the_same_ste
     ]
     assert only_largest
     assert all(parameter.grad is None for parameter in only_largest)
+
+
+def test_a_teacher_adds_its_weighted_soft_labels_to_the_labels() -> None:
+    """Once-for-All's distillation: the teacher's batch statistics are the batch's own, and no gradient goes into it."""
+    phases = (Phase("x", 1, 0.1), Phase("y", 1, 0.1, subnets_per_step=2, distillation=0.7))
+    state = TrainingState.fresh(SPACE, Schedule(phases, 8, label_smoothing=0.2))
+    state.teacher = TrainingState.fresh(SPACE, replace(state.schedule, seed=1)).fresh_teacher()
+    archs = sampler_of(SPACE, state.schedule, 1, STEPS).draw(0)
+    pixels, labels = torch.randn(8, 1, *2 * [archs[0].resolution]), torch.arange(8)
+    losses = list(_losses(state, phases[1], archs, pixels, labels))
+    with torch.no_grad():
+        soft_labels = state.teacher(pixels).softmax(1)
+        logits = [state.supernet(pixels, arch) for arch in archs]
+    for loss, made in zip(losses, logits, strict=True):
+        expected = F.cross_entropy(made, labels, label_smoothing=0.2) + 0.7 * F.cross_entropy(made, soft_labels)
+        assert loss.item() == pytest.approx(expected.item())
+    losses[0].backward()
+    assert all(parameter.grad is None for parameter in state.teacher.parameters())
 
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))

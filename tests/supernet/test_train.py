@@ -98,6 +98,7 @@ def test_the_first_phase_leaves_what_only_smaller_kernels_use_untouched(dataset:
         (9, {}),
         (11, {"ema": 0.9}),
         (6, {"ema": 0.9, "precision": "bf16", "micro_batches": 2}),
+        (7, {"precision": "bf16"}),
     ],
 )
 def test_resuming_from_any_step_ends_bit_equal_to_never_stopping(
