@@ -9,8 +9,16 @@ from torch import Tensor
 
 from supernet.config import FORBID_EXTRA, require
 
-DRAWS = 12  # random numbers that an image's changes take
+MOVES, SQUARE = 12, 2  # random numbers that an image's moves and colours take, and its square
 ASPECT = 4 / 3  # of a random crop, at most
+
+
+def drawn(count: int, generator: torch.Generator) -> Tensor:
+    """(N, MOVES + SQUARE), uniform in [0, 1): the random numbers of N images.
+
+    The square's come last, so that a seed moves and colours images as it did before there were squares.
+    """
+    return torch.cat([torch.rand(count, columns, generator=generator) for columns in (MOVES, SQUARE)], dim=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +28,8 @@ class Augmentation:
     shift: at most, as a share of the side; the border is repeated. rotate: degrees at most. scale: share at most.
     flip: mirror half of them. pad: black pixels around the image, from which a window of its size is cut. crop: least
     share of the area that a random crop keeps, of an aspect from 3/4 to 4/3; None crops nothing. brightness, contrast,
-    saturation: largest relative change.
+    saturation: largest relative change. cutout: side in pixels of a square in the image's mean colour, its middle
+    anywhere on the image (arXiv:1708.04552).
     """
 
     shift: float = 0.0
@@ -32,6 +41,7 @@ class Augmentation:
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
+    cutout: int = 0
 
     __pydantic_config__ = FORBID_EXTRA
 
@@ -40,13 +50,14 @@ class Augmentation:
         require("augmentation.rotate", self.rotate, 0, 180)
         require("augmentation.scale", self.scale, 0, below=1)
         require("augmentation.pad", self.pad, 0)
+        require("augmentation.cutout", self.cutout, 0)
         if self.crop is not None:
             require("augmentation.crop", self.crop, 0.01, 1)
         for name in ("brightness", "contrast", "saturation"):
             require(f"augmentation.{name}", getattr(self, name), 0, 1)
 
     def __call__(self, pixels: Tensor, draws: Tensor) -> Tensor:
-        """(N, C, R, R) uint8 to (N, C, R, R) float in [0, 255]. draws: (N, DRAWS), uniform in [0, 1)."""
+        """(N, C, R, R) uint8 to (N, C, R, R) float in [0, 255]. draws: as `drawn`."""
         pixels = pixels.float()
         if self.crop or self.flip or self.shift or self.rotate or self.scale or self.pad:
             mode = "zeros" if self.pad else "border"
@@ -54,6 +65,8 @@ class Augmentation:
             pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode=mode, align_corners=False)
         if self.brightness or self.contrast or self.saturation:
             pixels = self._recoloured(pixels, draws)
+        if self.cutout:
+            pixels = self._covered(pixels, draws)
         return pixels
 
     def boxes(self, draws: Tensor, aspect: Tensor | float = 1.0) -> Tensor:
@@ -100,3 +113,12 @@ class Augmentation:
         mean = grey.mean((1, 2, 3), keepdim=True)
         pixels, grey = ((mean + (values - mean) * contrast).clamp(0, 255) for values in (pixels, grey))
         return (grey + (pixels - grey) * saturation).clamp(0, 255)
+
+    def _covered(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        """With a square in the mean colour, smaller where it reaches over the edge."""
+        side = pixels.shape[-1]
+        places = torch.arange(side, device=pixels.device)
+        first = (draws[:, MOVES:] * side).floor() - self.cutout // 2  # (N, 2): row and column
+        inside = (places >= first[..., None]) & (places < first[..., None] + self.cutout)
+        square = inside[:, None, 0, :, None] & inside[:, None, 1, None, :]
+        return torch.where(square, pixels.mean((2, 3), keepdim=True), pixels)

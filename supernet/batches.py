@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from supernet.augmentation import DRAWS
+from supernet.augmentation import drawn
 from supernet.data import ImageFiles, Images
 from supernet.schedule import Schedule
 
 
 class Batch(NamedTuple):
-    """pixels: (N, C, R, R) uint8; labels: (N,); draws: (N, DRAWS), what the augmentation makes of each image."""
+    """pixels: (N, C, R, R) uint8; labels: (N,); draws: of `drawn`, what the augmentation makes of each image."""
 
     pixels: Tensor
     labels: Tensor
@@ -50,7 +50,7 @@ class Batches(TorchDataset[Batch | ValueError]):
         epoch, position = divmod(step, len(self))
         chosen = _order(seed, len(self.images), self.phase, epoch)[position * size :][self.share]
         draw = int(np.random.default_rng([seed, 4, self.phase, step]).integers(2**62))
-        draws = torch.rand(size, DRAWS, generator=torch.Generator().manual_seed(draw))[self.share]
+        draws = drawn(size, torch.Generator().manual_seed(draw))[self.share]
         try:
             images = self._images(chosen, draws)
         except ValueError as error:

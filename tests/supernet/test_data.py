@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from supernet.augmentation import DRAWS, Augmentation
+from supernet.augmentation import Augmentation, drawn
 from supernet.batches import Batch, Batches, _end_with_parent
 from supernet.data import ImageFiles, Images, Normalization, load, resize, sample_folder
 from supernet.evaluate import Views, batches, perturbed
@@ -19,7 +19,7 @@ from supernet.schedule import Phase, Schedule
 
 
 def draws(count: int, seed: int) -> torch.Tensor:
-    return torch.rand(count, DRAWS, generator=torch.Generator().manual_seed(seed))
+    return drawn(count, torch.Generator().manual_seed(seed))
 
 
 def in_memory(*arguments: Any, **options: Any) -> Any:
@@ -208,6 +208,20 @@ def test_padding_cuts_windows_from_an_image_with_a_black_border() -> None:
     distance = (windows - moved[:, :, None, None]).abs().amax((1, 4, 5)).view(64, 25)
     assert torch.all(distance.amin(1) < 1e-2)
     assert len(distance.argmin(1).unique()) > 15
+
+
+def test_cutout_covers_a_square_anywhere_on_the_image_with_its_mean_colour() -> None:
+    pixels = torch.rand(500, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255
+    covered = Augmentation(cutout=6)(pixels, draws(500, 0))
+    changed = (covered != pixels).any(1)
+    rows, columns = changed.any(2), changed.any(1)
+    assert torch.equal(changed, rows[:, :, None] & columns[:, None, :])
+    assert torch.equal(covered, torch.where(changed[:, None], pixels.mean((2, 3), keepdim=True), pixels))
+    for covers in (rows, columns):
+        assert set(covers.sum(1).tolist()) == {3, 4, 5, 6}  # fewer where the square reaches over the edge
+        first, last = covers.int().argmax(1), 15 - covers.int().flip(1).argmax(1)
+        assert torch.equal(last - first + 1, covers.sum(1))
+        assert set(first.tolist()) == set(range(13))
 
 
 def test_random_crops_have_the_area_and_the_aspect_asked_for() -> None:
