@@ -43,7 +43,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 def _worthwhile(x: Tensor, weight: Tensor, stride: int) -> bool:
     return (
         SUPPORTED.get(x.dtype, False)
-        and (weight.shape[-1] in WIDE or _strided_bfloat16(x, stride))
+        and (weight.shape[-1] in WIDE or (weight.shape[-1] == STRIP and _strided_bfloat16(x, stride)))
         and weight.requires_grad
         and torch.is_grad_enabled()
         and x.device.type == "cpu"
@@ -97,10 +97,11 @@ def _weight_gradient(x: Tensor, weight: Tensor, gradient: Tensor, stride: int) -
     Column j of a strip sums products of x at column stride * o - 1 + j with the gradient at column o. With the gradient
     shifted by m columns these are the kernel's columns from stride * m - 1 on, counted from its middle. What a shift
     pushes over the edge meets the padding alone in the outer two columns of a side strip; the third is left unused.
+    A kernel of three columns is one strip.
     """
     side, height, rows = weight.shape[-1], x.shape[2], gradient.shape[2]
     half, outer = side // 2, side // 2 - 1
-    if side not in WIDE:
+    if side == STRIP:
         return _backward(x, weight, gradient, stride, (half, half), 1)
     top = half % stride  # oneDNN asks for padding that the stride divides, and for an image no lower than the kernel
     more = max(0, -(-(side - height - top) // stride))
