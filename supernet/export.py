@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from supernet.depthwise import DepthwiseConv2d
+from supernet.pointwise import GlobalAvgPool2d, PointwiseConv2d
 
 if TYPE_CHECKING:
     from supernet.bundle import Bundle
@@ -461,14 +462,16 @@ def _plain(function: Callable[..., _Value]) -> Callable[..., _Value]:
 
 
 _LAYERS: dict[type[nn.Module], Callable[..., Any]] = {
-    **dict.fromkeys((nn.Conv2d, DepthwiseConv2d), _conv),
+    **dict.fromkeys((nn.Conv2d, DepthwiseConv2d, PointwiseConv2d), _conv),
     nn.BatchNorm2d: _batch_norm,
     nn.Linear: _linear,
     nn.ReLU: _plain(_relu),
     nn.ReLU6: _plain(_relu6),
     nn.Hardswish: _plain(_hard_swish),
     nn.Hardsigmoid: _plain(_hard_sigmoid),
-    nn.AdaptiveAvgPool2d: lambda writer, pool, x: _global_pool(writer, x, pool.output_size),
+    **dict.fromkeys(
+        (nn.AdaptiveAvgPool2d, GlobalAvgPool2d), lambda writer, pool, x: _global_pool(writer, x, pool.output_size)
+    ),
     nn.MaxPool2d: _max_pool,
     nn.AvgPool2d: _avg_pool,
     nn.ChannelShuffle: _channel_shuffle,

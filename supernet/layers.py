@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from supernet.depthwise import DepthwiseConv2d, depthwise_conv2d
 from supernet.operators import Activation, Join, Operator, Operators, Parallel
+from supernet.pointwise import GlobalAvgPool2d, PointwiseConv2d, pointwise_conv2d
 from supernet.space import Architecture, SearchSpace
 
 _ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "h_swish": nn.Hardswish, "h_sigmoid": nn.Hardsigmoid}
@@ -100,7 +101,7 @@ class ElasticConv(nn.Module):
     def forward(self, x: Tensor, out_channels: int) -> Tensor:
         """x: (N, C, H, W) with C at most the largest; returns (N, out_channels, H, W)."""
         bias = None if self.bias is None else first(self.bias, out_channels)
-        return F.conv2d(x, self.weight_for(x.shape[1], out_channels), bias)
+        return pointwise_conv2d(x, self.weight_for(x.shape[1], out_channels), bias)
 
     def copy_to(self, conv: nn.Conv2d) -> None:
         """Copy the slice that fits into a static convolution."""
@@ -204,6 +205,8 @@ def static_conv(record: Operator) -> nn.Sequential:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if record.groups == record.in_channels == record.out_channels and not record.bias:
         layers["conv"] = DepthwiseConv2d(record.out_channels, record.kernel, record.stride)
+    elif (record.kernel, record.stride, record.groups) == (1, 1, 1):
+        layers["conv"] = PointwiseConv2d(record.in_channels, record.out_channels, bias=record.bias)
     else:
         layers["conv"] = nn.Conv2d(
             record.in_channels,
@@ -253,7 +256,7 @@ def static_layers(operators: Operators) -> nn.Sequential:
         elif record.kind == "linear":
             layers += [nn.Flatten(), nn.Linear(record.in_channels, record.out_channels, record.bias)]
         elif record.kind == "pool":
-            layers.append(nn.AdaptiveAvgPool2d(1))
+            layers.append(GlobalAvgPool2d())
         elif record.kind == "max_pool":
             layers.append(nn.MaxPool2d(record.kernel, record.stride, record.kernel // 2))
         elif record.kind == "avg_pool":

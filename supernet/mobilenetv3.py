@@ -23,6 +23,7 @@ from supernet.layers import (
     static_layers,
 )
 from supernet.operators import Activation
+from supernet.pointwise import global_average
 from supernet.space import Architecture, SearchSpace
 
 
@@ -37,7 +38,7 @@ class ElasticSqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, C, H, W), and so is the result."""
         channels = x.shape[1]
-        gate = torch.relu(self.reduce(x.mean((2, 3), keepdim=True), squeezed_width(channels)))
+        gate = torch.relu(self.reduce(global_average(x), squeezed_width(channels)))
         return x * nn.functional.hardsigmoid(self.expand(gate, channels))
 
 
