@@ -58,6 +58,14 @@ class Sampler(ABC):
         """Per step, as the phase says."""
         return self.phase.subnets_per_step or 1
 
+    def _resolution(self, step: int, rng: np.random.Generator) -> int:
+        """The input side of a step's subnets: the phase's growing one, or any, each as likely."""
+        return self._grown(step) or int(rng.choice(self.resolutions))
+
+    def _grown(self, step: int) -> int | None:
+        growing = self.phase.growing
+        return growing[step * len(growing) // self.steps] if growing else None
+
     def _rng(self, step: int) -> np.random.Generator:
         return np.random.default_rng([*self.seed, step])
 
@@ -71,7 +79,7 @@ class UniformSampler(Sampler):
     def draw(self, step: int) -> tuple[Architecture, ...]:
         """The phase's number of architectures at one resolution."""
         rng = self._rng(step)
-        resolution = int(rng.choice(self.resolutions))
+        resolution = self._resolution(step, rng)
         return self._decoded(self.space.sample(rng, self.subnets, self.open_choices), resolution)
 
 
@@ -103,7 +111,7 @@ class FlopsRangeSampler(Sampler):
     def draw(self, step: int) -> tuple[Architecture, ...]:
         """The phase's number of architectures at one resolution."""
         rng = self._rng(step)
-        resolution = int(rng.choice(self.resolutions))
+        resolution = self._resolution(step, rng)
         found: list[Genomes] = []
         for _ in range(ROUNDS):
             candidates = self.space.sample(rng, CANDIDATES, self.open_choices)
@@ -164,7 +172,7 @@ class StrictFairSampler(Sampler):
 
     def draw(self, step: int) -> tuple[Architecture, ...]:
         """As many architectures as the gene with most open choices has, at one resolution."""
-        resolution = int(self._cycled(0, self.resolutions, step))
+        resolution = self._grown(step) or int(self._cycled(0, self.resolutions, step))
         draws = range(step * self.subnets, (step + 1) * self.subnets)
         genes = enumerate(self.open_choices[1:], 1)
         columns = [[self._cycled(gene, choices, draw) for draw in draws] for gene, choices in genes]
@@ -181,15 +189,16 @@ class StrictFairSampler(Sampler):
 class SandwichSampler(Sampler):
     """The largest open subnet, the smallest, then random ones: the sandwich rule (BigNAS, arXiv:2003.11142, 3.1).
 
-    The trainer lets all but the first learn from the first's soft labels of the same step. We deviate in one thing:
-    BigNAS gives every subnet a resolution of its own, here a step's subnets share one. For choices without an order,
-    largest and smallest are the last and the first.
+    The trainer lets all but the first learn from the first's soft labels of the same step. We deviate in two things:
+    BigNAS gives every subnet a resolution of its own, here a step's subnets share one; and of two subnets a step, which
+    BigNAS does not have, the second is the smallest and a random one by turns: for little time, in which the largest
+    should see more images. For choices without an order, largest and smallest are the last and the first.
     """
 
     def prepare(self) -> None:
         """Refuse what this sampler cannot do; make what all draws need."""
-        if self.subnets < 3:
-            raise ValueError(f"subnets_per_step is {self.subnets}; the sandwich rule takes at least 3")
+        if self.subnets < 2:
+            raise ValueError(f"subnets_per_step is {self.subnets}; the sandwich rule takes at least 2")
 
     @property
     def subnets(self) -> int:
@@ -197,11 +206,13 @@ class SandwichSampler(Sampler):
         return self.phase.subnets_per_step or 4
 
     def draw(self, step: int) -> tuple[Architecture, ...]:
-        """The largest, the smallest, and random architectures, at one resolution."""
+        """The largest, the smallest, and random architectures, at one resolution; of two, not both of the others."""
         rng = self._rng(step)
-        resolution = int(rng.choice(self.resolutions))
+        resolution = self._resolution(step, rng)
         ends = np.array([[choices[end] for choices in self.open_choices] for end in (-1, 0)], np.int8)
-        between = self.space.sample(rng, self.subnets - 2, self.open_choices)
+        if self.subnets == 2 and step % 2:
+            ends = ends[:1]
+        between = self.space.sample(rng, self.subnets - len(ends), self.open_choices)
         return self._decoded(np.concatenate([ends, between]), resolution)
 
 
@@ -233,7 +244,7 @@ class PathDropoutSampler(Sampler):
     def draw(self, step: int) -> tuple[Architecture, ...]:
         """The phase's number of architectures at one resolution."""
         rng = self._rng(step)
-        resolution = int(rng.choice(self.resolutions))
+        resolution = self._resolution(step, rng)
         columns = []
         for choices in self.open_choices:
             paths = len(choices) - 1

@@ -24,7 +24,9 @@ class Phase:
     the phase, for `path_dropout`. subnets_per_step: gradients of so many subnets are summed before the optimiser steps;
     None leaves it to the sampler. distillation: weight of the soft cross-entropy to the teacher, the last choice of
     every gene as the first phase left it, which must open all of these. sort_channels: order channels by importance
-    before the phase starts.
+    before the phase starts. growing: input sides, pixels, that take one after another an equal share of the steps, each
+    step one of them, whatever `resolutions` says (progressive learning, arXiv:2104.00298, section 4.2, without its
+    growing regularisation): most of what a large image teaches, a small one does in a fraction of the time.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Phase:
     subnets_per_step: int | None = None
     distillation: float = 0.0
     sort_channels: bool = False
+    growing: tuple[int, ...] = ()
 
     __pydantic_config__ = FORBID_EXTRA
 
@@ -59,6 +62,13 @@ class Phase:
             require(where + "drop_rate", self.drop_rate, 0, 1)
         if self.sampler == "sandwich" and self.distillation:
             raise ValueError(f"{where}the sandwich rule has a teacher in the step itself; leave distillation out")
+        _check_sides(where + "growing", self.growing)
+        if list(self.growing) != sorted(set(self.growing)):
+            raise ValueError(f"{where}growing is {list(self.growing)}; give sides from small to large, each once")
+        if self.growing and "resolution" in self.open:
+            raise ValueError(f"{where}growing and an open resolution contradict each other; keep one of them")
+        if self.growing and self.sampler == "flops_range":
+            raise ValueError(f"{where}growing changes what `flops` counts; take another sampler or leave growing out")
 
     def rate(self, step: int, steps_per_epoch: int) -> float:
         """Learning rate of a step of this phase: linear warm-up, then a cosine to zero."""
@@ -66,6 +76,12 @@ class Phase:
         if step < warmup:
             return self.learning_rate * min(1.0, (step + 1) / warmup)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
+def _check_sides(where: str, sides: tuple[int, ...]) -> None:
+    for side in sides:
+        if side < 4 or side % 4:
+            raise ValueError(f"{where} has {side}; multiples of 4 from 4 upwards are needed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +129,7 @@ class Schedule:
         if self.ema is not None:
             require("ema", self.ema, 0, below=1)
         require("micro_batches", self.micro_batches, 1, self.batch_size // 2)
-        for side in self.resolutions or ():
-            if side < 4 or side % 4:
-                raise ValueError(f"resolutions has {side}; multiples of 4 from 4 upwards are needed")
+        _check_sides("resolutions", self.resolutions or ())
         if self.resolutions and any("resolution" in phase.open for phase in self.phases):
             raise ValueError("resolutions and a phase's open resolution contradict each other; keep one of them")
         if self.phases[0].distillation:

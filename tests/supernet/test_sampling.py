@@ -192,8 +192,24 @@ def test_the_sandwich_rule_draws_the_largest_the_smallest_and_random_ones() -> N
         assert len(others) == 2
         between.update(others)
     assert len(between) > 15
-    with pytest.raises(ValueError, match="subnets_per_step is 2; the sandwich rule takes at least 3"):
-        make("sandwich", subnets_per_step=2)
+    with pytest.raises(ValueError, match="subnets_per_step is 1; the sandwich rule takes at least 2"):
+        make("sandwich", subnets_per_step=1)
+
+
+def test_of_two_subnets_in_the_sandwich_the_second_is_the_smallest_and_a_random_one_by_turns() -> None:
+    sampler = make("sandwich", resolutions=(16,), subnets_per_step=2)
+    largest, smallest = SPACE.largest().at(16), SPACE.smallest().at(16)
+    drawn = [sampler.draw(step) for step in range(20)]
+    assert all(len(archs) == 2 and archs[0] == largest for archs in drawn)
+    assert all(archs[1] == smallest for archs in drawn[::2])
+    assert len({archs[1] for archs in drawn[1::2]}) == 10
+
+
+@pytest.mark.parametrize("kind", sorted(set(OPTIONS) - {"flops_range"}))
+def test_growing_sides_take_equal_shares_of_the_steps_one_after_another(kind: SamplerName) -> None:
+    sampler = make(kind, resolutions=(16,), steps=41, growing=(8, 12, 20))
+    sides = [{arch.resolution for arch in sampler.draw(step)} for step in range(41)]
+    assert sides == 14 * [{8}] + 14 * [{12}] + 13 * [{20}]
 
 
 def test_path_dropout_rises_linearly_from_the_largest_network() -> None:
@@ -223,6 +239,10 @@ def test_path_dropout_among_alternatives_is_refused() -> None:
         (lambda: Phase("x", 1, 0.1, drop_rate=0.5), "path_dropout and drop_rate belong together"),
         (lambda: Phase("x", 1, 0.1, sampler="flops_range", flops=(2.0, 1.0)), "the most, is 1.0"),
         (lambda: Phase("x", 1, 0.1, sampler="sandwich", distillation=1.0), "leave distillation out"),
+        (lambda: Phase("x", 1, 0.1, growing=(16, 18)), "phase x: growing has 18; multiples of 4"),
+        (lambda: Phase("x", 1, 0.1, growing=(32, 16)), r"growing is \[32, 16\]; give sides from small to large"),
+        (lambda: Phase("x", 1, 0.1, {"resolution": (16,)}, growing=(16,)), "keep one of them"),
+        (lambda: Phase("x", 1, 0.1, sampler="flops_range", flops=FLOPS, growing=(16,)), "what `flops` counts"),
     ],
 )
 def test_options_that_contradict_the_sampler_are_refused(make_phase: Callable[[], Phase], message: str) -> None:
