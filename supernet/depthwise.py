@@ -49,7 +49,6 @@ def _worthwhile(x: Tensor, weight: Tensor, stride: int) -> bool:
         and x.device.type == "cpu"
         and x.dtype == weight.dtype
         and SHIFT % stride == 0
-        and x.shape[-1] > SHIFT
         and not torch.compiler.is_compiling()
     )
 
@@ -113,6 +112,8 @@ def _weight_gradient(x: Tensor, weight: Tensor, gradient: Tensor, stride: int) -
         moved = F.pad(gradient, (shift, -shift, 0, more)) if shift or more else gradient
         return _backward(x, weight[..., :STRIP], moved, stride, (half - top, 1), 1)
 
+    if x.shape[-1] <= SHIFT:  # the outer columns meet nothing but padding
+        return F.pad(strip(0), (outer, outer))
     left, middle, right = (strip(shift) for shift in (-SHIFT // stride, 0, SHIFT // stride))
     return torch.cat((left[..., SHIFT - outer : SHIFT], middle, right[..., 1 : 1 + outer]), dim=-1)
 

@@ -20,7 +20,7 @@ def reference(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 def test_values_and_gradients_are_those_of_torch(side: int, stride: int, memory_format: torch.memory_format) -> None:
     generator = torch.Generator().manual_seed(0)
-    for height, width, channels in ((1, 3, 16), (3, 4, 3), (7, 7, 24), (8, 6, 40), (15, 16, 16), (16, 9, 1)):
+    for height, width, channels in ((1, 3, 16), (2, 2, 16), (5, 1, 8), (3, 4, 3), (7, 7, 24), (8, 6, 40), (15, 16, 16), (16, 9, 1)):
         x = torch.randn(2, channels, height, width, generator=generator, dtype=torch.float32)
         x = x.contiguous(memory_format=memory_format).requires_grad_()
         weight = torch.randn(channels, 1, side, side, generator=generator).requires_grad_()
@@ -42,15 +42,16 @@ BFLOAT16 = pytest.mark.skipif(not depthwise.SUPPORTED[torch.bfloat16], reason="n
 @pytest.mark.parametrize("side", [3, 5, 7])
 def test_gradients_in_bfloat16_are_exact_but_for_rounding(side: int, stride: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 24, 9, 7, generator=generator).bfloat16()
-    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-    weight = torch.randn(24, 1, side, side, generator=generator).bfloat16().requires_grad_()
-    ours = depthwise_conv2d(x, weight, stride)
-    gradient = torch.randn(ours.shape, generator=generator).bfloat16()
-    exact = torch.autograd.grad(reference(x.double(), weight.double(), stride), (x, weight), gradient.double())
-    for found, sought in zip(torch.autograd.grad(ours, (x, weight), gradient), exact, strict=True):
-        assert found.dtype == torch.bfloat16
-        torch.testing.assert_close(found, sought, rtol=2**-7, atol=2**-7)  # of numbers up to 30, with 8 bits each
+    for height, width in ((9, 7), (2, 2)):
+        x = torch.randn(2, 24, height, width, generator=generator).bfloat16()
+        x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+        weight = torch.randn(24, 1, side, side, generator=generator).bfloat16().requires_grad_()
+        ours = depthwise_conv2d(x, weight, stride)
+        gradient = torch.randn(ours.shape, generator=generator).bfloat16()
+        exact = torch.autograd.grad(reference(x.double(), weight.double(), stride), (x, weight), gradient.double())
+        for found, sought in zip(torch.autograd.grad(ours, (x, weight), gradient), exact, strict=True):
+            assert found.dtype == torch.bfloat16
+            torch.testing.assert_close(found, sought, rtol=2**-7, atol=2**-7)  # of numbers up to 30, with 8 bits each
 
 
 @BFLOAT16
@@ -96,7 +97,6 @@ def test_our_gradient_is_taken_where_it_pays() -> None:
     assert depthwise_conv2d(x, weight, 1).grad_fn.name() == ours
     assert depthwise_conv2d(x, weight, 2).grad_fn.name() == ours
     assert depthwise_conv2d(x, weight, 3).grad_fn.name() != ours  # two columns are no number of steps of three
-    assert depthwise_conv2d(x[..., :2], weight, 1).grad_fn.name() != ours  # narrower than a shift
     assert depthwise_conv2d(x.double(), weight.double(), 1).grad_fn.name() != ours
     small = torch.randn(8, 1, 3, 3, requires_grad=True)
     assert depthwise_conv2d(x, small, 2).grad_fn.name() != ours
