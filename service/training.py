@@ -137,7 +137,11 @@ def finished_bundle(config: TrainingConfig, folder: Path) -> Bundle | None:
     except BundleError as error:
         log.warning("%s; it will be written again", error)
         return None
-    return bundle if bundle.manifest.get("config") == _config_json(config) else None
+    try:
+        recorded = TypeAdapter(TrainingConfig).validate_python(bundle.manifest.get("config"))
+    except ValidationError:  # of a version with other options
+        return None
+    return bundle if recorded == config else None
 
 
 def run(
@@ -243,11 +247,12 @@ def scored_on(config: TrainingConfig) -> dict[str, Any]:
 
 def load_data(config: TrainingConfig, data_root: Path) -> tuple[Dataset, SearchSpace]:
     """The dataset of a configuration, and its space for that dataset's classes and channels."""
-    space = preset(config.space)
+    space, schedule = preset(config.space), config.schedule
+    grown = (side for phase in schedule.phases for side in phase.growing)
     dataset = load(
         config.dataset.source,
-        max((*space.resolutions, *(config.schedule.resolutions or ()))),
-        seed=config.schedule.seed,
+        max((*space.resolutions, *(schedule.resolutions or ()), *grown)),
+        seed=schedule.seed,
         holdout=config.dataset.holdout,
         root=data_root,
         channels=config.dataset.channels,

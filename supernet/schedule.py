@@ -4,8 +4,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Literal
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from typing import Any, Literal
 
 from supernet.augmentation import Augmentation
 from supernet.config import FORBID_EXTRA, require
@@ -24,9 +24,9 @@ class Phase:
     the phase, for `path_dropout`. subnets_per_step: gradients of so many subnets are summed before the optimiser steps;
     None leaves it to the sampler. distillation: weight of the soft cross-entropy to the teacher, the last choice of
     every gene as the first phase left it, which must open all of these. sort_channels: order channels by importance
-    before the phase starts. growing: input sides, pixels, that take one after another an equal share of the steps, each
-    step one of them, whatever `resolutions` says (progressive learning, arXiv:2104.00298, section 4.2, without its
-    growing regularisation): most of what a large image teaches, a small one does in a fraction of the time.
+    before the phase starts. growing: input sides, pixels, from small to large, each for an equal share of the steps,
+    whatever `resolutions` says (progressive learning, arXiv:2104.00298, section 4.2, without its growing
+    regularisation); early epochs then take a fraction of the time.
     """
 
     name: str
@@ -139,5 +139,22 @@ class Schedule:
 
     @property
     def hash(self) -> str:
-        """64 hexadecimal digits that name this schedule; a checkpoint of another one is refused."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """64 hexadecimal digits that name this schedule; a checkpoint of another one is refused.
+
+        What is at its default does not count, so that checkpoints outlive new options; a default must never change.
+        """
+        return hashlib.sha256(json.dumps(_chosen(self), sort_keys=True).encode()).hexdigest()
+
+
+def _chosen(value: Any) -> Any:
+    """As JSON, a configuration without what is at its default."""
+    if isinstance(value, tuple):
+        return [_chosen(each) for each in value]
+    if not is_dataclass(value):
+        return value
+    given = ((option, getattr(value, option.name)) for option in fields(value))
+    return {option.name: _chosen(each) for option, each in given if each != _default(option)}
+
+
+def _default(option: "Field[Any]") -> Any:
+    return option.default if option.default_factory is MISSING else option.default_factory()
