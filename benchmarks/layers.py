@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from statistics import median
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,16 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 WARM_UP = 3  # rounds
 
 Layer = Callable[..., Tensor]
-Case = tuple[str, Layer, Layer, tuple[int, ...], tuple[int, ...] | None]  # name, ours, torch's, shapes of x and weight
+
+
+class Case(NamedTuple):
+    """A layer, ours and torch's, the shapes of what goes into it, and of its weights if it has some."""
+
+    name: str
+    ours: Layer
+    theirs: Layer
+    images: tuple[int, ...]
+    weights: tuple[int, ...] | None = None
 
 
 def main() -> None:
@@ -38,50 +48,41 @@ def main() -> None:
     keep_freed_memory()  # as training does
     space = preset("mbv3-cifar")
     records = [record for _, part in space.part_operators(space.largest()) for record in flat(part)]
-    found = (case for record in records for case in cases(record, options.precision == "bf16"))
-    for name, (_, ours, theirs, *shapes) in {case[0]: case for case in found}.items():
+    dtype, found = DTYPES[options.precision], (case for record in records for case in cases(record, options.precision))
+    for case in {case.name: case for case in found}.values():
         pairs = [
-            (seconds(ours, DTYPES[options.precision], *shapes), seconds(theirs, DTYPES[options.precision], *shapes))
+            (seconds(case.ours, dtype, case), seconds(case.theirs, dtype, case))
             for _ in range(WARM_UP + options.rounds)
         ][WARM_UP:]
         ratio = median(second / first for first, second in pairs)
         milliseconds = 1e3 * median(first for first, _ in pairs)
-        print(f"{name}: {milliseconds:.2f} ms, torch's own {ratio:.2f} times as long", flush=True)
+        print(f"{case.name}: {milliseconds:.2f} ms, torch's own {ratio:.2f} times as long", flush=True)
 
 
-def cases(record: Operator, bfloat16: bool) -> Iterator[Case]:
+def cases(record: Operator, precision: str) -> Iterator[Case]:
     """What of a record is computed our way."""
     channels, outputs, side, stride = record.in_channels, record.out_channels, record.side, record.stride
     images = (BATCH, channels, side, side)
     if record.kind == "pool":
-        yield (
-            f"mean, {channels} channels, side {side}",
-            global_average,
-            partial(F.adaptive_avg_pool2d, output_size=1),
-            images,
-            None,
-        )
+        torchs = partial(F.adaptive_avg_pool2d, output_size=1)
+        yield Case(f"mean, {channels} channels, side {side}", global_average, torchs, images)
     elif record.kind == "conv" and record.kernel == 1 and side**2 <= PIXELS:
         name = f"pointwise, {channels} to {outputs} channels, side {side}"
-        yield name, pointwise_conv2d, F.conv2d, images, (outputs, channels, 1, 1)
+        yield Case(name, pointwise_conv2d, F.conv2d, images, (outputs, channels, 1, 1))
     elif record.kind == "conv" and record.groups > 1 and record.kernel in WIDE:
-        for kernel in (3, *WIDE) if bfloat16 and stride > 1 else WIDE:
-            yield (
-                f"depthwise, {channels} channels, side {side}, stride {stride}, kernel {kernel}",
-                partial(depthwise_conv2d, stride=stride),
-                partial(F.conv2d, stride=stride, padding=kernel // 2, groups=channels),
-                images,
-                (channels, 1, kernel, kernel),
-            )
+        for kernel in (3, *WIDE) if precision == "bf16" and stride > 1 else WIDE:
+            name = f"depthwise, {channels} channels, side {side}, stride {stride}, kernel {kernel}"
+            torchs = partial(F.conv2d, stride=stride, padding=kernel // 2, groups=channels)
+            yield Case(name, partial(depthwise_conv2d, stride=stride), torchs, images, (channels, 1, kernel, kernel))
 
 
-def seconds(layer: Layer, dtype: torch.dtype, images: tuple[int, ...], weights: tuple[int, ...] | None) -> float:
+def seconds(layer: Layer, dtype: torch.dtype, case: Case) -> float:
     """Of one forward and backward pass through a layer and the activation before it, as networks have one."""
-    x = torch.randn(images, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
-    weight = () if weights is None else (torch.randn(weights, dtype=dtype, requires_grad=True),)
+    x = torch.randn(case.images, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weights = [torch.randn(case.weights, dtype=dtype, requires_grad=True)] if case.weights else []
     started = time.perf_counter()
-    y = layer(F.hardswish(x), *weight)
-    torch.autograd.grad(y, (x, *weight), torch.ones_like(y))
+    y = layer(F.hardswish(x), *weights)
+    torch.autograd.grad(y, (x, *weights), torch.ones_like(y))
     return time.perf_counter() - started
 
 

@@ -19,9 +19,9 @@ from supernet.space import Architecture, SearchSpace
 _ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "h_swish": nn.Hardswish, "h_sigmoid": nn.Hardsigmoid}
 
 
-def activation(name: Activation) -> nn.Module:
+def activation(name: Activation, *, inplace: bool = True) -> nn.Module:
     """The module of an activation by its name in an operator record; the identity for None."""
-    return _ACTIVATIONS[name](inplace=True) if name else nn.Identity()
+    return _ACTIVATIONS[name](inplace=inplace) if name else nn.Identity()
 
 
 class Supernet(nn.Module, ABC):
@@ -220,7 +220,8 @@ def static_conv(record: Operator) -> nn.Sequential:
     if record.norm:
         layers["norm"] = nn.BatchNorm2d(record.out_channels, record.norm_eps)
     if record.activation:
-        layers["activation"] = activation(record.activation)
+        # What a pointwise convolution makes may be a view, of which autograd takes changes in place by a detour.
+        layers["activation"] = activation(record.activation, inplace=record.norm)
     return nn.Sequential(layers)
 
 

@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-PIXELS = 64  # of the largest images on which the matrix product is faster, in bfloat16 and float32
+from supernet.depthwise import SUPPORTED
+
+PIXELS = 64  # of the largest images on which the matrix product is faster on the whole (benchmarks/layers.py)
 
 
 def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -29,7 +31,8 @@ def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 
 def _worthwhile(x: Tensor, weight: Tensor) -> bool:
     return (
-        x.device.type == "cpu"
+        SUPPORTED.get(x.dtype, False)
+        and x.device.type == "cpu"
         and x.shape[2] * x.shape[3] <= PIXELS
         and weight.requires_grad
         and torch.is_grad_enabled()
@@ -51,7 +54,8 @@ class PointwiseConv2d(nn.Conv2d):
 
 def global_average(x: Tensor) -> Tensor:
     """(N, C, 1, 1), the mean over the pixels of (N, C, H, W); its gradient is channels last."""
-    if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
+    ours = x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled()
+    if ours and not torch.compiler.is_compiling():
         mean: Tensor = _GlobalAverage.apply(x)
         return mean
     return x.mean((2, 3), keepdim=True)

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from supernet.layers import activation, first, static_conv
+from supernet.operators import Activation, Operator
 from supernet.pointwise import PIXELS, GlobalAvgPool2d, PointwiseConv2d, global_average, pointwise_conv2d
 
 
@@ -34,6 +36,30 @@ def test_values_and_gradients_of_a_convolution_are_those_of_torch(dtype: torch.d
         for found, sought in zip(torch.autograd.grad(ours, inputs, gradient), exact, strict=True):
             assert found.dtype == dtype
             torch.testing.assert_close(found, sought, rtol=4 * rounding, atol=4 * rounding)
+
+
+def test_gradients_of_a_slice_are_those_of_the_whole_weight_and_zero_outside() -> None:
+    x, weight = drawn(2, 6, 4, 4), drawn(9, 10, 1, 1)
+    ours, theirs = (convolve(x, first(weight, 5, 6)) for convolve in (pointwise_conv2d, F.conv2d))
+    torch.testing.assert_close(ours, theirs)
+    found, sought = (torch.autograd.grad(made.square().sum(), (x, weight)) for made in (ours, theirs))
+    torch.testing.assert_close(found, sought)
+    assert found[1][:5, :6].all()
+    assert not found[1][5:].any()
+    assert not found[1][:, 6:].any()
+
+
+@pytest.mark.parametrize("act", ["relu", "h_swish", "h_sigmoid"])
+def test_an_activation_right_after_it_leaves_gradients_right(act: Activation) -> None:
+    record = Operator("conv", 8, 6, kernel=1, stride=1, groups=1, side=2, bias=True, norm=False, activation=act)
+    layers = static_conv(record)
+    x = drawn(3, 8, 2, 2)
+    plain = activation(act, inplace=False)(F.conv2d(x, layers.conv.weight, layers.conv.bias))
+    ours = layers(x)
+    torch.testing.assert_close(ours, plain)
+    inputs = (x, layers.conv.weight, layers.conv.bias)
+    found, sought = (torch.autograd.grad(made.square().sum(), inputs) for made in (ours, plain))
+    torch.testing.assert_close(found, sought)
 
 
 def test_the_matrix_product_is_taken_where_it_pays() -> None:
