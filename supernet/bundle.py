@@ -74,7 +74,9 @@ class Bundle:
         except BundleError:
             raise
         except FileNotFoundError as error:
-            raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}") from error
+            old = _aside(path)
+            help_ = f". Its replacement was cut short: what was there is {old}, rename that" if old.exists() else ""
+            raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}{help_}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{path / MANIFEST} cannot be read: {error!r}") from error
         if missing := REQUIRED - files.keys():
@@ -268,7 +270,7 @@ def _write(path: Path, manifest: Mapping[str, Any], contents: Mapping[str, bytes
 
 def _replace_folder(new: Path, path: Path) -> None:
     """Move a folder to `path`; an older one there is moved aside first, and back should the move fail."""
-    old = path.with_name(f".{path.name}.old")
+    old = _aside(path)
     if path.exists():
         shutil.rmtree(old, ignore_errors=True)  # of a process that was killed between the two renames
         path.rename(old)
@@ -279,6 +281,11 @@ def _replace_folder(new: Path, path: Path) -> None:
             old.rename(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _aside(path: Path) -> Path:
+    """Where an older folder is while a new one takes its place."""
+    return path.with_name(f".{path.name}.old")
 
 
 def _npz(**arrays: NDArray[Any]) -> bytes:

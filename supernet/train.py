@@ -215,7 +215,7 @@ def _pieces(schedule: Schedule) -> int:
 
 def _enter(state: TrainingState, phase: Phase) -> None:
     """What happens once, before the first step of a phase: teacher, channel sort, a fresh optimiser and average."""
-    if state.phase == 1:
+    if state.phase == 1 and any(later.distillation for later in state.schedule.phases):
         state.teacher = state.fresh_teacher()
     if phase.sort_channels:
         past = [state.supernet.space.open_choices(**phase.open) for phase in state.schedule.phases[: state.phase]]

@@ -147,6 +147,8 @@ def test_what_a_killed_writer_left_is_gone_after_the_next(tmp_path: Path) -> Non
     write(tmp_path / "a").path.rename(tmp_path / ".a.old")  # killed between the two renames
     (tmp_path / ".a.tmp").mkdir()
     (tmp_path / ".a.tmp" / "weights.safetensors").write_bytes(b"half")
+    with pytest.raises(BundleError, match=r"a is not a bundle: .* what was there is .*\.a\.old, rename that"):
+        Bundle.open(tmp_path / "a")
     assert write(tmp_path / "a", name="again").name == "again"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 

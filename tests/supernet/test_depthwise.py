@@ -20,7 +20,8 @@ def reference(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 def test_values_and_gradients_are_those_of_torch(side: int, stride: int, memory_format: torch.memory_format) -> None:
     generator = torch.Generator().manual_seed(0)
-    for height, width, channels in ((1, 3, 16), (2, 2, 16), (5, 1, 8), (3, 4, 3), (7, 7, 24), (8, 6, 40), (15, 16, 16), (16, 9, 1)):
+    shapes = ((1, 3, 16), (2, 2, 16), (5, 1, 8), (3, 4, 3), (7, 7, 24), (8, 6, 40), (15, 16, 16), (16, 9, 1))
+    for height, width, channels in shapes:
         x = torch.randn(2, channels, height, width, generator=generator, dtype=torch.float32)
         x = x.contiguous(memory_format=memory_format).requires_grad_()
         weight = torch.randn(channels, 1, side, side, generator=generator).requires_grad_()

@@ -40,6 +40,11 @@ SCHEDULE = Schedule(
     clip=1.0,
 )
 
+GROWING = (
+    Phase("largest", 2, 0.05, LARGEST, growing=(8, 16)),
+    Phase("everything", 2, 0.02, sampler="sandwich", subnets_per_step=2, growing=(8, 12, 16), sort_channels=True),
+)
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
@@ -80,6 +85,22 @@ def test_phases_run_in_order_and_the_loss_falls(dataset: Dataset) -> None:
     assert state.teacher is not None
 
 
+def test_no_teacher_is_made_where_none_teaches(dataset: Dataset) -> None:
+    state = TrainingState.fresh(SPACE, replace(SCHEDULE, phases=GROWING))
+    for _ in train(state, dataset):
+        pass
+    assert state.teacher is None
+
+
+def test_options_left_at_their_defaults_do_not_change_the_hash_that_checkpoints_carry() -> None:
+    """Written down, so that whoever adds an option sees whether checkpoints of before are still accepted."""
+    schedule = Schedule((Phase("all", 2, 0.1, {"depth": (2,)}, sampler="uniform"),), 32, ema=None)
+    assert schedule == Schedule((Phase("all", 2, 0.1, {"depth": (2,)}),), 32, augmentation=Augmentation(flip=False))
+    assert schedule.hash == "bc7d272d733c193a25636d59a2102d7a875e2380ac9c957865fa7b08b9d51a53"
+    for other in ({"ema": 0.9}, {"augmentation": Augmentation(flip=True)}, {"phases": GROWING}, {"momentum": 0.8}):
+        assert replace(schedule, **other).hash != schedule.hash
+
+
 def test_the_first_phase_leaves_what_only_smaller_kernels_use_untouched(dataset: Dataset) -> None:
     state = TrainingState.fresh(SPACE, replace(SCHEDULE, phases=SCHEDULE.phases[:1]))
     before = weights(state)
@@ -99,6 +120,7 @@ def test_the_first_phase_leaves_what_only_smaller_kernels_use_untouched(dataset:
         (11, {"ema": 0.9}),
         (6, {"ema": 0.9, "precision": "bf16", "micro_batches": 2}),
         (7, {"precision": "bf16"}),
+        (8, {"phases": GROWING}),
     ],
 )
 def test_resuming_from_any_step_ends_bit_equal_to_never_stopping(
@@ -503,12 +525,16 @@ def test_channels_are_sorted_within_every_width_trained_before(dataset: Dataset)
     steps = train(state, dataset)
     while state.phase < 2:
         next(steps)
-    arch = SPACE.decode(SPACE.sample(np.random.default_rng(0), 1, SPACE.open_choices(expand_ratio=(3,)))[0])
-    images = torch.randn(2, 1, arch.resolution, arch.resolution)
+    archs = [
+        SPACE.decode(SPACE.sample(np.random.default_rng(0), 1, SPACE.open_choices(expand_ratio=(ratio,)))[0]).at(16)
+        for ratio in (2, 3, 4)
+    ]
+    images = torch.randn(2, 1, 16, 16)
     with torch.no_grad():
-        before = state.supernet.eval()(images, arch)
+        before = [state.supernet.eval()(images, arch) for arch in archs]
         _enter(state, phases[2])
-        assert torch.allclose(state.supernet.eval()(images, arch), before, atol=1e-5)
+        for arch, logits in zip(archs, before, strict=True):
+            assert torch.allclose(state.supernet.eval()(images, arch), logits, atol=1e-5)
 
 
 KILLED = replace(SCHEDULE, ema=0.9, batch_size=6, augmentation=Augmentation(crop=0.3, flip=True))
