@@ -23,7 +23,10 @@ def drawn(count: int, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Random changes to training images.
+    """Random changes to training images, of which torchvision's v2 transforms do the colours.
+
+    Geometry is one affine resampling of a whole batch instead, from random numbers that are an argument, so that
+    processes can share a batch and a run resumes to the bit.
 
     shift: at most, as a share of the side; the border is repeated. rotate: degrees at most. scale: share at most.
     flip: mirror half of them. pad: black pixels around the image, from which a window of its size is cut. crop: least

@@ -39,8 +39,9 @@ class StandAlone(Supernet):
 def stand_alone(
     space: SearchSpace, arch: Architecture, schedule: Schedule, epochs: int, seed: int, device: torch.device | str
 ) -> TrainingState:
-    """The start of training a subnet from scratch for `epochs`, otherwise as a schedule's first phase.
+    """The start of training a subnet from scratch for `epochs`, at the learning rate of a schedule's first phase.
 
+    All of it at the subnet's own resolution, even where that phase grows the sides.
     The phase is named after the subnet, so that a checkpoint of another one is refused.
     """
     first = schedule.phases[0]

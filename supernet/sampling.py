@@ -154,7 +154,7 @@ class StrictFairSampler(Sampler):
     with n < m choices runs through its permutations over the same draws: its choices have been drawn equally often
     after every k steps of which k * m is a multiple of n, and otherwise differ by one draw. On an elastic space slices
     are nested and dropped blocks get no gradient, so fairness is over draws, not updates: genes of blocks that are not
-    kept count as drawn. The resolution cycles over steps.
+    kept count as drawn. The resolution cycles over steps, unless the phase grows it.
     """
 
     def prepare(self) -> None:

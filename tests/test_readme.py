@@ -1,12 +1,18 @@
 """The README says what is there."""
 
 import re
+from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 
 from typer.main import get_command
 
 from service.cli import app
 from service.settings import Settings
+from service.training import DatasetConfig, EvaluationConfig, TrainingConfig
+from supernet.augmentation import Augmentation
+from supernet.sampling import SAMPLERS
+from supernet.schedule import Phase, Schedule
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -33,3 +39,19 @@ def test_the_commands_it_shows_exist_with_their_options() -> None:
 def test_the_files_it_links_to_exist() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (REPOSITORY / target).exists(), target
+
+
+def test_every_option_of_a_training_file_is_documented() -> None:
+    documented = set(re.findall(r"`([a-z_]+)`", (REPOSITORY / "docs" / "training.md").read_text()))
+    for configuration in (TrainingConfig, DatasetConfig, EvaluationConfig, Schedule, Phase, Augmentation):
+        missing = {option.name for option in fields(configuration)} - documented
+        assert missing - {"dataset", "evaluation", "schedule"} == set(), configuration
+    assert set(SAMPLERS) <= documented
+
+
+def test_the_benchmarks_that_are_shown_exist() -> None:
+    texts = [README, *(path.read_text() for path in (REPOSITORY / "benchmarks").rglob("*.md"))]
+    shown = {name for text in texts for name in re.findall(r"python -m (benchmarks\.[a-z0-9_]+)", text)}
+    assert len(shown) > 8
+    for name in shown:
+        assert find_spec(name) is not None, name
