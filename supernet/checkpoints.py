@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from supernet import distributed
@@ -138,8 +139,14 @@ def _pack(state: TrainingState) -> Packed:
         "dataset_hash": state.dataset_hash,
         "curves": state.curves,
         "scaler": state.scaler.state_dict(),
+        "made_by": _maker(),
     }
     return tensors, position
+
+
+def _maker() -> dict[str, Any]:
+    """What the bits of a step depend on beside what a checkpoint holds, on one kind of processor."""
+    return {"torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
 def _unpack(tensors: dict[str, Tensor], position: dict[str, Any], state: TrainingState) -> None:
@@ -152,6 +159,13 @@ def _unpack(tensors: dict[str, Tensor], position: dict[str, Any], state: Trainin
     state.phase, state.step, state.curves = position["phase"], position["step"], position["curves"]
     state.dataset_hash = position["dataset_hash"]
     state.checkpoint = Path(position["path"])
+    if (maker := position.get("made_by", _maker())) != _maker():
+        log.warning(
+            "checkpoint %s was made by %s, this is %s: training goes on, but not to the same bits",
+            position["path"],
+            maker,
+            _maker(),
+        )
     state.scaler.load_state_dict(position["scaler"])
     if ema := under("ema."):
         state.ema = {name: value.to(device) for name, value in ema.items()}

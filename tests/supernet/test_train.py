@@ -500,6 +500,16 @@ def test_as_many_checkpoints_are_kept_as_asked_for(tmp_path: Path) -> None:
     assert kept == [5]
 
 
+def test_resuming_where_other_bits_come_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_checkpoint(TrainingState.fresh(SPACE, SCHEDULE), tmp_path)
+    assert loaded(tmp_path) is not None
+    assert not caplog.records
+    torch.set_num_threads(2)
+    assert loaded(tmp_path) is not None
+    assert "'threads': 1}, this is {" in caplog.text
+    assert "training goes on, but not to the same bits" in caplog.text
+
+
 def test_damaged_checkpoints_are_not_taken_for_none(tmp_path: Path) -> None:
     path = save_checkpoint(TrainingState.fresh(SPACE, SCHEDULE), tmp_path)
     path.with_suffix(".json").write_text("{}")
