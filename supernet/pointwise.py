@@ -1,7 +1,7 @@
 """Pointwise convolution and global average pooling whose gradients are fast on a CPU.
 
 oneDNN computes the gradients of a 1 x 1 convolution of small images, which a squeeze-and-excite's are of one pixel, in
-up to eight times as long as those of the same matrix product; so there it is computed as one. And the gradient of a
+up to six times as long as those of the same matrix product; so there it is computed as one. And the gradient of a
 mean over pixels is a view that repeats one value, with which every later operation falls back to its slow loops; so
 here it is written out, with channels last.
 """
