@@ -64,16 +64,16 @@ def cases(record: Operator, precision: str) -> Iterator[Case]:
     channels, outputs, side, stride = record.in_channels, record.out_channels, record.side, record.stride
     images = (BATCH, channels, side, side)
     if record.kind == "pool":
-        torchs = partial(F.adaptive_avg_pool2d, output_size=1)
-        yield Case(f"mean, {channels} channels, side {side}", global_average, torchs, images)
+        theirs = partial(F.adaptive_avg_pool2d, output_size=1)
+        yield Case(f"mean, {channels} channels, side {side}", global_average, theirs, images)
     elif record.kind == "conv" and record.kernel == 1 and side**2 <= PIXELS:
         name = f"pointwise, {channels} to {outputs} channels, side {side}"
         yield Case(name, pointwise_conv2d, F.conv2d, images, (outputs, channels, 1, 1))
     elif record.kind == "conv" and record.groups > 1 and record.kernel in WIDE:
         for kernel in (3, *WIDE) if precision == "bf16" and stride > 1 else WIDE:
             name = f"depthwise, {channels} channels, side {side}, stride {stride}, kernel {kernel}"
-            torchs = partial(F.conv2d, stride=stride, padding=kernel // 2, groups=channels)
-            yield Case(name, partial(depthwise_conv2d, stride=stride), torchs, images, (channels, 1, kernel, kernel))
+            theirs = partial(F.conv2d, stride=stride, padding=kernel // 2, groups=channels)
+            yield Case(name, partial(depthwise_conv2d, stride=stride), theirs, images, (channels, 1, kernel, kernel))
 
 
 def seconds(layer: Layer, dtype: torch.dtype, case: Case) -> float:

@@ -75,8 +75,8 @@ class Bundle:
             raise
         except FileNotFoundError as error:
             old = _aside(path)
-            help_ = f". Its replacement was cut short: what was there is {old}, rename that" if old.exists() else ""
-            raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}{help_}") from error
+            hint = f". Its replacement was cut short: what was there is {old}, rename that" if old.exists() else ""
+            raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}{hint}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{path / MANIFEST} cannot be read: {error!r}") from error
         if missing := REQUIRED - files.keys():

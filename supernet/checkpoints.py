@@ -109,6 +109,9 @@ def _read(state: TrainingState, folder: Path) -> Packed | None:
                 f"{path} belongs to another schedule or space than this configuration's. Resume with the configuration "
                 "that started it, or train into another folder"
             )
+        if (maker := position.get("made_by", _maker())) != _maker():
+            told = "checkpoint %s was made by %s, this is %s: training goes on, but not to the same bits"
+            log.warning(told, path, maker, _maker())
         return load_file(path), {**position, "path": str(path)}
     if damaged:
         raise TrainingError(
@@ -159,13 +162,6 @@ def _unpack(tensors: dict[str, Tensor], position: dict[str, Any], state: Trainin
     state.phase, state.step, state.curves = position["phase"], position["step"], position["curves"]
     state.dataset_hash = position["dataset_hash"]
     state.checkpoint = Path(position["path"])
-    if (maker := position.get("made_by", _maker())) != _maker():
-        log.warning(
-            "checkpoint %s was made by %s, this is %s: training goes on, but not to the same bits",
-            position["path"],
-            maker,
-            _maker(),
-        )
     state.scaler.load_state_dict(position["scaler"])
     if ema := under("ema."):
         state.ema = {name: value.to(device) for name, value in ema.items()}
