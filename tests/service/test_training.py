@@ -1,6 +1,7 @@
 """`supple train` for the families that the demo does not train: from a configuration to a bundle that answers."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ import torch
 from evolution.accuracy import LEAST_PAIRS
 from service import training
 from service.offline import export_subnet_of, search_bundle
-from service.training import DatasetConfig, EvaluationConfig, TrainingConfig, run
+from service.training import DatasetConfig, EvaluationConfig, TrainingConfig, finished_bundle, load_data, run
 from supernet import depthwise
 from supernet.bundle import Bundle
 from supernet.families import preset
 from supernet.schedule import Phase, Schedule
 from supernet.space import Architecture
+from tests.supernet.test_bundle import write
 
 PHASES = (
     Phase("all", 1, 0.02, sampler="strict_fair"),
@@ -32,6 +34,27 @@ def test_bfloat16_on_a_processor_without_kernels_for_it_is_warned_of(
     config = TrainingConfig("half", "mbv3-digits", DatasetConfig("digits", holdout=1400), schedule, device="cpu")
     next(run(config, tmp_path, data_root=tmp_path))
     assert ("fp32 is most likely faster" in caplog.text) == (not fast)
+
+
+def test_images_are_kept_at_the_largest_side_that_a_phase_grows_to(tmp_path: Path) -> None:
+    sides = []
+    for growing in ((), (8, 24)):
+        schedule = Schedule((replace(PHASES[0], growing=growing),), batch_size=8)
+        config = TrainingConfig("x", "mbv3-digits", DatasetConfig("digits", holdout=1400), schedule)
+        sides.append(load_data(config, tmp_path)[0].train[:1].pixels.shape[-1])
+    assert sides == [16, 24]
+
+
+def test_a_bundle_of_before_an_option_there_is_now_is_still_the_finished_one(tmp_path: Path) -> None:
+    config = TrainingConfig("x", "mbv3-digits", DatasetConfig("digits", holdout=300), Schedule(PHASES, batch_size=8))
+    recorded = json.loads(json.dumps(asdict(config)))
+    for phase in recorded["schedule"]["phases"]:
+        del phase["growing"]
+    write(tmp_path / "bundle", provenance={"config": recorded})
+    assert finished_bundle(config, tmp_path) is not None
+    assert finished_bundle(replace(config, name="y"), tmp_path) is None
+    write(tmp_path / "bundle", provenance={"config": {**recorded, "abolished": 1}})
+    assert finished_bundle(config, tmp_path) is None
 
 
 @pytest.mark.parametrize("name", ["fairnas-cifar", "spos-cifar", "spos-cifar-channels", "resnet-cifar"])
