@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supernet.families import preset
+from supernet.memory import keep_freed_memory
 from supernet.schedule import Phase, Schedule
 from supernet.space import Architecture, SearchSpace
-from supernet.train import TrainingState, keep_freed_memory
+from supernet.train import TrainingState
 
 BATCH = 16
 SPACES = {"mbv3-cifar": 32, "mbv3-imagenet-w1.0": 160}  # and the resolution

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 
 from supernet import depthwise
 from supernet.families import preset
+from supernet.memory import keep_freed_memory
 from supernet.schedule import Phase, Schedule
 from supernet.space import Architecture
-from supernet.train import TrainingState, keep_freed_memory
+from supernet.train import TrainingState
 
 WARM_UP = 3  # rounds
 

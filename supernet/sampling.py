@@ -189,11 +189,10 @@ class StrictFairSampler(Sampler):
 class SandwichSampler(Sampler):
     """The largest open subnet, the smallest, then random ones: the sandwich rule (BigNAS, arXiv:2003.11142, 3.1).
 
-    The trainer lets all but the first learn from the first's soft labels of the same step. We deviate in three things:
-    BigNAS gives every subnet a resolution of its own, here a step's subnets share one. Of two subnets a step, which
-    BigNAS does not have, the second is the smallest and a random one by turns. And where the phase has `others_every`,
-    the others join in one step of so many. The last two are for little time, in which the largest should see more
-    images. For choices without an order, largest and smallest are the last and the first.
+    The trainer lets all but the first learn from the first's soft labels of the same step. We deviate in two things:
+    BigNAS gives every subnet a resolution of its own, here a step's subnets share one; and of two subnets a step, which
+    BigNAS does not have, the second is the smallest and a random one by turns: for little time, in which the largest
+    should see more images. For choices without an order, largest and smallest are the last and the first.
     """
 
     def prepare(self) -> None:
@@ -210,11 +209,8 @@ class SandwichSampler(Sampler):
         """The largest, the smallest, and random architectures, at one resolution; of two, not both of the others."""
         rng = self._rng(step)
         resolution = self._resolution(step, rng)
-        turn, alone = divmod(step, self.phase.others_every)
         ends = np.array([[choices[end] for choices in self.open_choices] for end in (-1, 0)], np.int8)
-        if alone:
-            return self._decoded(ends[:1], resolution)
-        if self.subnets == 2 and turn % 2:
+        if self.subnets == 2 and step % 2:
             ends = ends[:1]
         between = self.space.sample(rng, self.subnets - len(ends), self.open_choices)
         return self._decoded(np.concatenate([ends, between]), resolution)

@@ -22,8 +22,7 @@ class Phase:
     open. learning_rate: peak, reached after `warmup_epochs`, then a cosine to zero. sampler: which subnets a step sees;
     `supernet.sampling` describes each. flops: least and most multiply-adds, for `flops_range`. drop_rate: at the end of
     the phase, for `path_dropout`. subnets_per_step: gradients of so many subnets are summed before the optimiser steps;
-    None leaves it to the sampler. others_every: of the sandwich rule, in one step of so many the others join the
-    largest. distillation: weight of the soft cross-entropy to the teacher, the last choice of
+    None leaves it to the sampler. distillation: weight of the soft cross-entropy to the teacher, the last choice of
     every gene as the first phase left it, which must open all of these. sort_channels: order channels by importance
     before the phase starts. growing: input sides, pixels, from small to large, each for an equal share of the steps,
     whatever `resolutions` says (progressive learning, arXiv:2104.00298, section 4.2, without its growing
@@ -39,7 +38,6 @@ class Phase:
     flops: tuple[float, float] | None = None
     drop_rate: float | None = None
     subnets_per_step: int | None = None
-    others_every: int = 1
     distillation: float = 0.0
     sort_channels: bool = False
     growing: tuple[int, ...] = ()
@@ -54,9 +52,6 @@ class Phase:
         require(where + "distillation", self.distillation, 0)
         if self.subnets_per_step is not None:
             require(where + "subnets_per_step", self.subnets_per_step, 1)
-        require(where + "others_every", self.others_every, 1)
-        if self.others_every > 1 and self.sampler != "sandwich":
-            raise ValueError(f"{where}others_every is of the sandwich rule; leave it out, or take sampler: sandwich")
         for sampler, option in (("flops_range", "flops"), ("path_dropout", "drop_rate")):
             if (self.sampler == sampler) != (getattr(self, option) is not None):
                 raise ValueError(f"{where}sampler: {sampler} and {option} belong together; give both or neither")

@@ -1,14 +1,11 @@
 """The training loop."""
 
 import copy
-import ctypes
 import json
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +20,7 @@ from supernet.batches import Batches
 from supernet.data import Dataset
 from supernet.families import supernet_class
 from supernet.layers import Supernet
+from supernet.memory import forget_peak, keep_freed_memory, peak
 from supernet.sampling import sampler_of
 from supernet.schedule import Phase, Schedule
 from supernet.space import Architecture, SearchSpace
@@ -145,7 +143,7 @@ def train(state: TrainingState, dataset: Dataset, *, workers: int = 0) -> Iterat
         phase, total = schedule.phases[state.phase], totals[state.phase]
         if state.step == 0:
             _enter(state, phase)
-        _forget_peak_memory(state.device)
+        forget_peak(state.device)
         done = sum(totals[: state.phase])
         batches = Batches(dataset.train, schedule, state.phase, distributed.rank(), distributed.world())
         started = time.perf_counter()
@@ -168,15 +166,6 @@ def train(state: TrainingState, dataset: Dataset, *, workers: int = 0) -> Iterat
                 distributed.average_statistics(state.supernet)
             yield progress
             started = time.perf_counter()
-
-
-def keep_freed_memory() -> None:
-    """Let glibc reuse freed memory instead of returning it; else the system clears every step's activations anew."""
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library
-            libc, trim_threshold, mmap_threshold = ctypes.CDLL("libc.so.6"), -1, -3  # as malloc.h has them
-            libc.mallopt(mmap_threshold, 1 << 30)
-            libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def _check_shares(schedule: Schedule) -> None:
@@ -339,22 +328,6 @@ def _record(state: TrainingState, progress: Progress, images: int, seconds: floa
     curve["images"] += images
     curve["seconds"] += seconds
     curve["images_per_second"] = round(curve["images"] / curve["seconds"], 1)
-    curve["peak_memory_bytes"] = _peak_memory(state.device)
+    curve["peak_memory_bytes"] = peak(state.device)
     if epoch_ended:
         curve["loss"] = round(curve["loss"], 5)
-
-
-def _forget_peak_memory(device: torch.device) -> None:
-    """Begin a new maximum. On a CPU only Linux can; elsewhere it stays the process's own since it started."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes at most: allocated on CUDA; resident of this process, without those that decode images, on a CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
