@@ -15,6 +15,7 @@ from evolution.elimination import Floats
 from supernet.bundle import Bundle, BundleError, with_predictor
 from supernet.evaluate import Evaluation, Evaluator
 from supernet.files import Journal
+from supernet.memory import keep_freed_memory
 from supernet.space import Genomes, SearchSpace
 
 STRATA = 20  # equal ranges of FLOPs
@@ -43,6 +44,7 @@ def stratified(space: SearchSpace, rng: np.random.Generator, count: int) -> Geno
 
 def measured(evaluator: Evaluator, space: SearchSpace, genomes: Genomes) -> Iterator[tuple[int, Evaluation]]:
     """Extract, recalibrate and score subnets; yields each one's index. Those of one resolution share its images."""
+    keep_freed_memory()
     for number in np.argsort(genomes[:, 0], kind="stable").tolist():
         arch = space.decode(genomes[number])
         scored = evaluator.evaluate(evaluator.subnet(arch), arch.resolution)

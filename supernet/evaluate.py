@@ -14,7 +14,6 @@ from supernet.calibrate import recalibrate
 from supernet.config import FORBID_EXTRA, require
 from supernet.data import ImageFiles, Images, Normalization
 from supernet.layers import Supernet
-from supernet.memory import keep_freed_memory
 from supernet.space import Architecture
 
 BATCH = 512  # images per forward pass
@@ -103,7 +102,6 @@ class Evaluator:
     def __init__(
         self, supernet: Supernet, normalization: Normalization, calibration: Images | None, holdout: Images | None
     ) -> None:
-        keep_freed_memory()
         self.supernet = supernet.eval()
         self.normalization = normalization
         self.calibration = calibration

@@ -20,7 +20,7 @@ from supernet.batches import Batches
 from supernet.data import Dataset
 from supernet.families import supernet_class
 from supernet.layers import Supernet
-from supernet.memory import forget_peak, keep_freed_memory, peak
+from supernet.memory import forget_peak, keep_freed_memory, peak_bytes
 from supernet.sampling import sampler_of
 from supernet.schedule import Phase, Schedule
 from supernet.space import Architecture, SearchSpace
@@ -328,6 +328,6 @@ def _record(state: TrainingState, progress: Progress, images: int, seconds: floa
     curve["images"] += images
     curve["seconds"] += seconds
     curve["images_per_second"] = round(curve["images"] / curve["seconds"], 1)
-    curve["peak_memory_bytes"] = peak(state.device)
+    curve["peak_memory_bytes"] = peak_bytes(state.device)
     if epoch_ended:
         curve["loss"] = round(curve["loss"], 5)
