@@ -36,8 +36,7 @@ LARGEST_HOLDOUT = 10_000  # images that travel in a bundle
 
 @dataclass(frozen=True, slots=True)
 class DatasetConfig:
-    """source: `digits`, `cifar10`, `cifar100`, `imagenet` or a folder, laid out as
-    `supernet.data.load` says.
+    """source: a dataset's name or a folder, as `supernet.data.load` takes it.
 
     holdout: images kept from training. cache_gib: a split of files that takes more memory, decoded, is decoded anew in
     every epoch, by `workers` processes for each that trains.
