@@ -239,7 +239,5 @@ class Evolution:
 
 
 def _greatest(values: Floats, count: int) -> NDArray[np.intp]:
-    """Where the `count` greatest of (N,) values are."""
-    if len(values) <= count:
-        return np.arange(len(values))
-    return np.argpartition(-values, count)[:count]
+    """Where the `count` greatest of (N,) values are, greatest first; of equal ones the first, on every processor."""
+    return np.argsort(-values, kind="stable")[:count]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from statistics import median
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from evolution.latency import LatencyModel
 from evolution.pareto import non_dominated
 from evolution.problem import Predictor, Problem
 from evolution.search import STRATEGIES, Search, SearchResult, make_strategy, solve
+from evolution.strategies.evolution import _greatest
 from supernet.families import preset
 from supernet.operators import flat
 from supernet.space import Genomes
@@ -186,12 +188,15 @@ def test_search_is_near_the_optimum_that_lagrangian_duality_bounds() -> None:
         least = IMAGENET.elimination.eliminate(multiplier * flops.conditioned - gain.conditioned).minimum
         bounds.append(float((multiplier * limit - least).max()))
     problem = Problem(IMAGENET, Function(lambda genomes: gain(genomes) / gain.ceiling), flops_at_most(IMAGENET, limit))
-    result = solve(problem, evaluations=20_000)
-    found = result.predicted_accuracy * gain.ceiling
-    assert found <= min(bounds)
-    assert found > 0.97 * min(bounds)
+    found = [solve(problem, evaluations=20_000, seed=seed).predicted_accuracy * gain.ceiling for seed in range(5)]
+    assert max(found) <= min(bounds)
+    assert median(found) > 0.97 * min(bounds)
     random = solve(problem, evaluations=20_000, strategy="random", polish=False)
-    assert random.predicted_accuracy < result.predicted_accuracy
+    assert random.predicted_accuracy * gain.ceiling < min(found)
+
+
+def test_of_equally_good_parents_the_first_are_taken_on_every_processor() -> None:
+    assert _greatest(np.tile([0.5, 1.0], 500), 600).tolist() == [*range(1, 1000, 2), *range(0, 200, 2)]
 
 
 def test_of_many_budgets_each_is_answered_within_or_refused_with_the_true_floor() -> None:
