@@ -195,7 +195,7 @@ def test_search_is_near_the_optimum_that_lagrangian_duality_bounds() -> None:
     assert random.predicted_accuracy * gain.ceiling < min(found)
 
 
-def test_of_equally_good_parents_the_first_are_taken_on_every_processor() -> None:
+def test_of_equally_good_candidates_the_first_are_taken_on_every_processor() -> None:
     assert _greatest(np.tile([0.5, 1.0], 500), 600).tolist() == [*range(1, 1000, 2), *range(0, 200, 2)]
 
 
