@@ -164,7 +164,7 @@ def show_ranking(report: Mapping[str, Any], console: Console) -> None:
         table.add_row(name, tau(row), interval, spearman, f"{100 * row['gap']:+.2f} points")
     console.print(table)
     console.print(
-        f"{len(report['nets'])} subnets, {report['epochs']} epochs each alone; alone again: with another seed. "
+        f"{len(report['nets'])} subnets, epochs of each alone: {report['epochs']}; alone again: with another seed. "
         f"Uniform and strictly fair sampling: {report['verdict'].replace('_', '-')}"
     )
 
