@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from evolution.accuracy import AccuracyPredictor
-from evolution.constraints import Infeasible, Limit, Refused, constrain
 from evolution.costs import CostTables
+from evolution.limits import Limit, constrain
+from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.problem import Problem
+from evolution.refusal import Infeasible, Refused
 from evolution.search import Search, SearchResult
-from service.offline import latency_model
+from service.devices.measurements import latency_model
 from supernet.bundle import Bundle
 
 COSTS = ("latency_ms", "flops", "params")

@@ -19,18 +19,18 @@ from rich.console import Console
 from rich.table import Table
 
 from evolution.costs import CostTables
-from service.display import Bar
-from service.ranking import recorded_config
-from service.training import load_data
-from supernet import distributed
+from service.bundles.config import load_data, recorded_config
+from service.cli.display import Bar
 from supernet.bundle import Bundle
-from supernet.checkpoints import train_resumably
+from supernet.costs.architecture import of_architecture
 from supernet.data import Dataset
-from supernet.evaluate import Evaluator, batches, evaluate
+from supernet.evaluation.evaluate import Evaluator, batches, evaluate
 from supernet.files import write_atomically
-from supernet.layers import Supernet
-from supernet.ranking import stand_alone
+from supernet.networks.supernet import Supernet
 from supernet.space import Architecture, SearchSpace
+from supernet.training import distributed
+from supernet.training.checkpoints import train_resumably
+from supernet.training.standalone import stand_alone
 
 CLOSE = 0.015  # inherited accuracy may be so far below that of training alone
 
@@ -71,7 +71,7 @@ def compared(
             inherited, alone = (accuracy(bundle, network, arch, dataset) for network in (supernet, state.averaged()))
             rows[name] = {
                 "arch": arch.to_json(),
-                "flops": space.costs(arch)["flops"],
+                "flops": of_architecture(space, arch)["flops"],
                 "inherited": inherited,
                 "alone": alone,
                 "difference": inherited - alone,

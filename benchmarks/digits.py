@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from service.training import read_config
+from service.bundles.config import read_config
 from supernet.data import Images, load
-from supernet.evaluate import Evaluator
+from supernet.evaluation.evaluate import Evaluator
 from supernet.families import preset
-from supernet.train import TrainingState, train
+from supernet.training.loop import TrainingState, train
 
 CONFIG = Path(__file__).parents[1] / "configs" / "digits.yaml"
 REQUIRED = {"largest": 0.985, "smallest": 0.96}

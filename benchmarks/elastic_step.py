@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supernet.families import preset
-from supernet.memory import keep_freed_memory
-from supernet.schedule import Phase, Schedule
 from supernet.space import Architecture, SearchSpace
-from supernet.train import TrainingState
+from supernet.training.loop import TrainingState
+from supernet.training.memory import keep_freed_memory
+from supernet.training.schedule import Phase, Schedule
 
 BATCH = 16
 SPACES = {"mbv3-cifar": 32, "mbv3-imagenet-w1.0": 160}  # and the resolution

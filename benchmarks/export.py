@@ -10,7 +10,8 @@ from statistics import median
 
 import torch
 
-from supernet.export import check_parity, to_onnx
+from supernet.export.parity import check_parity
+from supernet.export.writer import to_onnx
 from supernet.families import preset, supernet_class
 
 ROUNDS = 5

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from supernet.depthwise import WIDE, depthwise_conv2d
 from supernet.families import preset
-from supernet.memory import keep_freed_memory
+from supernet.networks.depthwise import WIDE, depthwise_conv2d
+from supernet.networks.pointwise import PIXELS, global_average, pointwise_conv2d
 from supernet.operators import Operator, flat
-from supernet.pointwise import PIXELS, global_average, pointwise_conv2d
+from supernet.training.memory import keep_freed_memory
 
 BATCH = 128
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from evolution.accuracy import AccuracyPredictor
-from evolution.constraints import Constraint, NotProven, Refused
 from evolution.costs import AdditiveCost, Cost, CostTables
+from evolution.limits import Constraint
+from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.problem import Predictor, Problem
+from evolution.refusal import NotProven, Refused
 from evolution.search import Search
-from service.offline import latency_model_of
+from service.bundles.search import latency_model_of
 from supernet.bundle import Bundle
 from supernet.families import preset
 from supernet.operators import flat

@@ -24,12 +24,12 @@ import numpy as np
 import torch
 import yaml
 
-from evolution.accuracy import AccuracyPredictor
-from evolution.constraints import Limit, constrain
 from evolution.costs import CostTables
+from evolution.limits import Limit, constrain
+from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.problem import Problem
 from evolution.search import EVALUATIONS, Search
-from service.offline import latency_model_of
+from service.bundles.search import latency_model_of
 from supernet.bundle import Bundle
 
 RESOLUTIONS = (160, 176, 192, 208, 224)

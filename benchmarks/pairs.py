@@ -11,12 +11,12 @@ from statistics import mean
 import numpy as np
 import torch
 
-from evolution.accuracy import AccuracyPredictor
+from evolution.arrays import Floats
 from evolution.costs import CostTables
-from evolution.elimination import Floats
 from evolution.pareto import dominance_ranks
-from evolution.statistics import kendall_tau
-from service.fitting import measured, stratified
+from evolution.predictors.accuracy import AccuracyPredictor
+from evolution.predictors.validation import kendall_tau
+from service.bundles.pairs import measured, stratified
 from supernet.bundle import Bundle
 from supernet.space import Genomes
 

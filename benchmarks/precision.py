@@ -12,12 +12,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from supernet import depthwise
 from supernet.families import preset
-from supernet.memory import keep_freed_memory
-from supernet.schedule import Phase, Schedule
+from supernet.networks import depthwise
 from supernet.space import Architecture
-from supernet.train import TrainingState
+from supernet.training.loop import TrainingState
+from supernet.training.memory import keep_freed_memory
+from supernet.training.schedule import Phase, Schedule
 
 WARM_UP = 3  # rounds
 

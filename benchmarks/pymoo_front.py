@@ -26,14 +26,14 @@ from pymoo.operators.repair.rounding import RoundingRepair
 from pymoo.operators.sampling.rnd import IntegerRandomSampling
 from pymoo.optimize import minimize
 
-from evolution.accuracy import AccuracyPredictor
+from evolution.arrays import Floats
 from evolution.costs import CostTables
-from evolution.elimination import Floats
 from evolution.pareto import hypervolumes
+from evolution.predictors.accuracy import AccuracyPredictor
+from evolution.predictors.validation import rank_sum_p_value
 from evolution.problem import Problem
 from evolution.search import solve
-from evolution.statistics import rank_sum_p_value
-from service.offline import latency_model_of
+from service.bundles.search import latency_model_of
 from supernet.bundle import Bundle
 
 POPULATION = 100

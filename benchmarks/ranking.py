@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from service.display import Bar, show_ranking
-from service.ranking import rank_config
-from service.training import read_config
+from service.bundles.config import read_config
+from service.bundles.rank import rank_config
+from service.cli.display import Bar, show_ranking
 
 CONFIG = Path(__file__).parents[1] / "configs" / "digits.yaml"
 

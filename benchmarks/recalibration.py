@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from service.fitting import stratified
-from service.ranking import recorded_config
-from service.training import load_data
+from service.bundles.config import load_data, recorded_config
+from service.bundles.pairs import stratified
 from supernet.bundle import Bundle
-from supernet.evaluate import Evaluator
+from supernet.evaluation.evaluate import Evaluator
 
 DRAWS = 3
 FIRST = 16  # calibration images; then twice as many, and so on

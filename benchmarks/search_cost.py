@@ -13,12 +13,12 @@ from statistics import median
 
 import numpy as np
 
-from evolution.accuracy import AccuracyPredictor, one_hot
-from evolution.constraints import Limit, constrain
 from evolution.costs import CostTables
+from evolution.limits import Limit, constrain
+from evolution.predictors.accuracy import AccuracyPredictor, one_hot
 from evolution.problem import Problem
 from evolution.search import Search
-from service.offline import latency_model_of
+from service.bundles.search import latency_model_of
 from supernet.bundle import Bundle
 
 ARCHITECTURES = (100, 1_000, 10_000, 100_000)

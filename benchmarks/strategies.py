@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from evolution.accuracy import AccuracyPredictor
 from evolution.comparison import Comparison, runs
-from evolution.constraints import Limit, constrain
 from evolution.costs import CostTables
+from evolution.limits import Limit, constrain
+from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.problem import Problem
 from evolution.search import STRATEGIES
 from supernet.bundle import Bundle

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.elimination import Floats
+from evolution.arrays import Floats
+from evolution.predictors.validation import rank_sum_p_value
 from evolution.problem import Problem
 from evolution.search import Search
-from evolution.statistics import rank_sum_p_value
 from supernet.space import Genomes
 
 BASELINE = "random"

@@ -14,10 +14,12 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.elimination import Eliminated, Elimination, Floats
+from evolution.arrays import Floats
+from evolution.elimination import Eliminated, Elimination
 from evolution.moves import Moves
-from supernet.filesize import fixed_bytes, part_bytes
-from supernet.operators import Operators, block_key, flat, peak_memory
+from supernet.costs.filesize import fixed_bytes, part_bytes
+from supernet.costs.memory import peak_memory
+from supernet.operators import Operators, block_key, flat
 from supernet.space import Genomes, SearchSpace
 
 CHUNK = 8192  # genomes indexed at once, so that temporaries stay in cache

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evolution.arrays import Floats
 from evolution.costs import AdditiveCost, CostTables
-from evolution.elimination import Eliminated, Floats
+from evolution.elimination import Eliminated
 from supernet.space import Genomes
 
 ROUNDING = 1e-9  # of a cost's largest value: bounds may be this far off before they count as proof

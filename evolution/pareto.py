@@ -12,7 +12,7 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.elimination import Floats
+from evolution.arrays import Floats
 from supernet.space import Genomes
 
 
@@ -128,3 +128,9 @@ class ParetoFront:
         if len(reference) != 1 + len(self.names):
             raise ValueError(f"the reference point needs 1 error and {len(self.names)} costs, not {list(reference)}")
         return _hypervolume(self.objectives, reference)
+
+
+def spread_out(objectives: Floats, most: int) -> NDArray[np.intp]:
+    """Which of the (N, M) objectives of a front to keep so that at most so many are left: those far from others."""
+    distances = crowding_distances(objectives, np.zeros(len(objectives), np.intp))
+    return np.sort(np.argsort(-distances, kind="stable")[:most])

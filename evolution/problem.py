@@ -7,16 +7,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.constraints import Constraint, Region, allowed
+from evolution.arrays import Floats
 from evolution.costs import Cost, CostTables
-from evolution.elimination import Floats
+from evolution.limits import Constraint, allowed
+from evolution.region import Region
 from supernet.space import Genomes
 
 MOST_FRONT_COSTS = 2  # beside accuracy
 
 
 class Predictor(Protocol):
-    """What predicts accuracy. `evolution.accuracy.AccuracyPredictor` is one, with layers to differentiate through."""
+    """What predicts accuracy, as `evolution.predictors.accuracy.AccuracyPredictor` does."""
 
     def predict(self, genomes: Genomes) -> Floats:
         """(N,) predicted accuracy of (N, G) genomes, fractions in [0, 1]."""

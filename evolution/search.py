@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.elimination import Floats
+from evolution.arrays import Floats
 from evolution.pareto import ParetoFront, hypervolumes
 from evolution.problem import Problem, Scores
 from evolution.strategies import SearchStrategy, State
@@ -28,10 +28,8 @@ NEXT_BEST = 256  # looked around where the strategy has nothing left to propose
 RECENT = 1_000
 STALE_GENERATIONS = 5  # without anything new in a row: the strategy has nothing left to propose
 Phase = Literal["seed", "explore", "polish", "done"]
-
-
 STRATEGIES: Mapping[str, str] = {  # module and class; loaded when asked for, since some need torch
-    "evolution": "evolution.strategies.evolution:Evolution",
+    "evolution": "evolution.strategies.elitist:Evolution",
     "gumbel": "evolution.strategies.gumbel:Gumbel",
     "gumbel-soft": "evolution.strategies.gumbel:SoftGumbel",
     "nsga2": "evolution.strategies.nsga2:NSGA2",

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from evolution.constraints import Region
-from evolution.elimination import Floats
+from evolution.arrays import Floats
 from evolution.problem import Problem
+from evolution.region import Region
 from supernet.space import Genomes, SearchSpace, Value
 
 STEP = 0.05  # of a limit: about what one move changes

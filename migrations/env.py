@@ -7,9 +7,9 @@ from alembic import context
 from sqlalchemy import text
 
 from migrations.tables import JOB_ENGINE_TABLES
-from service.db import make_engine
-from service.models import Base, UtcDateTime
 from service.settings import Settings
+from service.storage.database import make_engine
+from service.storage.tables import Base, UtcDateTime
 
 MIGRATION_LOCK = 0x5C0BB1E  # any number of our own: the key of an advisory lock
 

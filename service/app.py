@@ -9,19 +9,21 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
-from service import errors, reference
-from service.auth import BEARER, check_bind, require_key
 from service.candidates import endpoints as candidates
-from service.context import Context, ContextOf
+from service.context import Context
 from service.devices import endpoints as devices
 from service.errors import UnavailableError
 from service.exports import endpoints as exports
-from service.guard import Guard
-from service.metrics import Metrics
+from service.pages import docs
 from service.pages import router as pages
 from service.searches import endpoints as searches
 from service.settings import Settings
 from service.supernets import endpoints as supernets
+from service.web.auth import BEARER, check_bind, require_key
+from service.web.dependencies import ContextOf
+from service.web.guard import Guard
+from service.web.metrics import Metrics
+from service.web.problems import install
 
 log = logging.getLogger("supple")
 
@@ -86,7 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Supple", description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.context = context
-    errors.install(app)
+    install(app)
     app.add_middleware(Guard, context=context)
     app.add_middleware(metrics.middleware)
     app.include_router(health)
@@ -101,5 +103,5 @@ def create_app(settings: Settings) -> FastAPI:
         v1.include_router(part.router)
     app.include_router(v1)
     pages.install(app)
-    reference.install(app)
+    docs.install(app)
     return app

@@ -5,24 +5,23 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from fastapi import Depends, Request
-
-from evolution.accuracy import AccuracyPredictor
 from evolution.costs import CostTables
-from evolution.latency import LatencyModel
-from service import models
-from service.db import Database
+from evolution.predictors.accuracy import AccuracyPredictor
+from evolution.predictors.latency import LatencyModel
 from service.errors import InvalidError
-from service.jobs import Jobs
+from service.jobs.queue import Jobs
 from service.settings import Settings
-from service.store import Store
+from service.storage import tables as models
+from service.storage.database import Database
+from service.storage.store import Store
+from supernet.families import space_from_json
 from supernet.space import SearchSpace
 
 if TYPE_CHECKING:
     from supernet.bundle import Bundle
-    from supernet.evaluate import Evaluator
+    from supernet.evaluation.evaluate import Evaluator
 
 T = TypeVar("T")
 
@@ -79,7 +78,7 @@ class Context:
         """A supernet's space, cost tables and accuracy predictor."""
 
         def load() -> Loaded:
-            space = SearchSpace.from_json(supernet.manifest["space"])
+            space = space_from_json(supernet.manifest["space"])
             path = self.store.bundle(supernet.bundle_hash) / "predictor.npz"
             predictor = AccuracyPredictor.load(path, space) if supernet.predictor_version else None
             return Loaded(CostTables(space, supernet.manifest["classes"]), predictor)
@@ -118,11 +117,3 @@ class Context:
         if "jobs" in self.__dict__:
             self.jobs.close()
         self.database.close()
-
-
-def _of(request: Request) -> Context:
-    context: Context = request.app.state.context
-    return context
-
-
-ContextOf = Annotated[Context, Depends(_of)]  # how an endpoint asks for it

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from supernet.data import Images, Normalization
-from supernet.evaluate import Evaluator, Views, perturbed
-from supernet.families import supernet_class
+from supernet.evaluation.evaluate import Evaluator, Views, perturbed
+from supernet.families import space_from_json, supernet_class
 from supernet.files import sha256, sync, write_synced
-from supernet.layers import Supernet
+from supernet.networks.supernet import Supernet
 from supernet.space import SearchSpace
 
 FORMAT = 1
@@ -65,7 +65,7 @@ class Bundle:
             if manifest.get("format") != FORMAT:
                 raise BundleError(f"{path} has format {manifest.get('format')}; this version reads format {FORMAT}")
             files: dict[str, str] = dict(manifest["files"])
-            space = SearchSpace.from_json(manifest["space"])
+            space = space_from_json(manifest["space"])
             bundle = cls(path, manifest, hashlib.sha256(data).hexdigest())
             if len(bundle.classes) != space.classes or len(bundle.normalization.mean) != space.in_channels:
                 raise BundleError(f"{path / MANIFEST}: classes or normalisation do not fit the space")
@@ -96,7 +96,7 @@ class Bundle:
     @cached_property
     def space(self) -> SearchSpace:
         """The search space whose architectures the weights hold."""
-        return SearchSpace.from_json(self.manifest["space"])
+        return space_from_json(self.manifest["space"])
 
     @property
     def name(self) -> str:

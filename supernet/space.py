@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet.operators import Operator, Operators, Part, flat, peak_memory
+from supernet.operators import Operator, Operators, Part, flat
 
 Genomes = NDArray[np.int8]  # (N, G); (G,) for one
 Value = int | float
@@ -330,46 +330,11 @@ class SearchSpace:
         """Every operator that the architecture runs, in order."""
         return tuple(record for _, records in self.part_operators(arch) for record in flat(records))
 
-    def costs(self, arch: Architecture, classes: Sequence[str] | None = None) -> dict[str, int]:
-        """Exact costs of one architecture at any resolution that is a multiple of 4, for one image.
-
-        `flops` (multiply-adds), `params`, `model_bytes` (of the exported file, at most), `peak_memory_bytes` (of
-        single-precision activations). classes: their names, which the file holds; numbers unless given.
-        """
-        from supernet.filesize import fixed_bytes, part_bytes
-
-        parts = list(self.part_operators(arch))
-        operators = [operator for _, records in parts for operator in flat(records)]
-        return {
-            "flops": sum(operator.flops for operator in operators),
-            "params": sum(operator.params for operator in operators),
-            "model_bytes": fixed_bytes(self, classes) + sum(part_bytes(part.name, records) for part, records in parts),
-            "peak_memory_bytes": max(peak_memory(records) for _, records in parts),
-        }
-
     # JSON.
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able dict from which `from_json` makes an equal space."""
+        """A JSON-able dict from which `families.space_from_json` makes an equal space."""
         return cast(dict[str, Any], json.loads(json.dumps(asdict(self))))
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: not of that form, or of an unknown family.
-        """
-        from supernet.families import layout_class
-
-        try:
-            fields = {key: _frozen(value) for key, value in data.items() if key != "layout"}
-            for key in ("block_genes", "extra_genes"):
-                fields[key] = tuple(Gene(gene["name"], tuple(gene["choices"])) for gene in data[key])
-            layout = layout_class(data["family"])(**{key: _frozen(value) for key, value in data["layout"].items()})
-            return cls(**fields, layout=layout)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise ValueError(f"not a search space: {error!r}") from error
 
     @cached_property
     def hash(self) -> str:
@@ -382,10 +347,6 @@ def _with(genome: Genomes, changes: Mapping[int, int]) -> Genomes:
     for gene, choice in changes.items():
         changed[gene] = choice
     return changed
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
 def _number(name: str, value: Any) -> Value:

@@ -18,16 +18,18 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import make_url
 
-from evolution.accuracy import AccuracyPredictor
 from evolution.costs import CostTables
-from evolution.latency import LatencyModel
+from evolution.predictors.accuracy import AccuracyPredictor
+from evolution.predictors.latency import LatencyModel
 from service.app import create_app
 from service.context import Context
-from service.db import Database, upgrade
-from service.devices import rules as devices
-from service.devices.schemas import DeviceIn, MeasurementsIn
+from service.devices import register as devices
+from service.devices.measurements import MeasurementsIn, add_model, fit
+from service.devices.schemas import DeviceIn
 from service.settings import Settings
-from service.supernets.rules import register
+from service.storage.database import Database
+from service.supernets.register import register
+from service.upgrade import upgrade
 from supernet.families import preset
 from supernet.operators import flat
 
@@ -110,9 +112,9 @@ def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from supernet.bundle import write_bundle
     from supernet.data import Images, Normalization
-    from supernet.evaluate import Views
+    from supernet.evaluation.evaluate import Views
     from supernet.families import supernet_class
-    from supernet.layers import initialise
+    from supernet.networks.supernet import initialise
 
     directory = tmp_path_factory.mktemp("bundle")
     space = preset("mbv3-digits")
@@ -162,7 +164,7 @@ class Ran(NamedTuple):
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     """The `supple` command in this process."""
-    from service.cli import main
+    from service.cli.main import main
 
     def command(*arguments: str) -> Ran:
         monkeypatch.setattr(sys, "argv", ["supple", *arguments])
@@ -244,7 +246,7 @@ def make_measurements(tables: CostTables, rng: np.random.Generator, networks: in
 @pytest.fixture(scope="session")
 def latency_model(tables: CostTables, measurements: dict[str, Any]) -> LatencyModel:
     """Fitted once, because that takes as long as the rest of a test."""
-    return devices.fit(tables, MeasurementsIn(**measurements))
+    return fit(tables, MeasurementsIn(**measurements))
 
 
 def add_device(
@@ -254,7 +256,7 @@ def add_device(
     body = MeasurementsIn(**{**measurements, "host": host})
     with context.database.writing() as session:
         devices.register(session, DeviceIn.model_validate({"name": name}))
-        devices.add_model(session, context.store, name, body, latency_model)
+        add_model(session, context.store, name, body, latency_model)
     return name
 
 

@@ -10,9 +10,9 @@ import yaml
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
-from service.cli import app
+from service.bundles.config import read_config
+from service.cli.main import app
 from service.settings import Settings
-from service.training import read_config
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

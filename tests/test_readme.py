@@ -7,12 +7,12 @@ from pathlib import Path
 
 from typer.main import get_command
 
-from service.cli import app
+from service.bundles.config import DatasetConfig, EvaluationConfig, TrainingConfig
+from service.cli.main import app
 from service.settings import Settings
-from service.training import DatasetConfig, EvaluationConfig, TrainingConfig
-from supernet.augmentation import Augmentation
-from supernet.sampling import SAMPLERS
-from supernet.schedule import Phase, Schedule
+from supernet.training.augmentation import Augmentation
+from supernet.training.sampling import SAMPLERS
+from supernet.training.schedule import Phase, Schedule
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()

@@ -15,11 +15,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from service.demo import CONFIG, run_demo
-from service.offline import search_bundle
-from service.training import finished_bundle, read_config
+from service.bundles.config import read_config
+from service.bundles.search import search_bundle
+from service.bundles.train import finished_bundle
+from service.cli.demo import CONFIG, run_demo
 from supernet.bundle import Bundle
-from supernet.export import run_onnx
+from supernet.export.parity import run_onnx
 from tests.conftest import Ran
 
 

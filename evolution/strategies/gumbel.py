@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.accuracy import Layer, Link
 from evolution.costs import AdditiveCost, Cost, CostTables
+from evolution.predictors.accuracy import Layer, Link
 from evolution.problem import Problem, Scores
 from evolution.strategies import State
 from supernet.space import Genomes

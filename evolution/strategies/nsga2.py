@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.elimination import Floats
+from evolution.arrays import Floats
 from evolution.pareto import crowding_distances, dominance_ranks
 from evolution.problem import Problem, Scores
 from evolution.strategies import State

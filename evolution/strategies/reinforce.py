@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.elimination import Floats
+from evolution.arrays import Floats
 from evolution.problem import Problem, Scores
 from evolution.strategies import State
 from supernet.space import Genomes

@@ -4,10 +4,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from service.candidates import rules
+from service.candidates import fronts as rules
+from service.candidates import show
 from service.candidates.schemas import CandidateOut, Cost, FrontOut
-from service.context import ContextOf
-from service.schemas import Id
+from service.web.dependencies import ContextOf
+from service.web.schemas import Id
 
 router = APIRouter(tags=["candidates"])
 
@@ -16,7 +17,7 @@ router = APIRouter(tags=["candidates"])
 def one(candidate_id: Id, context: ContextOf) -> CandidateOut:
     """One candidate, as the newest predictor and latency models see it."""
     with context.database.reading() as session:
-        return rules.one(session, context, candidate_id)
+        return show.one(session, context, candidate_id)
 
 
 @router.get("/fronts", responses={404: {"description": "No supernet or device has this name."}})

@@ -1,5 +1,6 @@
 """Reading and writing candidates, and what is known of them."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,10 +9,11 @@ import numpy as np
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from evolution.elimination import Floats
-from service.db import insert_missing
+from evolution.arrays import Floats
 from service.errors import NotFoundError
-from service.models import (
+from service.storage import tables as models
+from service.storage.database import insert_missing
+from service.storage.tables import (
     AccuracyPrediction,
     Candidate,
     LatencyMeasurement,
@@ -121,3 +123,23 @@ def measured_latency(session: Session, ids: Sequence[str], search_id: str | None
     """What `measurements` finds, ms."""
     found = measurements(session, ids, search_id)
     return {one: {device: row.measured_latency_ms for device, row in rows.items()} for one, rows in found.items()}
+
+
+def add_verification(session: Session, values: dict[str, Any]) -> None:
+    """Write what a candidate scored, unless that is known."""
+    insert_missing(session, Verification, [values])
+
+
+def add_measurements(session: Session, measurements: Sequence[dict[str, Any]]) -> None:
+    """Write measured latencies."""
+    insert_missing(session, LatencyMeasurement, measurements)
+
+
+def candidate_id(supernet_id: str, architecture_id: str) -> str:
+    """16 hexadecimal digits that name an architecture of a supernet."""
+    return hashlib.sha256(f"{supernet_id} {architecture_id}".encode()).hexdigest()[:16]
+
+
+def genomes_of(candidates: Sequence[models.Candidate]) -> Genomes:
+    """(N, G) the genomes of at least one candidate, all of one space."""
+    return np.stack([np.frombuffer(candidate.genome, np.int8) for candidate in candidates])

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from service.schemas import Answer
+from service.web.schemas import Answer
 
 Cost = Literal["latency_ms", "flops", "params", "model_bytes", "peak_memory_bytes"]
 

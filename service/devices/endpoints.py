@@ -5,14 +5,16 @@ from pathlib import Path
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 
-from service.context import ContextOf
-from service.devices import queries, rules
-from service.devices.schemas import DeviceIn, DeviceOut, LatencyModelOut, MeasurementsIn
-from service.schemas import Cursor, Id, Limit, Page
+from service.devices import queries, show
+from service.devices import register as rules
+from service.devices.measurements import MeasurementsIn, add_model, check, fit
+from service.devices.schemas import DeviceIn, DeviceOut, LatencyModelOut
 from service.supernets import queries as supernets
+from service.web.dependencies import ContextOf
+from service.web.schemas import Cursor, Id, Limit, Page
 
 router = APIRouter(tags=["devices"])
-PROBE = Path(__file__).parents[1] / "probe.py"
+PROBE = Path(__file__).with_name("probe.py")
 
 
 @router.post("/devices", status_code=201, responses={409: {"description": "A device of this name has other settings."}})
@@ -28,14 +30,14 @@ def register(body: DeviceIn, context: ContextOf, response: Response) -> DeviceOu
 def every(context: ContextOf, limit: Limit = 20, cursor: Cursor = None) -> Page[DeviceOut]:
     """All devices by name."""
     with context.database.reading() as session:
-        return rules.page(session, limit, cursor)
+        return show.page(session, limit, cursor)
 
 
 @router.get("/devices/{name}")
 def one(name: Id, context: ContextOf) -> DeviceOut:
     """One device, with the error of its latency models."""
     with context.database.reading() as session:
-        return rules.one(session, name)
+        return show.one(session, name)
 
 
 @router.post(
@@ -49,11 +51,11 @@ def one(name: Id, context: ContextOf) -> DeviceOut:
 def measured(name: Id, body: MeasurementsIn, context: ContextOf) -> LatencyModelOut:
     """Store what a probe measured and fit a latency model, the device's newest for this search space."""
     with context.database.reading() as session:
-        rules.check(queries.get(session, name), body)
+        check(queries.get(session, name), body)
         tables = context.loaded(supernets.of_space(session, body.space_hash)).tables
-    model = rules.fit(tables, body)
+    model = fit(tables, body)
     with context.database.writing() as session:
-        return rules.add_model(session, context.store, name, body, model)
+        return add_model(session, context.store, name, body, model)
 
 
 @router.head("/probe.py", include_in_schema=False)

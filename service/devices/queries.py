@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.db import insert_missing
 from service.errors import InvalidError, NotFoundError
-from service.models import BlockMeasurement, Device, LatencyModel, NetworkMeasurement
+from service.storage.database import insert_missing
+from service.storage.tables import BlockMeasurement, Device, LatencyModel, NetworkMeasurement
 
 
 def find(session: Session, name: str) -> Device | None:

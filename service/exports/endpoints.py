@@ -9,11 +9,12 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.datastructures import MutableHeaders
 from starlette.types import Receive, Scope, Send
 
-from service.context import ContextOf
-from service.errors import problem_response
-from service.exports import queries, rules
-from service.exports.rules import Precision
-from service.schemas import Id
+from service.exports import queries
+from service.exports import request as rules
+from service.exports.request import Precision
+from service.web.dependencies import ContextOf
+from service.web.problems import problem_response
+from service.web.schemas import Id
 
 router = APIRouter(tags=["candidates"])
 ONNX = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}

@@ -4,18 +4,19 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from service import models
 from service.candidates import queries as candidates
-from service.candidates.rules import genomes_of
+from service.candidates.queries import genomes_of
 from service.context import Context
 from service.errors import problem_of
 from service.exports import queries
-from service.exports.rules import Precision
-from service.jobs import MOST_ATTEMPTS, Step
+from service.exports.request import Precision
+from service.jobs.queue import MOST_ATTEMPTS, Step
+from service.storage import tables as models
 from service.supernets import queries as supernets
 from supernet.bundle import Bundle
-from supernet.evaluate import Evaluator
-from supernet.export import ExportError, export_metadata, export_subnet
+from supernet.evaluation.evaluate import Evaluator
+from supernet.export.parity import export_metadata, export_subnet
+from supernet.export.writer import ExportError
 from supernet.space import Architecture
 
 

@@ -5,8 +5,8 @@ from typing import Any
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from service.db import insert_missing
-from service.models import Export, now
+from service.storage.database import insert_missing
+from service.storage.tables import Export, now
 
 
 def find(session: Session, candidate_id: str, precision: str) -> Export | None:

@@ -4,53 +4,40 @@ takes from it the part that changed, and without JavaScript the same forms and l
 The scripts and the style are files of ours; the policy that goes out with every page lets nothing else run.
 """
 
-import json
 import math
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, FastAPI, Form, Header, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, Depends, FastAPI, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
-from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
-from fastapi.templating import Jinja2Templates
-from starlette.exceptions import HTTPException
 
-from evolution.constraints import Limit, cost_of
-from service import errors
-from service.auth import COOKIE, require_key
-from service.candidates import rules as candidates
-from service.candidates.schemas import CandidateOut, Cost
-from service.context import Context, ContextOf
+from evolution.limits import Limit, cost_of
+from service.candidates import fronts as candidates
+from service.candidates.schemas import Cost
+from service.context import Context
 from service.devices import queries as device_queries
-from service.devices import rules as device_rules
-from service.errors import SuppleError, UnauthorizedError, problem_of
+from service.devices.show import every
+from service.errors import SuppleError, problem_of
 from service.pages import show
-from service.pages.budget import COST_FIELDS, Budget, BudgetError
+from service.pages.charts import chart, search_chart
+from service.pages.form import COST_FIELDS, Budget, BudgetError
+from service.pages.login import doors
+from service.pages.pages import HEADERS, HERE, PageRoute, _page, same_origin, templates
 from service.searches import endpoints as searches
 from service.searches.queries import UNFINISHED
-from service.searches.schemas import SearchOut
 from service.supernets import endpoints as supernets
 from service.supernets import queries as supernet_queries
-from service.supernets import rules as supernet_rules
+from service.supernets.extractable import why_not_extractable
 from service.supernets.schemas import SupernetOut
+from service.supernets.show import summary
+from service.web.auth import require_key
+from service.web.dependencies import ContextOf
 
-HERE = Path(__file__).parent
 RECENT = 12  # searches listed on the front page
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
 
-templates = Jinja2Templates(directory=HERE / "templates")
 templates.env.filters.update(show.FILTERS)
-templates.env.trim_blocks = templates.env.lstrip_blocks = True
 
 
 def install(app: FastAPI) -> None:
@@ -58,50 +45,6 @@ def install(app: FastAPI) -> None:
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     app.include_router(doors)
     app.include_router(router, dependencies=[Depends(require_key)])
-
-
-def same_origin(sec_fetch_site: Annotated[str, Header(include_in_schema=False)] = "") -> None:
-    """Refuse a form that another site's page sent: an open service has no key that would keep it out."""
-    if sec_fetch_site not in ("", "same-origin", "none"):
-        raise HTTPException(403, f"this form was sent from another site ({sec_fetch_site})")
-
-
-class PageRoute(APIRoute):
-    """A route whose errors are pages."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, with what it raises explained to a person."""
-        handle = super().get_route_handler()
-
-        async def handle_or_explain(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except Exception as error:
-                return await _explain(request, error)
-
-        return handle_or_explain
-
-
-async def _explain(request: Request, error: Exception) -> Response:
-    if isinstance(error, SuppleError):
-        problem = error.problem()
-        if error.status == 401:
-            back = request.url.path if request.method == "GET" else "/"
-            return _page(request, "login.html", 401, {"HX-Refresh": "true"}, next=back)
-    elif isinstance(error, HTTPException):
-        problem = {"title": "Refused", "status": error.status_code, "detail": error.detail}
-    elif isinstance(error, RequestValidationError):
-        problem = {"title": "Not understood", "status": 422, "detail": "the form or the address has an unknown shape"}
-    else:
-        problem = json.loads(bytes((await errors.answer(request, error)).body))
-    return _page(request, "problem.html", problem["status"], problem=problem)
-
-
-def _page(
-    request: Request, template: str, status: int = 200, headers: Mapping[str, str] | None = None, /, **values: Any
-) -> Response:
-    values["signed_in"] = COOKIE in request.cookies
-    return templates.TemplateResponse(request, template, values, status, {**HEADERS, **(headers or {})})
 
 
 # The pages.
@@ -211,8 +154,8 @@ def cancel(search_id: str, context: ContextOf) -> Response:
 def _form(context: Context, budget: Budget) -> dict[str, Any]:
     """What the form shows: what there is to choose from, and how far each cost reaches."""
     with context.database.reading() as session:
-        known = [supernet_rules.summary(supernet) for supernet in supernet_queries.every(session)]
-        known_devices = device_rules.every(session)
+        known = [summary(supernet) for supernet in supernet_queries.every(session)]
+        known_devices = every(session)
     if not known:
         return {"supernets": [], "budget": budget}
     supernet = next((one for one in known if one.id == budget.supernet), known[0])
@@ -249,7 +192,7 @@ def ranges(context: Context, supernet: SupernetOut, device: str | None) -> dict[
 def _wanting(context: Context, supernet_id: str) -> str | None:
     """Why a supernet gives no networks to verify and download, None where it does."""
     with context.database.reading() as session:
-        return supernet_rules.why_not_extractable(supernet_queries.get(session, supernet_id))
+        return why_not_extractable(supernet_queries.get(session, supernet_id))
 
 
 def _recent(context: Context) -> dict[str, Any]:
@@ -264,114 +207,4 @@ def _raised(budget: Budget, problem: Mapping[str, Any] | None) -> str | None:
     return urlencode(raised.model_dump(exclude_defaults=True)) if raised != budget else None
 
 
-def search_chart(search: SearchOut, space: Mapping[str, Any]) -> dict[str, Any]:
-    """What the chart of a search's front is drawn from."""
-    names = [*(f"latency_ms@{device}" for device in search.latency_models), *show.COUNTED]
-    limits = {
-        f"{limit.cost}@{limit.device}" if limit.device else limit.cost: limit.max
-        for limit in search.limits
-        if limit.confidence is None
-    }
-    sought = [f"{cost}@{search.request['device']}" if cost == "latency_ms" else cost for cost in _sought(search)]
-    axis = next((name for name in names if name in (sought or limits)), names[0])
-    return chart(search.front, search.best, names, axis, space, limits, search.request["min_accuracy"])
-
-
-def _sought(search: SearchOut) -> list[str]:
-    objective, objectives = search.request["objective"], search.request["objectives"]
-    return objectives if objective == "pareto" else [] if objective == "accuracy" else [objective]
-
-
-def chart(
-    front: Sequence[CandidateOut],
-    best: CandidateOut | None,
-    names: Sequence[str],
-    axis: str,
-    space: Mapping[str, Any],
-    limits: Mapping[str, float] | None = None,
-    least: float | None = None,
-) -> dict[str, Any]:
-    """What the chart of a front is drawn from: predictions and verified accuracies, each by itself.
-
-    names: the costs to choose from for the horizontal axis. axis: the one shown first. least: the accuracy asked.
-    """
-    limits = limits or {}
-    others = [one for one in front if best is None or one.id != best.id]
-    return {
-        "axis": names.index(axis),
-        "axes": [
-            {"name": show.cost_name(name), "unit": show.kind(name), "limit": limits.get(name)}
-            | ({"limit_text": f"limit {show.asked(limits[name], name)}"} if name in limits else {})
-            for name in names
-        ],
-        "min_accuracy": least,
-        "min_accuracy_text": f"at least {show.percent(least)}",
-        "points": [
-            {
-                "id": one.id,
-                "architecture": show.line(one.arch, space),
-                "predicted": one.predicted_accuracy,
-                "verified": one.verified_accuracy,
-                "costs": [_cost(one, name) for name in names],
-                "best": one is best,
-                "rows": _rows(one, names),
-            }
-            for one in (*others, *([best] if best else []))
-        ],
-    }
-
-
-def _rows(one: CandidateOut, names: Sequence[str]) -> list[tuple[str, str]]:
-    """What a pointer on a candidate is told: names and numbers."""
-    rows = [("Predicted accuracy", show.percent(one.predicted_accuracy))]
-    if one.verified_accuracy is not None:
-        rows.append(("Verified accuracy", show.percent(one.verified_accuracy)))
-    rows += [
-        (f"{show.cost_name(name)}{', predicted' if '@' in name else ''}", show.cost(_cost(one, name), name))
-        for name in names
-    ]
-    for device, ms in (one.measured_latency_ms or {}).items():
-        rows.append((f"Latency on {device}, measured", show.cost(ms, "latency_ms")))
-    return rows
-
-
-def _cost(candidate: CandidateOut, name: str) -> float | None:
-    kind, _, device = name.partition("@")
-    return candidate.predicted_latency_ms.get(device) if device else getattr(candidate, kind)
-
-
 # The way in and out of a service that asks for keys.
-
-doors = APIRouter(route_class=PageRoute, include_in_schema=False)
-
-
-@doors.get("/login")
-def login_form(request: Request) -> Response:
-    """Where a key is entered."""
-    return _page(request, "login.html", next="/")
-
-
-@doors.post("/login", dependencies=[Depends(same_origin)])
-def login(
-    request: Request, context: ContextOf, key: Annotated[str, Form()] = "", next: Annotated[str, Form()] = "/"
-) -> Response:
-    """Keep a key in a cookie that no script reads and no other site's form sends. A link from elsewhere may."""
-    try:
-        if not key.isascii():
-            raise UnauthorizedError("no key has such characters; `supple keys create NAME` makes one")
-        require_key(context, f"Bearer {key}")
-    except SuppleError as error:
-        return _page(request, "login.html", error.status, next=next, message=error.detail)
-    own = next.startswith("/") and not next.startswith(("//", "/\\"))
-    response = RedirectResponse(next if own else "/", 303, HEADERS)
-    secure = request.url.scheme == "https"
-    response.set_cookie(COOKIE, key, httponly=True, samesite="lax", secure=secure)
-    return response
-
-
-@doors.post("/logout", dependencies=[Depends(same_origin)])
-def logout() -> Response:
-    """Forget the key."""
-    response = RedirectResponse("/login", 303, HEADERS)
-    response.delete_cookie(COOKIE, httponly=True, samesite="lax")
-    return response

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from service.pages.budget import written
+from service.pages.form import written
 from service.quantities import UNITS, handy, rounded
 
 GAP = "\N{NARROW NO-BREAK SPACE}"

@@ -8,19 +8,18 @@ from typing import Annotated
 from anyio import sleep
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Response
-from sqlalchemy.exc import IntegrityError
 
-from evolution.problem import Problem
 from service.candidates.schemas import CandidateOut
-from service.context import Context, ContextOf
-from service.schemas import Cursor, Id, Limit, Page
-from service.searches import answers, queries, rules
+from service.searches import queries, record
+from service.searches import show as answers
+from service.searches.ask import _search, _show, job_id
 from service.searches.schemas import SearchIn, SearchOut, SearchSummary
+from service.web.dependencies import ContextOf
+from service.web.schemas import Cursor, Id, Limit, Page
 
 router = APIRouter(prefix="/searches", tags=["searches"])
 MOST_SECONDS = 60  # that a client may be kept waiting for a job
 POLL_SECONDS = 0.1
-PRIORITY = 2  # exports, for which somebody waits, go before searches
 
 
 @router.post(
@@ -93,7 +92,7 @@ def front(search_id: Id, context: ContextOf) -> list[CandidateOut]:
 def cancel(search_id: Id, context: ContextOf) -> SearchOut:
     """Stop a search that has not ended. A front that it has shown stays; before that, what it found is dropped."""
     with context.database.writing() as session:
-        rules.cancel(session, search_id)
+        record.cancel(session, search_id)
     context.jobs.cancel(job_id(search_id))
     return _show(context, search_id)
 
@@ -106,50 +105,3 @@ def preferences(headers: Sequence[str]) -> tuple[bool, int | None]:
     sent = [part.partition(";")[0].strip().lower() for header in headers for part in header.split(",")]
     waits = [wait for one in sent if (wait := re.fullmatch(r'wait\s*=\s*"?([0-9]{1,18})"?', one))]
     return "respond-async" in sent, min(int(waits[0][1]), MOST_SECONDS) if waits else None
-
-
-def job_id(search_id: str) -> str:
-    """The name of a search's job in the queue."""
-    return f"search-{search_id}"
-
-
-def _show(context: Context, search_id: str) -> SearchOut:
-    with context.database.reading() as session:
-        return answers.show(session, context, queries.get(session, search_id))
-
-
-def _search(context: Context, body: SearchIn, key: str | None, later: bool) -> SearchOut:
-    """Answer from storage or by searching, or have a worker answer. Nothing is asked twice under one key."""
-    with context.database.reading() as session:
-        if earlier := rules.asked_before(session, key, body):
-            return answers.show(session, context, earlier)
-        question = rules.ask(session, body)
-        if stored := rules.answered_before(session, question):
-            return answers.show(session, context, stored, from_storage=True)
-        question, problem = rules.posed(session, context, question)
-    try:
-        if question.is_short and not later:
-            return _answer(context, question, problem, key)
-        rules.begin(problem, question)  # refuses an unknown strategy
-        return _enqueue(context, question, key)
-    except IntegrityError:
-        with context.database.reading() as session:  # the same key, at the same time
-            if earlier := rules.asked_before(session, key, body):
-                return answers.show(session, context, earlier)
-        raise
-
-
-def _answer(context: Context, question: rules.Question, problem: Problem, key: str | None) -> SearchOut:
-    answer = rules.solve(problem, question)
-    with context.database.writing() as session:
-        search = rules.add(session, context.store, question, status="running", key=key)
-        rules.add_answer(session, context, search, question, answer)
-        session.flush()
-        return answers.show(session, context, search)
-
-
-def _enqueue(context: Context, question: rules.Question, key: str | None) -> SearchOut:
-    with context.database.writing() as session:
-        search = rules.add(session, context.store, question, status="queued", key=key)
-        context.jobs.enqueue(session, "search", search.id, job_id=job_id(search.id), priority=PRIORITY)
-        return answers.show(session, context, search)

@@ -6,15 +6,15 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from service.db import insert_missing
 from service.errors import InvalidError, NotFoundError
-from service.models import (
+from service.searches import queries
+from service.storage import tables as models
+from service.storage.database import insert_missing
+from service.storage.tables import (
     Candidate,
-    LatencyMeasurement,
     Search,
     SearchCandidate,
     SearchState,
-    Verification,
     now,
 )
 
@@ -108,11 +108,12 @@ def drop_state(session: Session, search_id: str) -> None:
         session.delete(saved)
 
 
-def add_verification(session: Session, values: dict[str, Any]) -> None:
-    """Write what a candidate scored, unless that is known."""
-    insert_missing(session, Verification, [values])
+class _CancelledError(Exception):
+    """The search was cancelled while it ran."""
 
 
-def add_measurements(session: Session, measurements: Sequence[dict[str, Any]]) -> None:
-    """Write measured latencies."""
-    insert_missing(session, LatencyMeasurement, measurements)
+def _lock(session: Session, search_id: str) -> models.Search:
+    row = queries.lock(session, search_id)
+    if row.status not in queries.UNFINISHED:
+        raise _CancelledError
+    return row

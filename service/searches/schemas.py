@@ -7,7 +7,7 @@ from pydantic import Field
 
 from evolution.search import EVALUATIONS
 from service.candidates.schemas import CandidateOut, Cost
-from service.schemas import Answer, Id, Name, Positive, Request, Text
+from service.web.schemas import Answer, Id, Name, Positive, Request, Text
 
 Status = Literal["queued", "running", "done", "not_verified", "failed", "cancelled"]
 Objective = Literal["accuracy", "latency_ms", "flops", "params", "model_bytes", "peak_memory_bytes"]

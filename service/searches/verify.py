@@ -3,15 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from service import models
 from service.candidates import queries as candidates
+from service.candidates.queries import add_measurements, add_verification
 from service.context import Context
+from service.devices.probe import Model, fingerprint, in_ms, measure
 from service.exports import queries as exports
 from service.exports.job import export, extract
-from service.models import now
-from service.probe import Model, fingerprint, in_ms, measure
-from service.searches import queries
-from supernet.probing import reference_onnx
+from service.storage import tables as models
+from service.storage.tables import now
+from supernet.export.probe_plan import reference_onnx
 
 MEASURE_SECONDS = 20.0  # the longest that a round of finalists may take; small networks need less
 NO_HOLDOUT = "the bundle has no held-out images"
@@ -28,7 +28,7 @@ def verify(context: Context, candidate_id: str) -> None:
     evaluation = subnet.evaluator.evaluate(subnet.network, subnet.candidate.resolution)
     views = max(1, subnet.bundle.manifest["views"]["count"])
     with context.database.writing() as session:
-        queries.add_verification(
+        add_verification(
             session,
             {
                 "candidate_id": candidate_id,
@@ -72,7 +72,7 @@ def measure_latency(context: Context, search_id: str, candidate_ids: Sequence[st
     )
     latency_ms = in_ms(measured, reference_ms)
     with context.database.writing() as session:
-        queries.add_measurements(
+        add_measurements(
             session,
             [
                 {

@@ -2,10 +2,12 @@
 
 from fastapi import APIRouter, Response
 
-from service.context import ContextOf
-from service.schemas import Cursor, Id, Limit, Page
-from service.supernets import queries, rules
+from service.supernets import queries
+from service.supernets import register as rules
 from service.supernets.schemas import SupernetDetail, SupernetIn, SupernetOut
+from service.supernets.show import detail, summary
+from service.web.dependencies import ContextOf
+from service.web.schemas import Cursor, Id, Limit, Page
 
 router = APIRouter(prefix="/supernets", tags=["supernets"])
 
@@ -31,11 +33,11 @@ def every(context: ContextOf, limit: Limit = 20, cursor: Cursor = None) -> Page[
     """All registered supernets, newest first."""
     with context.database.reading() as session:
         found, following = queries.page(session, limit, cursor)
-        return Page(items=[rules.summary(supernet) for supernet in found], next=following)
+        return Page(items=[summary(supernet) for supernet in found], next=following)
 
 
 @router.get("/{supernet_id}")
 def one(supernet_id: Id, context: ContextOf) -> SupernetDetail:
     """One supernet: its search space, where it comes from and how good its subnets are."""
     with context.database.reading() as session:
-        return rules.detail(queries.get(session, supernet_id))
+        return detail(queries.get(session, supernet_id))

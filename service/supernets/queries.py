@@ -5,9 +5,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.db import insert_missing
 from service.errors import InvalidError, NotFoundError
-from service.models import Supernet
+from service.storage.database import insert_missing
+from service.storage.tables import Supernet
 
 
 def add(session: Session, values: dict[str, Any]) -> Supernet:

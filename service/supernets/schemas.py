@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
-from service.schemas import Answer, Hash, Request
+from service.web.schemas import Answer, Hash, Request
 
 
 class SupernetIn(Request):

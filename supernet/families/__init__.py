@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from supernet.space import SearchSpace
+from supernet.space import Gene, SearchSpace
 
 GROUP = "supple.families"
 
@@ -22,17 +22,17 @@ class Family:
     """Where a family's halves are, as "module:Class", so that nothing loads torch before a supernet is wanted.
 
     layout: its layout class, in a module that needs numpy alone and holds the family's presets in `PRESETS`.
-    supernet: its `supernet.layers.Supernet`; the default shares weights as `Part.paths` says.
+    supernet: its `supernet.networks.supernet.Supernet`; the default shares weights as `Part.paths` says.
     """
 
     layout: str
-    supernet: str = "supernet.sliced:SlicedSupernet"
+    supernet: str = "supernet.networks.sliced:SlicedSupernet"
 
 
 FAMILIES: Mapping[str, Family] = {
     "mobilenetv2": Family("supernet.families.mobilenetv2:MobileNetV2Layout"),
     "mobilenetv3": Family(
-        "supernet.families.mobilenetv3:MobileNetV3Layout", "supernet.mobilenetv3:MobileNetV3Supernet"
+        "supernet.families.mobilenetv3:MobileNetV3Layout", "supernet.networks.mobilenetv3:MobileNetV3Supernet"
     ),
     "resnet": Family("supernet.families.resnet:ResNetLayout"),
     "shufflenetv2": Family("supernet.families.shufflenetv2:ShuffleNetV2Layout"),
@@ -74,7 +74,7 @@ def layout_class(family: str) -> Any:
 
 
 def supernet_class(family: str) -> Any:
-    """The torch half of a family: a `supernet.layers.Supernet`. Loads torch."""
+    """The torch half of a family: a `supernet.networks.supernet.Supernet`. Loads torch."""
     return _load(_family(family).supernet)
 
 
@@ -95,3 +95,23 @@ def preset(name: str, *, classes: int | None = None, in_channels: int | None = N
         raise ValueError(f"unknown space {name!r}; the presets are {', '.join(sorted(spaces))}")
     space = spaces[name]
     return replace(space, classes=classes or space.classes, in_channels=in_channels or space.in_channels)
+
+
+def space_from_json(data: Mapping[str, Any]) -> SearchSpace:
+    """The space that `SearchSpace.to_json` wrote.
+
+    Raises:
+        ValueError: not of that form, or of an unknown family.
+    """
+    try:
+        fields = {key: _frozen(value) for key, value in data.items() if key != "layout"}
+        for key in ("block_genes", "extra_genes"):
+            fields[key] = tuple(Gene(gene["name"], tuple(gene["choices"])) for gene in data[key])
+        layout = layout_class(data["family"])(**{key: _frozen(value) for key, value in data["layout"].items()})
+        return SearchSpace(**fields, layout=layout)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"not a search space: {error!r}") from error
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from evolution import accuracy as module
-from evolution.accuracy import AccuracyPredictor, Link, _Pairs, learning_curve, one_hot, poor_ranking
+from evolution.arrays import Floats
 from evolution.costs import CostTables
-from evolution.elimination import Floats
-from evolution.statistics import kendall_tau
+from evolution.predictors import accuracy as module
+from evolution.predictors.accuracy import AccuracyPredictor, Link, _Pairs, learning_curve, one_hot, poor_ranking
+from evolution.predictors.validation import kendall_tau
 from supernet.families import preset
 from supernet.space import Architecture, Genomes
 

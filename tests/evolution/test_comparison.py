@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from evolution.comparison import Comparison, Run, runs
-from evolution.constraints import Limit, constrain
 from evolution.costs import CostTables
+from evolution.limits import Limit, constrain
 from evolution.problem import Problem
 from evolution.search import STRATEGIES
 from supernet.families import preset

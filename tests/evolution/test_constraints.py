@@ -5,19 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from evolution.constraints import (
-    MAX_NODES,
-    Constraint,
-    Infeasible,
-    Limit,
-    Nearest,
-    NotProven,
-    Refused,
-    Region,
-    constrain,
-)
 from evolution.costs import AdditiveCost, Cost, CostTables, PeakCost
-from evolution.latency import LatencyModel
+from evolution.limits import Constraint, Limit, constrain
+from evolution.predictors.latency import LatencyModel
+from evolution.refusal import Infeasible, Nearest, NotProven, Refused
+from evolution.region import MAX_NODES, Region
 from supernet.families import preset
 from tests.evolution.tiny import TINY, enumerate_space, random_cost
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from evolution.accuracy import AccuracyPredictor
-from evolution.constraints import Constraint
+from evolution.arrays import Floats
 from evolution.costs import AdditiveCost, CostTables
-from evolution.elimination import Floats
+from evolution.limits import Constraint
+from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.problem import Problem
 from evolution.search import Search, solve
 from evolution.strategies.gumbel import Gumbel, Relaxation, SoftGumbel

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from evolution.arrays import Floats
 from evolution.costs import CostTables
-from evolution.elimination import Floats
-from evolution.latency import LatencyModel
+from evolution.predictors.latency import LatencyModel
 from supernet.families import preset
 from supernet.operators import block_key, flat
 from supernet.space import Genomes

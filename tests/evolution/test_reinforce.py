@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from evolution.constraints import Constraint, Limit, constrain
 from evolution.costs import CostTables
+from evolution.limits import Constraint, Limit, constrain
 from evolution.problem import Problem
 from evolution.search import solve
 from evolution.strategies.reinforce import Reinforce

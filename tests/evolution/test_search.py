@@ -7,14 +7,16 @@ from statistics import median
 import numpy as np
 import pytest
 
-from evolution.constraints import Constraint, Infeasible, Limit, Refused, Region, constrain, cost_of
+from evolution.arrays import Floats
 from evolution.costs import AdditiveCost, CostTables, PeakCost
-from evolution.elimination import Floats
-from evolution.latency import LatencyModel
+from evolution.limits import Constraint, Limit, constrain, cost_of
 from evolution.pareto import non_dominated
+from evolution.predictors.latency import LatencyModel
 from evolution.problem import Predictor, Problem
+from evolution.refusal import Infeasible, Refused
+from evolution.region import Region
 from evolution.search import STRATEGIES, Search, SearchResult, make_strategy, solve
-from evolution.strategies.evolution import _greatest
+from evolution.strategies.elitist import _greatest
 from supernet.families import preset
 from supernet.operators import flat
 from supernet.space import Genomes

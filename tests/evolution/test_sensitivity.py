@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evolution.constraints import Constraint
 from evolution.costs import CostTables
+from evolution.limits import Constraint
 from evolution.problem import Problem
 from evolution.search import solve
 from evolution.sensitivity import STEP, Sensitivity, sensitivities

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu, rankdata, spearmanr
 
-from evolution.statistics import kendall_tau, rank_sum_p_value, spearman_rho, tau_interval
+from evolution.predictors.validation import kendall_tau, rank_sum_p_value, spearman_rho, tau_interval
 
 
 @pytest.mark.parametrize("seed", range(5))

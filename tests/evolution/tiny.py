@@ -5,9 +5,9 @@ from itertools import product
 
 import numpy as np
 
-from evolution.accuracy import Layer, Link
+from evolution.arrays import Floats
 from evolution.costs import AdditiveCost, CostTables
-from evolution.elimination import Floats
+from evolution.predictors.accuracy import Layer, Link
 from supernet.operators import Operator, Operators, Part
 from supernet.space import Gene as GeneOf
 from supernet.space import Genomes, SearchSpace, Value

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from service.cli.demo import show_progress
+from service.cli.display import Bar
 from service.client import Client, ServiceError
-from service.demo import show_progress
-from service.display import Bar
 
 
 class Answers(HTTPServer):

@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from rich.console import Console
 from sqlalchemy import select
 
-from evolution.constraints import COSTS
 from evolution.costs import CostTables
-from service import display, models
+from evolution.limits import COSTS
 from service.candidates.queries import architecture
+from service.cli import display
+from service.cli.inputs import without_password
 from service.context import Context
-from service.db import Database
-from service.failures import without_password
-from service.offline import latency_model
+from service.devices.measurements import latency_model
 from service.quantities import BYTES, COUNTS, MILLISECONDS, PLAIN, Units, fraction, handy, quantity, rounded
+from service.storage import tables as models
+from service.storage.database import Database
 from supernet.families import preset
 from supernet.space import Architecture
 from tests.conftest import Ran
@@ -93,7 +94,7 @@ def test_bad_input(arguments: str, message: str, bundle_path: Path, tmp_path: Pa
 def test_a_service_that_does_not_answer_is_found_out_before_measuring(
     bundle_path: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.probing.measure_machine", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr("service.devices.measure.measure_machine", lambda *_, **__: pytest.fail("measured"))
     output = tmp_path / "x.json"
     ran = run("probe", str(bundle_path), "-o", str(output), "--server", "http://127.0.0.1:1", "--device", "d")
     refused(ran, 1, "the service at http://127.0.0.1:1 does not answer: .*Connection refused; see that it runs")
@@ -276,7 +277,9 @@ def test_keys_are_made_once_the_tables_are_there(run: Run, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("command", [["--help"], ["describe", "mbv3-digits", "--arch", "largest"], ["db", "upgrade"]])
 def test_what_needs_no_weights_loads_no_torch(command: list[str]) -> None:
-    script = "import sys; from service.cli import app; app(standalone_mode=False); assert 'torch' not in sys.modules"
+    script = (
+        "import sys; from service.cli.main import app; app(standalone_mode=False); assert 'torch' not in sys.modules"
+    )
     script = script.replace("app(", "sys.argv[0] = 'supple'; app(")
     subprocess.run([sys.executable, "-c", script, *command], check=True, stdout=subprocess.DEVNULL)
 

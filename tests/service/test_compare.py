@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from evolution.search import STRATEGIES
-from service.plot import comparison_svg
+from service.cli.plot import comparison_svg
 from tests.service.test_command_line import Run
 
 SVG = "{http://www.w3.org/2000/svg}"

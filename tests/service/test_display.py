@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from service import display
-from service.training import Step
+from service.bundles.train import Step
+from service.cli import display
 
 
 def shown(*, terminal: bool) -> str:

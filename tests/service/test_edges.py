@@ -11,9 +11,9 @@ from fastapi.testclient import TestClient
 from sqlalchemy.exc import DataError
 
 from service.context import Context
-from service.devices import rules as devices
+from service.devices import register as devices
 from service.devices.schemas import DeviceIn
-from service.models import Supernet
+from service.storage.tables import Supernet
 
 JSON = {"Content-Type": "application/json"}
 
@@ -86,7 +86,7 @@ def test_what_the_database_cannot_hold_is_the_callers_error(
     def fail(*_: object) -> None:
         raise DataError("SELECT 1", {}, Exception("secret"))
 
-    monkeypatch.setattr("service.devices.rules.one", fail)
+    monkeypatch.setattr("service.devices.show.one", fail)
     assert "cannot hold" in refused(client, "GET", "/v1/devices/board")
 
 

@@ -10,13 +10,13 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from service.app import create_app
-from service.auth import COOKIE, check_bind, create_key
 from service.context import Context
-from service.db import Database
 from service.errors import ConflictError, InvalidError, UnavailableError
-from service.models import ApiKey
-from service.schemas import Problem
 from service.settings import Settings
+from service.storage.database import Database
+from service.storage.tables import ApiKey
+from service.web.auth import COOKIE, check_bind, create_key
+from service.web.schemas import Problem
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_an_unexpected_error_says_nothing_of_its_inside(
     def fail(*_: object) -> None:
         raise KeyError("secret")
 
-    monkeypatch.setattr("service.devices.rules.page", fail)
+    monkeypatch.setattr("service.devices.show.page", fail)
     answer = client.get("/v1/devices")
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/problem+json"
@@ -121,7 +121,7 @@ def test_a_database_that_does_not_answer_is_unavailable(client: TestClient, monk
     def fail(*_: object) -> None:
         raise OperationalError("SELECT 1", {}, Exception("gone"))
 
-    monkeypatch.setattr("service.devices.rules.page", fail)
+    monkeypatch.setattr("service.devices.show.page", fail)
     answer = client.get("/v1/devices")
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"

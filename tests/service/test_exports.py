@@ -17,8 +17,8 @@ from service.context import Context
 from service.errors import StoreFullError
 from service.exports import queries
 from service.exports.job import build_export, export, extract
-from service.jobs import MOST_ATTEMPTS
-from service.models import Export
+from service.jobs.queue import MOST_ATTEMPTS
+from service.storage.tables import Export
 
 
 def run(name: str, function: Callable[[], Any]) -> Any:
@@ -143,7 +143,7 @@ def test_building_again_changes_nothing(client: TestClient, context: Context, ca
 def test_a_file_that_differs_from_the_network_is_never_offered(
     client: TestClient, context: Context, candidate: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("supernet.export.run_onnx", lambda data, images: np.ones((len(images), 10), np.float32))
+    monkeypatch.setattr("supernet.export.parity.run_onnx", lambda data, images: np.ones((len(images), 10), np.float32))
     download(client, candidate)
     stored = files(context)
     with pytest.raises(ValueError, match="differ from torch"):

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evolution.accuracy import AccuracyPredictor
 from evolution.costs import CostTables
-from service.fitting import fit_bundle, stratified
+from evolution.predictors.accuracy import AccuracyPredictor
+from service.bundles.fit import fit_bundle
+from service.bundles.pairs import stratified
 from supernet.bundle import Bundle, BundleError
-from supernet.evaluate import Evaluator
+from supernet.evaluation.evaluate import Evaluator
 from supernet.families import preset
 from tests.conftest import Ran
 

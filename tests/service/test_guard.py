@@ -9,10 +9,10 @@ from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
 from service.app import create_app
-from service.auth import COOKIE, create_key
-from service.db import Database
-from service.guard import BODY_BYTES
 from service.settings import Settings
+from service.storage.database import Database
+from service.web.auth import COOKIE, create_key
+from service.web.guard import BODY_BYTES
 
 JSON = {"Content-Type": "application/json"}
 
@@ -62,7 +62,7 @@ def test_a_database_that_does_not_answer_for_keys_is_unavailable(
     def fail(*_: object) -> None:
         raise OperationalError("SELECT 1", {}, Exception("gone"))
 
-    monkeypatch.setattr("service.guard.require_key", fail)
+    monkeypatch.setattr("service.web.guard.require_key", fail)
     answer = guarded.post("/v1/devices", json={})
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"
@@ -88,7 +88,7 @@ def test_a_body_in_chunks_is_refused_where_it_grows_too_large(client: TestClient
 def test_measurements_may_be_larger(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     path = "/v1/devices/board/measurements"
     assert client.post(path, content=pieces(200), headers=JSON).status_code == 422
-    monkeypatch.setattr("service.guard.MEASUREMENT_BYTES", 100 << 10)
+    monkeypatch.setattr("service.web.guard.MEASUREMENT_BYTES", 100 << 10)
     assert client.post(path, content=pieces(101), headers=JSON).status_code == 413
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from supernet.bundle import Bundle
-from supernet.export import run_onnx
+from supernet.export.parity import run_onnx
 from supernet.families import preset
 from tests.conftest import Ran
 from tests.service.test_command_line import refused
@@ -60,7 +60,7 @@ SEARCHABLE = "--predictor FILES/predictor.pth --latency-tables FILES/tables --de
 @pytest.fixture(scope="module")
 def bundle(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the checkpoint alone."""
-    from service.importing import import_once_for_all
+    from service.bundles.import_ofa import import_once_for_all
 
     return import_once_for_all(tmp_path_factory.mktemp("bundle") / "weights", checkpoint=files / "checkpoint.pth").path
 

@@ -10,23 +10,24 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select, text
 
-from service.db import Database
-from service.jobs import Jobs, lock_patiently, try_lock
-from service.models import ApiKey
+from service.jobs.locks import lock_patiently, try_lock
+from service.jobs.queue import Jobs
+from service.storage.database import Database
+from service.storage.tables import ApiKey
 
 WORKER = textwrap.dedent(
     """
     import sys, time
     from pathlib import Path
     from sqlalchemy.exc import OperationalError
-    from service import jobs
-    from service.jobs import run_worker
+    from service.context import Context
+    from service.jobs import runner
     from service.settings import Settings
 
     trace = Path(sys.argv[1])
-    jobs.PAUSES_SECONDS = (0.01, 0.01)
+    runner.PAUSES_SECONDS = (0.01, 0.01)
     if (trace.parent / "stuck").exists():
-        jobs.take_over = lambda *_: time.sleep(600)
+        runner.take_over = lambda *_: time.sleep(600)
 
     def note(line):
         with open(trace, "a") as file:
@@ -55,7 +56,7 @@ WORKER = textwrap.dedent(
         step("second", lambda: (note(f"begin {who}"), wait_until_told())[0])
         note(f"done {who} after {first}")
 
-    run_worker(Settings(), {"job": job})
+    runner.run_worker(Context(Settings()), {"job": job})
     """
 )
 
@@ -251,7 +252,7 @@ def test_a_starting_worker_outlasts_a_peer_that_looks_whether_it_lives(
     peer = try_lock(database, "new")
     assert peer is not None
     looks = [peer.release]
-    monkeypatch.setattr("service.jobs.time.sleep", lambda _: looks and looks.pop()())
+    monkeypatch.setattr("service.jobs.queue.time.sleep", lambda _: looks and looks.pop()())
     lock = lock_patiently(database, "new")
     assert not looks
     assert lock.is_held()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.pages import show
-from service.pages.budget import Budget, BudgetError, rounded_up, written
+from service.pages.form import Budget, BudgetError, rounded_up, written
 from service.quantities import BYTES, UNITS, quantity
 
 

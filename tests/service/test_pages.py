@@ -11,17 +11,16 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select, update
 
 from evolution.costs import CostTables
-from evolution.latency import LatencyModel
+from evolution.predictors.latency import LatencyModel
 from service.app import create_app
-from service.auth import COOKIE, create_key
 from service.context import Context
-from service.devices import rules as devices
-from service.devices.schemas import MeasurementsIn
-from service.models import Search, Supernet
+from service.devices.measurements import MeasurementsIn, fit
 from service.pages import show
 from service.pages.router import router
 from service.searches.job import run_search
 from service.settings import Settings
+from service.storage.tables import Search, Supernet
+from service.web.auth import COOKIE, create_key
 from supernet.space import Architecture
 from tests.conftest import LOCAL, add_device
 
@@ -413,7 +412,7 @@ def test_a_device_measured_in_part_refuses_with_what_is_known(
     blocks = {key: ms for key, ms in measurements["blocks"].items() if key in run}
     assert len(blocks) < len(measurements["blocks"])
     body = MeasurementsIn(**{**measurements, "networks": networks, "blocks": blocks})
-    add_device(context, "part", body.model_dump(), devices.fit(tables, body), {})
+    add_device(context, "part", body.model_dump(), fit(tables, body), {})
     page = ask(client, device="part", max_latency_ms="0.0001", max_params="10")
     assert page.status_code == 422
     assert "No architecture fits these limits" in text(page.text)

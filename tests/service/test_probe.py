@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import probe
-from service.probe import Measurement, Model, Plan, ProbeError, correct, in_ms, measure, run_plan
+from service.devices import probe
+from service.devices.probe import Measurement, Model, Plan, ProbeError, correct, in_ms, measure, run_plan
+from supernet.export.probe_plan import network_model, probe_plan, reference_onnx, write_plan
 from supernet.families import preset
 from supernet.operators import block_key
-from supernet.probing import network_model, probe_plan, reference_onnx, write_plan
 
 SPACE = replace(preset("mbv3-digits"), name="tiny", resolutions=(8,), depths=((1,), (1,), (1,)))
 

@@ -9,16 +9,17 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
 from evolution.costs import CostTables
-from evolution.latency import LatencyModel
-from service import models
+from evolution.predictors.latency import LatencyModel
 from service.context import Context
-from service.devices import rules as devices
-from service.devices.schemas import DeviceIn, MeasurementsIn
+from service.devices import register as devices
+from service.devices.measurements import MeasurementsIn, add_model
+from service.devices.schemas import DeviceIn
 from service.errors import ConflictError, InvalidError
 from service.searches.verify import measurable
-from service.supernets.rules import register
+from service.storage import tables as models
+from service.supernets.register import register
 from supernet.bundle import Bundle, write_bundle
-from supernet.evaluate import Views
+from supernet.evaluation.evaluate import Views
 from supernet.space import Architecture
 
 PUBLISHED = {"runtime": "as published", "threads": 1, "batch_size": 1}
@@ -88,7 +89,7 @@ def test_what_was_measured_since_stays_the_newest(
 ) -> None:
     registered(context, bundle)
     with context.database.writing() as session:
-        devices.add_model(session, context.store, "phone", MeasurementsIn(**measurements), latency_model)
+        add_model(session, context.store, "phone", MeasurementsIn(**measurements), latency_model)
     assert versions(client) == [2]
     registered(context, bundle)
     assert versions(client) == [2]

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from service import ranking, training
-from service.ranking import compared
-from service.training import DatasetConfig, EvaluationConfig, TrainingConfig
+from service.bundles import rank as ranking
+from service.bundles.config import DatasetConfig, EvaluationConfig, TrainingConfig, _config_json
+from service.bundles.rank import compared, resampled
 from supernet.bundle import Bundle
-from supernet.checkpoints import train_resumably
 from supernet.data import load
-from supernet.evaluate import Views
+from supernet.evaluation.evaluate import Views
 from supernet.families import preset, presets
-from supernet.ranking import StandAlone, resampled, stand_alone
-from supernet.schedule import Phase, Schedule
 from supernet.space import Architecture
-from supernet.train import TrainingError, TrainingState, train
+from supernet.training.checkpoints import train_resumably
+from supernet.training.loop import TrainingError, TrainingState, train
+from supernet.training.schedule import Phase, Schedule
+from supernet.training.standalone import StandAlone, stand_alone
 from tests.conftest import Ran
 
 CONFIG = TrainingConfig(
@@ -103,7 +103,7 @@ def test_the_command_ranks_and_goes_on_where_it_was_cut_short(
     bundle_path: Path, tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = Bundle.open(bundle_path)
-    config = training._config_json(CONFIG)
+    config = _config_json(CONFIG)
     monkeypatch.setattr(Bundle, "open", lambda path: replace(bundle, manifest={**bundle.manifest, "config": config}))
     monkeypatch.setattr(ranking, "LARGEST_HOLDOUT", 100)
     trained: list[Any] = []

@@ -14,19 +14,21 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select, text
 
-from evolution.constraints import Limit, Region, constrain
 from evolution.costs import CostTables
-from evolution.latency import LatencyModel
+from evolution.limits import Limit, constrain
 from evolution.pareto import non_dominated
+from evolution.predictors.latency import LatencyModel
+from evolution.region import Region
 from evolution.sensitivity import sensitivities
 from service.context import Context
-from service.db import Database, insert_missing
-from service.models import Candidate, Device, Search, SearchCandidate, Supernet, now
-from service.searches import rules
+from service.searches import problem as rules
 from service.searches.endpoints import preferences
-from service.searches.job import load_question
-from service.searches.rules import FINALISTS, WARM_STARTS, make_problem, solve
-from service.store import unpack
+from service.searches.problem import WARM_STARTS, make_problem, solve
+from service.searches.question import load_question
+from service.searches.record import FINALISTS
+from service.storage.database import Database, insert_missing
+from service.storage.store import unpack
+from service.storage.tables import Candidate, Device, Search, SearchCandidate, Supernet, now
 from supernet.space import Architecture, Genomes
 from tests.conftest import empty_postgres
 

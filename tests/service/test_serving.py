@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from service import processes
-from service.demo import demo_settings
+from service.cli import processes
+from service.cli.demo import demo_settings
 from service.errors import UnavailableError
 from service.settings import Settings
 from tests.service.test_jobs import wait

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.errors import NotFoundError, StoreFullError
-from service.store import Store
+from service.storage.store import Store
 
 
 @pytest.fixture

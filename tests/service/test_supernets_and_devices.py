@@ -11,9 +11,9 @@ from sqlalchemy import func, select
 
 from evolution.costs import CostTables
 from service.context import Context
-from service.models import BlockMeasurement, NetworkMeasurement, Supernet
 from service.settings import Settings
-from service.supernets.rules import register
+from service.storage.tables import BlockMeasurement, NetworkMeasurement, Supernet
+from service.supernets.register import register
 from supernet.bundle import Bundle, BundleError
 from tests.conftest import HOST, make_measurements
 

@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from evolution.accuracy import LEAST_PAIRS
-from service import training
-from service.offline import export_subnet_of, search_bundle
-from service.training import DatasetConfig, EvaluationConfig, TrainingConfig, finished_bundle, load_data, run
-from supernet import depthwise
+from evolution.predictors.accuracy import LEAST_PAIRS
+from service.bundles import train as training
+from service.bundles.config import DatasetConfig, EvaluationConfig, TrainingConfig, load_data
+from service.bundles.export import export_subnet_of
+from service.bundles.search import search_bundle
+from service.bundles.train import finished_bundle, run
 from supernet.bundle import Bundle
+from supernet.costs.architecture import of_architecture
 from supernet.families import preset
-from supernet.schedule import Phase, Schedule
+from supernet.networks import depthwise
 from supernet.space import Architecture
+from supernet.training.schedule import Phase, Schedule
 from tests.supernet.test_bundle import write
 
 PHASES = (
@@ -86,9 +89,9 @@ def test_a_short_training_ends_in_a_bundle_that_searches_and_exports(
     assert [(curve["phase"], curve["epoch"]) for curve in curves] == [("all", 1), ("sorted", 1)]
     assert all(curve["loss"] > 0 and curve["steps"] > 0 for curve in curves)
     rng = np.random.default_rng(0)
-    limit = bundle.space.costs(bundle.space.decode(bundle.space.sample(rng, 1)[0]))["flops"]
+    limit = of_architecture(bundle.space, bundle.space.decode(bundle.space.sample(rng, 1)[0]))["flops"]
     best = search_bundle(bundle, {"flops": limit}, budget=50)["best"]
     assert best["flops"] <= limit
     exported = export_subnet_of(bundle, Architecture.from_json(best["arch"]), tmp_path / "best.onnx")
-    costs = bundle.space.costs(Architecture.from_json(best["arch"]), bundle.classes)
+    costs = of_architecture(bundle.space, Architecture.from_json(best["arch"]), bundle.classes)
     assert exported["bytes"] <= costs["model_bytes"] <= 1.01 * exported["bytes"] + 4096

@@ -11,15 +11,19 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
-from evolution.latency import LatencyModel
+from evolution.predictors.latency import LatencyModel
 from evolution.search import Search as Searching
 from service.candidates import queries as candidates
 from service.context import Context
-from service.models import Export, LatencyMeasurement, Search, SearchState, Verification
-from service.probe import Measurement, Model, fingerprint
-from service.searches import job, queries, rules
+from service.devices.probe import Measurement, Model, fingerprint
+from service.searches import job, queries
+from service.searches import problem as rules
+from service.searches.finalists import Found
 from service.searches.job import run_search
+from service.searches.question import load_question
+from service.searches.record import sensitivity
 from service.settings import Settings
+from service.storage.tables import Export, LatencyMeasurement, Search, SearchState, Verification
 from supernet.space import Architecture
 from tests.conftest import add_device
 
@@ -115,9 +119,9 @@ def test_the_winner_is_the_best_verified_one_that_holds_the_limit_as_measured(
         verified = {row.candidate_id: row.verified_accuracy for row in session.scalars(select(Verification))}
     assert best["verified_accuracy"] == max(verified[one] or 0 for one in holding)
     with context.database.reading() as session:
-        problem = rules.make_problem(context, job.load_question(session, context, session.get_one(Search, search_id)))
+        problem = rules.make_problem(context, load_question(session, context, session.get_one(Search, search_id)))
     winner = problem.tables.space.encode(Architecture.from_json(best["arch"]))
-    assert search["sensitivity"] == rules.sensitivity(problem, winner)
+    assert search["sensitivity"] == sensitivity(problem, winner)
     assert client.get(best["onnx"]).status_code == 200
 
 
@@ -158,7 +162,7 @@ def test_a_finalist_that_was_not_measured_is_said_to_be_that(
     after_searching(context, client, clock, search_id, here)
     with context.database.reading() as session:
         one, other = [candidate.id for candidate in queries.members(session, search_id)][:2]
-        found = replace(job.Found.load(session, context, search_id, [one, other]), measured_ms={one: {here: 0.04}})
+        found = replace(Found.load(session, context, search_id, [one, other]), measured_ms={one: {here: 0.04}})
     assert found.violations(one) == []
     assert found.violations(other) == ["latency_ms on here was not measured, as that of others was"]
 
@@ -319,7 +323,7 @@ def test_a_long_search_goes_on_where_it_was_saved_and_gives_the_same_answer(
 def test_a_bundle_without_held_out_images_says_so(
     client: TestClient, context: Context, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("supernet.evaluate.Evaluator.evaluate", lambda *_: None)
+    monkeypatch.setattr("supernet.evaluation.evaluate.Evaluator.evaluate", lambda *_: None)
     search_id = ask(client, device=device, max_latency_ms=0.05)
     run_search(context, Steps(), search_id)
     best = shown(client, search_id)["best"]
@@ -337,7 +341,7 @@ def test_a_worker_process_answers_while_the_client_waits(
         "SUPPLE_DATA_DIRECTORY": str(settings.data_directory),
         "OMP_NUM_THREADS": "1",
     }
-    program = "from service.jobs import run_worker; from service.settings import Settings; run_worker(Settings())"
+    program = "from service.worker import run_worker; from service.settings import Settings; run_worker(Settings())"
     worker = subprocess.Popen([sys.executable, "-c", program], env=environment)
     try:
         answer = client.post(

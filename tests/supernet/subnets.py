@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from supernet.families import supernet_class
-from supernet.layers import Supernet
+from supernet.networks.supernet import Supernet
 from supernet.space import Architecture, SearchSpace
 
 

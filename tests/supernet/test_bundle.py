@@ -11,9 +11,9 @@ import torch
 
 from supernet.bundle import Bundle, BundleError, write_bundle
 from supernet.data import Images, Normalization
-from supernet.evaluate import Views
+from supernet.evaluation.evaluate import Views
 from supernet.families import preset, supernet_class
-from supernet.layers import Supernet
+from supernet.networks.supernet import Supernet
 
 SPACE = preset("mbv3-digits")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from supernet.calibrate import recalibrate
+from supernet.evaluation.calibrate import recalibrate
 
 
 def batches_of(images: Tensor, sizes: list[int]) -> list[Tensor]:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from supernet.augmentation import Augmentation, drawn
-from supernet.batches import Batch, Batches, _end_with_parent
 from supernet.data import ImageFiles, Images, Normalization, load, resize, sample_folder
-from supernet.evaluate import Views, batches, perturbed
-from supernet.schedule import Phase, Schedule
+from supernet.evaluation.evaluate import Views, batches, perturbed
+from supernet.training.augmentation import Augmentation, drawn
+from supernet.training.batches import Batch, Batches, _end_with_parent
+from supernet.training.schedule import Phase, Schedule
 
 
 def draws(count: int, seed: int) -> torch.Tensor:

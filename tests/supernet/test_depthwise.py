@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from supernet import depthwise
-from supernet.depthwise import DepthwiseConv2d, depthwise_conv2d
+from supernet.networks import depthwise
+from supernet.networks.depthwise import DepthwiseConv2d, depthwise_conv2d
 
 
 def reference(x: Tensor, weight: Tensor, stride: int) -> Tensor:

@@ -14,13 +14,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from service.training import read_config
-from supernet import distributed
+from service.bundles.config import read_config
 from supernet.bundle import Bundle
 from supernet.data import Dataset, load
 from supernet.families import preset
-from supernet.schedule import Phase, Schedule
-from supernet.train import TrainingState, train
+from supernet.training import distributed
+from supernet.training.loop import TrainingState, train
+from supernet.training.schedule import Phase, Schedule
 from tests.supernet.test_train import photographs
 
 SPACE = preset("mbv3-digits")

@@ -12,15 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from supernet.data import Normalization
-from supernet.export import (
-    ExportError,
-    ParityError,
-    check_parity,
-    export_metadata,
-    export_subnet,
-    run_onnx,
-    to_onnx,
-)
+from supernet.export.parity import ParityError, check_parity, export_metadata, export_subnet, run_onnx
+from supernet.export.writer import ExportError, to_onnx
 from supernet.families import preset, supernet_class
 
 DIGITS = preset("mbv3-digits")

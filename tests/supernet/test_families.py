@@ -19,15 +19,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from evolution.costs import CostTables
 from supernet import families
-from supernet.export import LayerTracer, check_parity, to_onnx
-from supernet.families import Family, preset, presets, supernet_class
+from supernet.costs.architecture import of_architecture
+from supernet.costs.filesize import fixed_bytes
+from supernet.costs.memory import live_elements
+from supernet.export.parity import check_parity
+from supernet.export.writer import LayerTracer, to_onnx
+from supernet.families import Family, preset, presets, space_from_json, supernet_class
 from supernet.families.mobilenetv2 import MobileNetV2Layout
 from supernet.families.resnet import bottleneck
 from supernet.families.shufflenetv2 import ShuffleNetV2Layout
-from supernet.filesize import fixed_bytes
-from supernet.layers import Supernet
-from supernet.operators import Kind, Operator, Operators, Parallel, Part, live_elements
-from supernet.sliced import SlicedSupernet
+from supernet.networks.sliced import SlicedSupernet
+from supernet.networks.supernet import Supernet
+from supernet.operators import Kind, Operator, Operators, Parallel, Part
 from supernet.space import Architecture, Gene, SearchSpace, Value
 from tests.supernet.subnets import archs_of, images_for, supernet_of
 
@@ -109,7 +112,7 @@ def test_costs_are_what_torch_counts_on_the_extracted_network(name: str) -> None
             network = supernet.extract(arch)
         with FlopCounterMode(display=False) as counter:
             network(torch.empty(1, space.in_channels, arch.resolution, arch.resolution, device="meta"))
-        costs = space.costs(arch)
+        costs = of_architecture(space, arch)
         assert costs["flops"] * 2 == counter.get_total_flops()
         assert costs["params"] == sum(p.numel() for p in network.parameters())
         assert costs["peak_memory_bytes"] == 4 * peak_by_walking(network, space.in_channels, arch.resolution)
@@ -124,11 +127,11 @@ def test_costs_are_exact_at_any_multiple_of_four(name: str) -> None:
     for resolution in (4, 36, 100):
         with FlopCounterMode(display=False) as counter:
             network(torch.empty(1, space.in_channels, resolution, resolution, device="meta"))
-        costs = space.costs(space.largest().at(resolution))
+        costs = of_architecture(space, space.largest().at(resolution))
         assert costs["flops"] * 2 == counter.get_total_flops()
         assert costs["peak_memory_bytes"] == 4 * peak_by_walking(network, space.in_channels, resolution)
     with pytest.raises(ValueError, match="resolution is 30; a multiple of 4"):
-        space.costs(space.largest().at(30))
+        of_architecture(space, space.largest().at(30))
 
 
 def peak_by_walking(network: nn.Module, channels: int, resolution: int) -> int:
@@ -196,7 +199,7 @@ def test_tables_give_the_costs_of_every_architecture(name: str) -> None:
     space = space_of(name)
     tables = CostTables(space)
     genomes = space.sample(np.random.default_rng(0), 20)
-    wanted = [space.costs(space.decode(genome)) for genome in genomes]
+    wanted = [of_architecture(space, space.decode(genome)) for genome in genomes]
     for cost, compute in (
         ("flops", tables.flops),
         ("params", tables.params),
@@ -216,17 +219,17 @@ def test_the_file_is_at_most_as_large_as_predicted_and_hardly_smaller(name: str,
     for arch in archs_of(space, 3 if name in SMALL else 0):
         metadata = metadata_of(space, arch, classes, longest=longest)
         data = to_onnx(supernet.extract(arch), (space.in_channels, arch.resolution, arch.resolution), metadata)
-        predicted = space.costs(arch, classes)["model_bytes"]
+        predicted = of_architecture(space, arch, classes)["model_bytes"]
         assert len(data) <= predicted <= 1.01 * len(data) + 4096
 
 
 def metadata_of(space: SearchSpace, arch: Architecture, classes: list[str], *, longest: bool) -> dict[str, str]:
-    """What `supernet.export.export_metadata` writes, with numbers as long or as short as they can be."""
+    """What `supernet.export.parity.export_metadata` writes, with numbers as long or as short as they can be."""
     import json
 
     from supernet.bundle import Bundle
     from supernet.data import Normalization
-    from supernet.export import export_metadata
+    from supernet.export.parity import export_metadata
 
     number = -1.2345678901234567e-101 if longest else 0.5
     bundle = Bundle.__new__(Bundle)
@@ -425,7 +428,7 @@ def test_single_path_one_shots_published_network_has_its_published_cost() -> Non
     choices = [0, 0, 3, 1, 1, 1, 0, 0, 2, 0, 2, 1, 1, 0, 2, 0, 2, 1, 3, 2]
     scales = [6, 5, 3, 5, 2, 6, 3, 4, 2, 5, 7, 5, 4, 6, 7, 4, 4, 5, 4, 3]  # indices into 0.2, 0.4, ...
     arch = blocks(space, [(choice, round(0.2 * (i + 1), 1)) for choice, i in zip(choices, scales, strict=True)])
-    costs = space.costs(arch)
+    costs = of_architecture(space, arch)
     assert costs["flops"] == pytest.approx(328e6, rel=0.01)
     assert round(costs["params"] / 1e6, 1) == 3.4
 
@@ -441,7 +444,7 @@ def test_single_path_one_shots_published_network_has_its_published_cost() -> Non
 def test_fairnas_published_networks_have_their_published_cost(choices: str, flops: int, params: float) -> None:
     """FairNAS-A, B and C: arXiv:1907.01845, table 1; their operators from github.com/xiaomi-automl/FairNAS, models/."""
     space = preset("fairnas-imagenet")
-    costs = space.costs(blocks(space, [(int(choice),) for choice in choices.split()]))
+    costs = of_architecture(space, blocks(space, [(int(choice),) for choice in choices.split()]))
     assert costs["flops"] == pytest.approx(flops * 1e6, rel=0.01)
     assert costs["params"] == pytest.approx(params * 1e6, rel=0.015)
 
@@ -460,7 +463,7 @@ def test_shufflenetv2_has_its_published_cost(widths: tuple[int, ...], head: int,
     layout = ShuffleNetV2Layout(24, 2, True, widths, (2, 2, 2), head, bias=True)
     choice = (Gene("choice", (0, 1, 2, 3)),)
     space = SearchSpace("shufflenetv2", "shufflenetv2", 1000, 3, (224,), ((4,), (8,), (4,)), choice, layout)
-    costs = space.costs(space.smallest())
+    costs = of_architecture(space, space.smallest())
     assert costs["flops"] == pytest.approx(flops * 1e6, rel=0.015)  # 41 M is printed for 40.5 M
     assert round(costs["params"] / 1e6, 1) == params
 
@@ -470,7 +473,7 @@ def test_mobilenetv2_has_its_published_cost() -> None:
     widths, depths = (24, 32, 64, 96, 160, 320), ((2,), (3,), (4,), (3,), (3,), (1,))
     layout = MobileNetV2Layout(32, 2, 16, widths, (2, 2, 2, 1, 2, 1), 1280, ((3, 6),))
     space = SearchSpace("mobilenetv2", "mobilenetv2", 1000, 3, (224,), depths, (Gene("choice", (0,)),), layout)
-    costs = space.costs(space.smallest())
+    costs = of_architecture(space, space.smallest())
     assert costs["flops"] == pytest.approx(300e6, rel=0.01)
     assert costs["params"] == 3_504_872
 
@@ -480,7 +483,7 @@ def test_resnet50d_has_its_published_cost() -> None:
     space = preset("resnet50d-imagenet")
     extra = tuple((name, 1) for name, _ in space.largest().extra)
     arch = Architecture(224, tuple(((0.25,),) * depth for depth in (3, 4, 6, 3)), extra)
-    costs = space.costs(arch)
+    costs = of_architecture(space, arch)
     assert costs["flops"] == pytest.approx(4.3e9, rel=0.01)
     assert round(costs["params"] / 1e6, 2) == 25.58
 
@@ -671,13 +674,16 @@ FAMILY = Family(f"{__name__}:TwoConvolutions")
 @pytest.mark.usefixtures("installed")
 def test_a_family_of_another_package_is_found_by_its_entry_point() -> None:
     space = preset("theirs")
-    assert SearchSpace.from_json(space.to_json()) == space
+    assert space_from_json(space.to_json()) == space
     supernet = supernet_of(space)
     images = images_for(space, 8)
     network = supernet.extract(space.largest())
     assert torch.equal(network(images), supernet(images, space.largest()))
     onnx.checker.check_model(onnx.load_from_string(to_onnx(network, (1, 8, 8))))
-    assert CostTables(space).flops(space.encode(space.largest())[None])[0] == space.costs(space.largest())["flops"]
+    assert (
+        CostTables(space).flops(space.encode(space.largest())[None])[0]
+        == of_architecture(space, space.largest())["flops"]
+    )
 
 
 @pytest.mark.parametrize(

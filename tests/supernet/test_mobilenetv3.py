@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from supernet.costs.memory import live_elements
 from supernet.families import preset
-from supernet.layers import ElasticDepthwiseConv
-from supernet.operators import live_elements
+from supernet.networks.elastic import ElasticDepthwiseConv
 from supernet.space import Architecture
 from tests.supernet.subnets import archs_of, images_for, supernet_of
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from evolution.accuracy import AccuracyPredictor
 from evolution.costs import CostTables
-from evolution.latency import LatencyModel
+from evolution.predictors.accuracy import AccuracyPredictor
+from evolution.predictors.latency import LatencyModel
 from supernet import ofa as module
+from supernet.costs.architecture import of_architecture
 from supernet.families import preset, supernet_class
-from supernet.layers import Supernet
+from supernet.networks.supernet import Supernet
 from supernet.ofa import Checkpoint, read_checkpoint, read_latency_tables, read_predictor
 from tests.supernet.published import (
     architecture,
@@ -68,7 +69,7 @@ def test_a_checkpoint_has_the_logits_and_costs_that_once_for_all_computes(name: 
         logits = supernet(image(arch.resolution), arch)
         assert (logits[:, :10] - torch.tensor(subnet["logits"])).abs().max() <= tolerance(subnet)
         assert float(logits.norm()) == pytest.approx(subnet["logit_norm"], rel=1e-4)
-        costs = found.space.costs(arch)
+        costs = of_architecture(found.space, arch)
         assert costs["params"] == subnet["params"]
         # The first fixture's multiply-adds went through single precision: exact to half its spacing, 32 at 5.7e8.
         rounding = np.spacing(np.float32(subnet["macs"])) / 2 if name == MBV3 else 0

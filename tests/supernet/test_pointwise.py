@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from supernet.layers import activation, first, static_conv
+from supernet.networks.elastic import first
+from supernet.networks.pointwise import PIXELS, GlobalAvgPool2d, PointwiseConv2d, global_average, pointwise_conv2d
+from supernet.networks.static import activation, static_conv
 from supernet.operators import Activation, Operator
-from supernet.pointwise import PIXELS, GlobalAvgPool2d, PointwiseConv2d, global_average, pointwise_conv2d
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

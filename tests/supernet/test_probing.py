@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from supernet.export import run_onnx
+from supernet.export.parity import run_onnx
+from supernet.export.probe_plan import ProbeModel, network_model, probe_plan, reference_onnx, write_plan
 from supernet.families import preset
 from supernet.operators import block_key
-from supernet.probing import ProbeModel, network_model, probe_plan, reference_onnx, write_plan
 from supernet.space import Architecture
 
 SPACE = replace(preset("mbv3-digits"), name="tiny", resolutions=(8, 12), depths=((1, 2), (1,), (1,)))

@@ -10,12 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from service.training import read_config
+from service.bundles.config import read_config
+from supernet.costs.architecture import of_architecture
 from supernet.families import preset, supernet_class
-from supernet.sampling import PathDropoutSampler, Sampler, sampler_of
-from supernet.schedule import Phase, SamplerName, Schedule
 from supernet.space import SearchSpace, Value
-from supernet.train import TrainingState, _losses
+from supernet.training.loop import TrainingState, _losses
+from supernet.training.sampling import PathDropoutSampler, Sampler, sampler_of
+from supernet.training.schedule import Phase, SamplerName, Schedule
 
 SPACE = preset("mbv3-digits")
 FLOPS = (500e3, 900e3)
@@ -167,10 +168,10 @@ def test_genes_with_fewer_choices_than_a_step_has_subnets_are_fair_whenever_thei
 def test_subnets_of_a_flops_range_are_inside_it_and_uniform_there() -> None:
     sampler = make("flops_range", seed=4)
     drawn = [arch for step in range(400) for arch in sampler.draw(step)]
-    assert all(FLOPS[0] <= SPACE.costs(arch)["flops"] <= FLOPS[1] for arch in drawn)
+    assert all(FLOPS[0] <= of_architecture(SPACE, arch)["flops"] <= FLOPS[1] for arch in drawn)
     rng = np.random.default_rng(0)
     uniform = [SPACE.decode(genome).at(12) for genome in SPACE.sample(rng, 4000)]
-    inside = [arch for arch in uniform if FLOPS[0] <= SPACE.costs(arch)["flops"] <= FLOPS[1]]
+    inside = [arch for arch in uniform if FLOPS[0] <= of_architecture(SPACE, arch)["flops"] <= FLOPS[1]]
     at_12 = [arch for arch in drawn if arch.resolution == 12]
     shares = [np.mean([arch.stages[0][0][1] == 2 for arch in archs]) for archs in (inside, at_12)]
     assert abs(shares[0] - shares[1]) < 0.1  # of ratio 2; about 400 draws, standard deviation 0.025

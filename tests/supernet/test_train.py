@@ -17,15 +17,15 @@ import pytest
 import torch
 from PIL import Image
 
-from supernet.augmentation import Augmentation
-from supernet.batches import Batch, Batches
-from supernet.checkpoints import load_checkpoint, save_checkpoint
 from supernet.data import Dataset, ImageFiles, load
 from supernet.families import preset
-from supernet.sampling import sampler_of
-from supernet.schedule import Phase, Schedule
 from supernet.space import SearchSpace
-from supernet.train import TrainingError, TrainingState, _enter, train
+from supernet.training.augmentation import Augmentation
+from supernet.training.batches import Batch, Batches
+from supernet.training.checkpoints import load_checkpoint, save_checkpoint
+from supernet.training.loop import TrainingError, TrainingState, _enter, train
+from supernet.training.sampling import sampler_of
+from supernet.training.schedule import Phase, Schedule
 
 SPACE = preset("mbv3-digits")
 LARGEST = {"depth": (2,), "kernel_size": (7,), "expand_ratio": (4,)}

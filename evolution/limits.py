@@ -1,0 +1,110 @@
+"""Hard limits on costs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.costs import AdditiveCost, Cost, CostTables
+from evolution.predictors.latency import LatencyModel
+from supernet.space import SearchSpace
+
+COSTS = ("flops", "params", "latency_ms", "model_bytes", "peak_memory_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit as asked: the most of one cost.
+
+    cost: `flops` (multiply-adds), `params`, `latency_ms`, `model_bytes` (of the ONNX file, at most) or
+    `peak_memory_bytes` (of activations, for one image). max: in that unit. device: for a latency.
+    confidence: hold the latency's upper bound at this confidence, in (0.5, 1), instead of the predicted latency.
+
+    Raises:
+        ValueError: an unknown cost, a limit that is no positive number, a device missing or out of place.
+    """
+
+    cost: str
+    max: float
+    device: str | None = None
+    confidence: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.cost not in COSTS:
+            raise ValueError(f"unknown cost {self.cost!r}; the costs are {', '.join(COSTS)}")
+        if not (math.isfinite(self.max) and self.max > 0):
+            raise ValueError(f"the limit of {self.cost} is {self.max}; a positive number is needed")
+        if (self.device is not None) != (self.cost == "latency_ms"):
+            raise ValueError(
+                f"{self.cost} needs a device"
+                if self.device is None
+                else f"{self.cost} is the same on every device; leave device {self.device!r} out"
+            )
+        if self.confidence is not None and not (self.cost == "latency_ms" and 0.5 < self.confidence < 1):
+            raise ValueError(f"confidence {self.confidence} of {self.cost}: latency takes one between 0.5 and 1")
+
+    @property
+    def name(self) -> str:
+        """The cost, and for a latency `latency_ms@DEVICE`, or `latency_ms@DEVICE@0.9` for a bound."""
+        return "@".join(str(part) for part in (self.cost, self.device, self.confidence) if part is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A cost and the most it may be."""
+
+    cost: Cost
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A sum and the most it may be."""
+
+    cost: AdditiveCost
+    max: float
+
+
+def cost_of(limit: Limit, tables: CostTables, latency: Mapping[str, LatencyModel]) -> Cost:
+    """The cost that a limit is about. latency: the model of each device by name.
+
+    Raises:
+        ValueError: a device without a model, or a confidence that its measurements cannot support.
+    """
+    if limit.device is None:
+        counted: dict[str, Cost] = {
+            "flops": tables.flops_cost,
+            "params": tables.params_cost,
+            "model_bytes": tables.model_bytes_cost,
+            "peak_memory_bytes": tables.peak_memory_cost,
+        }
+        return counted[limit.cost]
+    if limit.device not in latency:
+        known = ", ".join(sorted(latency)) or "none"
+        raise ValueError(f"device {limit.device!r} has no latency model; devices that have one: {known}")
+    return latency[limit.device].cost(limit.name, limit.confidence)
+
+
+def constrain(
+    limits: Sequence[Limit], tables: CostTables, latency: Mapping[str, LatencyModel]
+) -> tuple[Constraint, ...]:
+    """Limits as constraints on costs; of several limits on one cost the lowest counts. Raises what `cost_of` does."""
+    lowest: dict[str, Limit] = {}
+    for limit in limits:
+        if limit.name not in lowest or limit.max < lowest[limit.name].max:
+            lowest[limit.name] = limit
+    return tuple(Constraint(cost_of(limit, tables, latency), limit.max) for limit in lowest.values())
+
+
+def allowed(space: SearchSpace, resolution: int | None, max_resolution: int | None) -> NDArray[np.bool_]:
+    """(R,) which resolutions are allowed. Raises ValueError where none is."""
+    if resolution is not None and resolution not in space.resolutions:
+        raise ValueError(f"resolution is {resolution}; {space.name} has {', '.join(map(str, space.resolutions))}")
+    most = math.inf if max_resolution is None else max_resolution
+    if resolution is not None and resolution > most:
+        raise ValueError(f"resolution is {resolution}, and max_resolution {max_resolution}; leave one of them out")
+    if min(space.resolutions) > most:
+        raise ValueError(f"max_resolution is {max_resolution}; the least of {space.name} is {min(space.resolutions)}")
+    return np.array([resolution in (None, side) and side <= most for side in space.resolutions])

@@ -1,0 +1,62 @@
+"""The statistics that both predictors' cards are made of."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolution.arrays import Floats
+
+
+def kendall_tau(x: Floats, y: Floats) -> float | None:
+    """Kendall's tau-b between two rankings, in [-1, 1]; None where one of them is constant."""
+    from scipy.stats import kendalltau
+
+    tau = float(kendalltau(x, y).statistic)
+    return None if np.isnan(tau) else tau
+
+
+def folds(count: int, most: int, rng: np.random.Generator) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Indices (seen, unseen) of a k-fold cross-validation of `count` items, k at most `most`."""
+    shuffled = rng.permutation(count)
+    for unseen in np.array_split(shuffled, min(most, count)):
+        yield np.setdiff1d(shuffled, unseen), np.sort(unseen)
+
+
+def rank_sum_p_value(x: Floats, y: Floats) -> float:
+    """The probability of ranks of `x` among `x` and `y` at least as high as these, were both of one distribution.
+
+    The one-sided Mann-Whitney U test, exact with ties too: of all ways to choose `len(x)` of the mean ranks, those with
+    no smaller a sum are counted (B. Streitberg, J. Röhmel, "Exact distributions for permutation and rank tests", 1986).
+    """
+    from scipy.stats import rankdata
+
+    doubled = np.rint(2 * rankdata(np.concatenate([x, y]))).astype(np.intp)  # mean ranks are multiples of a half
+    chances = np.zeros(
+        (len(x) + 1, int(doubled.sum()) + 1)
+    )  # of k chosen whose ranks sum to s, times the ways to choose
+    chances[0, 0] = 1
+    for rank in doubled:
+        chances[1:, rank:] += chances[:-1, : chances.shape[1] - rank]
+    ways = chances[-1]
+    return float(ways[doubled[: len(x)].sum() :].sum() / ways.sum())
+
+
+def spearman_rho(x: Floats, y: Floats) -> float | None:
+    """Spearman's rank correlation, in [-1, 1]; None where one of the two is constant."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata(x), rankdata(y)
+    return None if min(np.ptp(values) for values in ranks) == 0 else float(np.corrcoef(*ranks)[0, 1])
+
+
+def tau_interval(
+    x: Floats, y: Floats, rng: np.random.Generator, *, resamples: int = 1000, level: float = 0.95
+) -> tuple[float, float] | None:
+    """The percentile bootstrap interval of Kendall's tau-b of N pairs; None where most resamples have no tau."""
+    rows = rng.integers(len(x), size=(resamples, len(x)))
+    taus = [tau for tau in (kendall_tau(x[row], y[row]) for row in rows) if tau is not None]
+    if len(taus) < resamples / 2:
+        return None
+    low, high = np.quantile(taus, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    return low, high

@@ -1,0 +1,143 @@
+"""The training file: what a run is configured by."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from evolution.predictors.accuracy import LEAST_PAIRS
+from supernet.bundle import Bundle, BundleError
+from supernet.checks import FORBID_EXTRA, require
+from supernet.data import CACHE_BYTES, Dataset, load
+from supernet.evaluation.evaluate import Views
+from supernet.families import preset
+from supernet.space import SearchSpace
+from supernet.training.schedule import Schedule
+
+LARGEST_HOLDOUT = 10_000  # images that travel in a bundle
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetConfig:
+    """source: a dataset's name or a folder, as `supernet.data.load` takes it.
+
+    holdout: images kept from training. cache_gib: a split of files that takes more memory, decoded, is decoded anew in
+    every epoch, by `workers` processes for each that trains.
+    """
+
+    source: str
+    holdout: int
+    channels: int | None = None
+    cache_gib: float = CACHE_BYTES / 2**30
+    workers: int = 4
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    def __post_init__(self) -> None:
+        require("dataset.holdout", self.holdout, 1)
+        require("dataset.cache_gib", self.cache_gib, 0)
+        require("dataset.workers", self.workers, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationConfig:
+    """subnets: (architecture, accuracy) pairs to measure for the predictor. views: perturbations of held-out images."""
+
+    subnets: int = 1_000
+    calibration_images: int = 2_000
+    views: Views = field(default_factory=Views)
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    def __post_init__(self) -> None:
+        require("evaluation.subnets", self.subnets, LEAST_PAIRS)
+        require("evaluation.calibration_images", self.calibration_images, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """What a YAML file in configs/ says.
+
+    device: `cpu`, `cuda`, ...; None takes CUDA where there is some. threads: of torch on the CPU; None leaves torch its
+    own choice. keep_checkpoints: the newest so many.
+    """
+
+    name: str
+    space: str
+    dataset: DatasetConfig
+    schedule: Schedule
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    device: str | None = None
+    threads: int | None = None
+    keep_checkpoints: int = 2
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            require("threads", self.threads, 1)
+        require("keep_checkpoints", self.keep_checkpoints, 1)
+
+
+def read_config(path: Path) -> TrainingConfig:
+    """Parse a YAML file.
+
+    Raises:
+        ValueError: naming each wrong key, its value and what is wrong with it.
+    """
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text())
+        return TypeAdapter(TrainingConfig).validate_python(data)
+    except OSError as error:
+        raise ValueError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    except ValidationError as error:
+        faults = (
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']} (got {fault['input']!r})" for fault in error.errors()
+        )
+        raise ValueError(f"{path}: " + "; ".join(faults)) from error
+
+
+def scored_on(config: TrainingConfig) -> dict[str, Any]:
+    """What the accuracies of a dataset's subnets depend on beside the weights, as JSON: it tells kept ones apart."""
+    return {
+        "calibration_images": config.evaluation.calibration_images,
+        "views": asdict(config.evaluation.views),
+        "holdout": min(config.dataset.holdout, LARGEST_HOLDOUT),
+    }
+
+
+def load_data(config: TrainingConfig, data_root: Path) -> tuple[Dataset, SearchSpace]:
+    """The dataset of a configuration, and its space for that dataset's classes and channels."""
+    space, schedule = preset(config.space), config.schedule
+    grown = (side for phase in schedule.phases for side in phase.growing)
+    dataset = load(
+        config.dataset.source,
+        max((*space.resolutions, *(schedule.resolutions or ()), *grown)),
+        seed=schedule.seed,
+        holdout=config.dataset.holdout,
+        root=data_root,
+        channels=config.dataset.channels,
+        cache_bytes=int(config.dataset.cache_gib * 2**30),
+    )
+    return dataset, preset(config.space, classes=len(dataset.classes), in_channels=dataset.train.channels)
+
+
+def _config_json(config: TrainingConfig) -> Any:
+    return json.loads(json.dumps(asdict(config)))
+
+
+def recorded_config(bundle: Bundle) -> TrainingConfig:
+    """The configuration that a bundle was trained by.
+
+    Raises:
+        BundleError: it was not trained from one.
+    """
+    if "config" not in bundle.manifest:
+        raise BundleError(f"{bundle.path} was not made by `supple train`, so there is no configuration to train by")
+    return TypeAdapter(TrainingConfig).validate_python(bundle.manifest["config"])

@@ -1,0 +1,45 @@
+"""`supple fit`: subnets of a bundle are measured, and its accuracy predictor fitted anew on them."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from evolution.predictors.accuracy import AccuracyPredictor, Kind, learning_curve
+from service.bundles.pairs import Pairs, stratified
+from supernet.bundle import Bundle, BundleError, with_predictor
+
+
+def fit_bundle(
+    bundle: Bundle,
+    *,
+    subnets: int,
+    kind: Kind,
+    seed: int,
+    progress: Callable[[str, int, int, str], None] = lambda stage, done, total, remark: None,
+) -> Bundle:
+    """Measure subnets, fit the predictor, and put it into the bundle, with its card and learning curve in the report.
+
+    What was measured stays in BUNDLE.pairs.jsonl, so a run that was cut short goes on, and one that asks for another
+    kind or for more subnets measures only those that are missing.
+
+    Raises:
+        ValueError: too few subnets, or a space with too few; a bundle without weights or held-out images.
+        OSError: the disk is full; the bundle is as it was.
+    """
+    space = bundle.space
+    rng = np.random.default_rng([seed, 5])
+    genomes = stratified(space, rng, subnets)
+    if bundle.holdout() is None:
+        raise BundleError(f"{bundle.path} has no held-out images, so nothing can be measured to fit on")
+    files = bundle.manifest["files"]
+    of = {name: files.get(name) for name in ("weights.safetensors", "calibration.npz", "holdout.npz")}
+    pairs = Pairs(bundle.path.with_name(f"{bundle.path.name}.pairs.jsonl"), {**of, "views": bundle.manifest["views"]})
+    for done, scored in pairs.measure(bundle.evaluator(), space, genomes):
+        progress("measure subnets", done, len(genomes), f"accuracy {scored.accuracy:.3f}")
+    accuracy, log_likelihood = pairs.scores(genomes)
+    progress("fit the predictor", 0, 1, kind)
+    predictor = AccuracyPredictor.fit(space, genomes, accuracy, log_likelihood, rng, kind)
+    curve = learning_curve(space, genomes, accuracy, log_likelihood, rng, kind)
+    report = {**bundle.report, "predictor": predictor.card, "learning_curve": curve}
+    progress("fit the predictor", 1, 1, kind)
+    return with_predictor(bundle, predictor.to_bytes(), report)

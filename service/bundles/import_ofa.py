@@ -1,0 +1,175 @@
+"""`supple import-ofa`: what Once-for-All published becomes a bundle."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from evolution.costs import CostTables
+from evolution.predictors.accuracy import AccuracyPredictor
+from evolution.predictors.latency import LatencyModel
+from service.devices.schemas import DeviceIn
+from service.errors import InputError
+from supernet import ofa
+from supernet.bundle import MANIFEST, Bundle, write_bundle
+from supernet.data import Images, Normalization, sample_folder
+from supernet.evaluation.evaluate import Views
+from supernet.families import preset, supernet_class
+from supernet.files import sha256
+from supernet.networks.supernet import Supernet
+from supernet.space import SearchSpace
+
+WIDTHS = {"1.0": "mbv3-imagenet-w1.0", "1.2": "mbv3-imagenet-w1.2"}
+PREDICTOR_SPACE = WIDTHS["1.2"]  # which Once-for-All published its predictor for
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CALIBRATION_IMAGES = 2_000  # as many as Once-for-All recalibrates batch norm with
+CALIBRATION_SEED = 0
+RUNTIME = "as in the published latency tables"  # which name neither runtime nor threads
+
+
+def import_once_for_all(
+    output: Path,
+    *,
+    checkpoint: Path | None = None,
+    predictor: Path | None = None,
+    latency_tables: Path | None = None,
+    device: str | None = None,
+    width: str | None = None,
+    calibration: Path | None = None,
+    name: str | None = None,
+) -> Bundle:
+    """Write a bundle of what is given, whole or not at all.
+
+    device: what to call the device that the latency tables are of. width: a key of `WIDTHS`, needed where no checkpoint
+    shows it. calibration: a folder of images for batch-norm recalibration.
+
+    Raises:
+        InputError: nothing to import, options that contradict each other, an output that holds something else.
+        ValueError: a file that is not what it should be; the message names it. OSError: one that cannot be read.
+    """
+    if checkpoint is None and predictor is None and latency_tables is None:
+        raise InputError("there is nothing to import; give --checkpoint, --predictor or --latency-tables")
+    if (latency_tables is None) != (device is None):
+        raise InputError("--latency-tables and --device belong together: the tables are of that device")
+    if calibration is not None and checkpoint is None:
+        raise InputError(f"--calibration is {calibration}, but without --checkpoint there is nothing to calibrate")
+    if output.exists() and not (output / MANIFEST).is_file():
+        raise InputError(f"--output is {output}, which is there and no bundle; name a new folder")
+    read = None if checkpoint is None else ofa.read_checkpoint(checkpoint)
+    space = _space(width, read, checkpoint)
+    accuracy = None if predictor is None else _accuracy_predictor(predictor, space)
+    devices = {} if device is None or latency_tables is None else {device: _device(device, latency_tables, space)}
+    images = None if calibration is None else calibration_images(calibration, space)
+    tables = [] if latency_tables is None else list(ofa.latency_table_files(latency_tables, space).values())
+    return write_bundle(
+        output,
+        name=name or f"once-for-all {space.name}",
+        space=space,
+        supernet=None if read is None else _supernet(read),
+        classes=_imagenet_classes(),
+        normalization=IMAGENET,
+        calibration=images,
+        holdout=None,
+        views=Views(),
+        predictor=None if accuracy is None else accuracy.to_bytes(),
+        report={"corners": {}, "predictor": None if accuracy is None else dict(accuracy.card)},
+        provenance={
+            "dataset": "ImageNet, by Once-for-All (arXiv:1908.09791)",
+            "images": {"calibration": 0 if images is None else len(images)},
+            "imported": {path.name: sha256(path) for path in (checkpoint, predictor, *tables) if path is not None},
+            "seed": CALIBRATION_SEED,
+            "versions": {package: version(package) for package in ("supple", "torch", "numpy")},
+        },
+        devices=devices,
+    )
+
+
+def calibration_images(folder: Path, space: SearchSpace) -> Images:
+    """A sample of at most 2,000 images of a folder, at the space's largest resolution.
+
+    Raises:
+        InputError: it is no folder. ValueError: it holds no images, or one that cannot be decoded.
+    """
+    if not folder.is_dir():
+        raise InputError(f"--calibration is {folder}, which is no folder; name one of images like those trained on")
+    return sample_folder(folder, max(space.resolutions), most=CALIBRATION_IMAGES, seed=CALIBRATION_SEED)
+
+
+def abilities(bundle: Bundle) -> list[str]:
+    """What an imported bundle can and cannot do, a line each."""
+    costs = ["FLOPs", "parameters"]
+    for name, device in bundle.devices.items():
+        sides = ", ".join(map(str, device["latency_model"]["card"]["resolutions"]))
+        costs.append(f"latency on {name} (resolutions {sides}; published, its error unknown)")
+    lines = [
+        f"search: under limits on {', '.join(costs)}"
+        if bundle.predictor_path
+        else "search: no, there is no accuracy predictor; give --predictor FILE.pth"
+    ]
+    if bundle.predictor_path and bundle.space.name != PREDICTOR_SPACE:
+        lines.append(f"the predictor was published for {PREDICTOR_SPACE}; its error on {bundle.space.name} is unknown")
+    if not bundle.has_weights:
+        return [*lines, "export: no, there is no checkpoint; give --checkpoint FILE.pth"]
+    count = bundle.manifest["images"]["calibration"]
+    lines.append(
+        f"export: with batch norm recalibrated on {count:,} images, or as stored"
+        if count
+        else "export: with --batch-norm stored; recalibrating needs images, with --calibration DIR now or at export"
+    )
+    return [*lines, "verified accuracy: none, since there are no held-out images"]
+
+
+def _space(width: str | None, read: ofa.Checkpoint | None, checkpoint: Path | None) -> SearchSpace:
+    if width is not None and width not in WIDTHS:
+        raise InputError(f"--width is {width}; Once-for-All's MobileNetV3 has {' and '.join(WIDTHS)}")
+    if read is None:
+        if width is None:
+            raise InputError(f"--width is missing: without a checkpoint nothing shows it; give {' or '.join(WIDTHS)}")
+        return preset(WIDTHS[width])
+    if width is not None and WIDTHS[width] != read.space.name:
+        raise InputError(f"--width is {width}, but {checkpoint} holds {read.space.name}; leave --width out")
+    return read.space
+
+
+def _supernet(read: ofa.Checkpoint) -> Supernet:
+    supernet: Supernet = supernet_class(read.space.family)(read.space)
+    supernet.load_state_dict({name: torch.from_numpy(array) for name, array in read.weights.items()})
+    return supernet
+
+
+def _accuracy_predictor(path: Path, space: SearchSpace) -> AccuracyPredictor:
+    card = {
+        "kind": "mlp",
+        "pairs": None,
+        "target": "accuracy",
+        "validation": "none: published without one",
+        "rmse": None,
+        "kendall_tau": None,
+        "kendall_tau_accuracy": None,
+        "source": f"Once-for-All's predictor of ImageNet top-1 on {PREDICTOR_SPACE}",
+    }
+    layers = ofa.read_predictor(path)
+    try:
+        return AccuracyPredictor.once_for_all(space, layers, card)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _device(name: str, directory: Path, space: SearchSpace) -> dict[str, Any]:
+    """What a bundle keeps of a device: the settings that identify it, and its latency model."""
+    try:
+        device = DeviceIn.model_validate({"name": name, "runtime": RUNTIME})
+    except ValidationError as error:
+        raise InputError(f"--device is {name!r}: {error.errors()[0]['msg']}") from error
+    tables = ofa.read_latency_tables(directory, space)
+    model = LatencyModel.published(CostTables(space), tables, "latency tables that Once-for-All published")
+    return {**device.model_dump(exclude={"name"}), "latency_model": model.to_json()}
+
+
+def _imagenet_classes() -> tuple[str, ...]:
+    """ImageNet's 1,000 class names, in the order of the logits."""
+    from torchvision.models import MobileNet_V3_Large_Weights
+
+    return tuple(MobileNet_V3_Large_Weights.IMAGENET1K_V1.meta["categories"])

@@ -1,0 +1,197 @@
+"""`supple train`: from one YAML file to a bundle. Orchestration alone; the trainer is `supernet.training.loop`."""
+
+import logging
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from evolution.predictors.accuracy import AccuracyPredictor
+from service.bundles.config import LARGEST_HOLDOUT, TrainingConfig, _config_json, load_data, scored_on
+from service.bundles.pairs import Pairs, stratified
+from supernet.bundle import MANIFEST, Bundle, BundleError, write_bundle
+from supernet.data import Dataset
+from supernet.evaluation.evaluate import Evaluator, evaluate, perturbed
+from supernet.evaluation.evaluate import batches as evaluation_batches
+from supernet.files import sha256
+from supernet.networks import depthwise
+from supernet.space import Architecture, SearchSpace
+from supernet.training import distributed
+from supernet.training.checkpoints import CHECKPOINT_STEPS, load_checkpoint, save_checkpoint
+from supernet.training.loop import TrainingState, train
+from supernet.training.schedule import Phase
+
+log = logging.getLogger("supple.train")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far a stage of the run is: `done` of `total`, and what a progress bar may say beside it."""
+
+    stage: str
+    done: int
+    total: int
+    detail: str = ""
+
+
+def finished_bundle(config: TrainingConfig, folder: Path) -> Bundle | None:
+    """The bundle that an earlier run of this very configuration left in `folder`, or None."""
+    if not (folder / "bundle" / MANIFEST).is_file():
+        return None
+    try:
+        bundle = Bundle.open(folder / "bundle")
+    except BundleError as error:
+        log.warning("%s; it will be written again", error)
+        return None
+    try:
+        recorded = TypeAdapter(TrainingConfig).validate_python(bundle.manifest.get("config"))
+    except ValidationError:  # of a version with other options
+        return None
+    return bundle if recorded == config else None
+
+
+def run(
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    data_root: Path,
+    checkpoint_steps: int = CHECKPOINT_STEPS,
+) -> Iterator[Step]:
+    """Train, measure subnets, fit the accuracy predictor and write `folder/bundle`.
+
+    Yields progress. A checkpoint is written every `checkpoint_steps` steps and at each phase's end; killed at any
+    moment, the run goes on from the newest one when called with `resume`, or when torchrun starts it again. Of several
+    processes all train; the first alone does the rest. Nothing is done where `finished_bundle` finds one.
+
+    Raises:
+        ValueError: a configuration that fits neither space nor data, or checkpoints present without `resume`.
+        OSError: the disk is full; what was there before is intact.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = distributed.choose_device(config.device)
+    checkpoints = folder / "checkpoints"
+    with distributed.joined(device):
+        if distributed.of_the_first(lambda: finished_bundle(config, folder) is not None):
+            return
+        if config.schedule.precision == "bf16" and device.type == "cpu" and not depthwise.SUPPORTED[torch.bfloat16]:
+            log.warning("precision is bf16, for which this processor has no kernels; fp32 is most likely faster")
+        dataset, space = distributed.in_turns(lambda: load_data(config, data_root))
+        state = TrainingState.fresh(space, config.schedule, device)
+        found = load_checkpoint(state, checkpoints)
+        if found and not distributed.of_the_first(lambda: resume or distributed.restarted()):
+            kind = "an unfinished run" if state.phase < len(config.schedule.phases) else "a finished training run"
+            raise ValueError(f"{checkpoints} holds {kind}; pass --resume to go on from it, or choose another folder")
+        calibration = dataset.train[: config.evaluation.calibration_images]
+        holdout = dataset.holdout[:LARGEST_HOLDOUT]
+        for progress in train(state, dataset, workers=config.dataset.workers):
+            if state.step == 0 and distributed.is_first():
+                evaluator = Evaluator(state.averaged(), dataset.normalization, calibration, holdout)
+                state.curves[-1]["corners"] = _open_corners(evaluator, space, config.schedule.phases[state.phase - 1])
+            if progress.step % checkpoint_steps == 0 or state.step == 0:
+                save_checkpoint(state, checkpoints, keep=config.keep_checkpoints)
+            speed = f"{progress.images_per_second:.0f} img/s"
+            detail = f"{progress.phase} {progress.epoch}, loss {progress.loss:.2f}, {speed}"
+            yield Step("train", progress.step, progress.total_steps, detail)
+    if not distributed.is_first():
+        return
+
+    supernet, views = state.averaged(), config.evaluation.views
+    evaluator = Evaluator(supernet, dataset.normalization, calibration, perturbed(holdout, views))
+    rng = np.random.default_rng([config.schedule.seed, 5])
+    genomes = stratified(space, rng, config.evaluation.subnets)
+    assert state.checkpoint is not None  # at the latest since the end of the last phase
+    pairs = Pairs(folder / "pairs.jsonl", {"weights": sha256(state.checkpoint), **scored_on(config)})
+    for done, scored in pairs.measure(evaluator, space, genomes):
+        yield Step("measure subnets", done, len(genomes), f"accuracy {scored.accuracy:.3f}")
+    predictor = AccuracyPredictor.fit(space, genomes, *pairs.scores(genomes), rng)
+
+    report = {
+        "corners": {
+            name: _corner(evaluator, dataset, arch)
+            for name, arch in (("largest", space.largest()), ("smallest", space.smallest()))
+        },
+        "predictor": predictor.card,
+        "phases": _phases(state.curves),
+        "curves": state.curves,
+    }
+    write_bundle(
+        folder / "bundle",
+        name=config.name,
+        space=space,
+        supernet=supernet,
+        classes=dataset.classes,
+        normalization=dataset.normalization,
+        calibration=calibration,
+        holdout=holdout,
+        views=views,
+        predictor=predictor.to_bytes(),
+        report=report,
+        provenance={
+            "dataset": config.dataset.source,
+            "images": {"train": len(dataset.train), "holdout": len(dataset.holdout)},
+            "config": _config_json(config),
+            "versions": {
+                **{package: version(package) for package in ("supple", "torch", "numpy")},
+                "python": platform.python_version(),
+            },
+        },
+    )
+    pairs.path.unlink(missing_ok=True)
+    yield Step("write the bundle", 1, 1, str(folder / "bundle"))
+
+
+def _open_corners(evaluator: Evaluator, space: SearchSpace, phase: Phase) -> dict[str, float]:
+    """Accuracy on the holdout, after recalibration, of the largest and the smallest subnet that a phase opens."""
+    choices = space.open_choices(**phase.open)
+    accuracies = {}
+    for name, end in (("largest", -1), ("smallest", 0)):
+        arch = space.decode(np.array([indices[end] for indices in choices], np.int8))
+        scored = evaluator.evaluate(evaluator.subnet(arch), arch.resolution)
+        assert scored is not None
+        accuracies[name] = scored.accuracy
+    return accuracies
+
+
+def _phases(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Per phase: epochs, loss at its end, images per second, peak memory, and its corner subnets at its end."""
+    phases = []
+    for name, epochs in groupby(curves, key=itemgetter("phase")):
+        lines = list(epochs)
+        seconds = sum(line["seconds"] for line in lines)
+        phases.append(
+            {
+                "phase": name,
+                "epochs": len(lines),
+                "loss": lines[-1]["loss"],
+                "seconds": round(seconds, 1),
+                "images_per_second": round(sum(line["images"] for line in lines) / seconds, 1),
+                "peak_memory_bytes": max(line["peak_memory_bytes"] for line in lines),
+                "corners": lines[-1]["corners"],
+            }
+        )
+    return phases
+
+
+def _corner(evaluator: Evaluator, dataset: Dataset, arch: Architecture) -> dict[str, Any]:
+    """One corner subnet on the holdout, plain and perturbed, and once on the test split where there is one."""
+    network = evaluator.subnet(arch)
+    device = next(network.parameters()).device
+    scored = evaluator.evaluate(network, arch.resolution)
+    splits = {"holdout": dataset.holdout, "test": dataset.test}
+    plain = {
+        name: None
+        if images is None
+        else asdict(evaluate(network, evaluation_batches(images, arch.resolution, dataset.normalization, device)))
+        for name, images in splits.items()
+    }
+    return {"arch": arch.to_json(), "views": asdict(scored) if scored else None, **plain}

@@ -1,0 +1,258 @@
+"""`supple demo`: the whole story on one machine, from nothing to a served ONNX file."""
+
+import json
+import platform
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from service.bundles.config import read_config
+from service.bundles.train import finished_bundle, run
+from service.cli import processes
+from service.cli.display import Bar, architecture_lines, show_corners, tau, watch
+from service.client import Client
+from service.devices import probe
+from service.devices.measure import measure_machine
+from service.searches.finalists import ROUND, ROUNDS
+from service.settings import Settings
+from service.storage.database import Database
+from service.storage.store import Store
+from service.supernets import register as supernets
+from service.upgrade import upgrade
+from supernet.bundle import Bundle
+from supernet.data import load
+from supernet.export.parity import run_onnx
+from supernet.space import SearchSpace
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "digits.yaml"
+PROBE_SECONDS = 25.0
+START_SECONDS = 60.0  # that the service may take to answer
+STOP_SECONDS = 30.0  # and to stop
+FLOPS_SHARE = 0.4  # of the largest subnet's: the FLOPs budget that the demo asks for
+SHOWN_DIGITS = 10
+
+
+def run_demo(
+    directory: Path,
+    port: int,
+    *,
+    once: bool,
+    out: Console,
+    config: Path = CONFIG,
+    probe_seconds: float = PROBE_SECONDS,
+) -> None:
+    """Train, measure, migrate, register, serve, search, verify, download, classify; then serve on, or stop if `once`.
+
+    What an earlier run left in `directory` is used again, and the output says so.
+
+    Raises:
+        ValueError: a step refused its input. SuppleError: the port is taken, the service refused a request or did not
+            answer in time. OSError: the disk is full.
+    """
+    port = port or _free_port()
+    processes.check_port("127.0.0.1", port)
+    started = time.perf_counter()
+    directory.mkdir(parents=True, exist_ok=True)
+    out.rule("1. train one supernet, once")
+    bundle = _bundle(directory, config, out)
+    out.rule("2. measure this machine")
+    device, measured = _measurements(directory, bundle.space, probe_seconds, out)
+    out.rule("3. database, registration, service")
+    settings = demo_settings(directory, port)
+    upgrade(settings.database)
+    database = Database(settings.database)
+    with database.writing() as session:
+        supernet = supernets.register(session, Store(settings.store_directory), bundle.path).id
+    database.close()
+    out.print(f"database {settings.database} at this release's version, supernet {supernet} registered")
+    with _service(settings) as process, Client(f"http://127.0.0.1:{port}") as client:
+        _wait_until_ready(client, process)
+        out.print(f"service on http://127.0.0.1:{port}, with one worker beside it")
+        card = client.post_measurements(device, measured)["card"]
+        out.print(f"latency model of {device}: {_card(card)}")
+        out.rule("4. ask which network fits")
+        found = _search(client, supernet, device, measured, bundle, out)
+        out.rule("5. download it and use it")
+        _classify(client, found["best"], bundle, directory, out)
+        out.print(f"[bold]done in {time.perf_counter() - started:.0f} s[/]")
+        if not once:
+            out.print(
+                f"the pages: [link]http://127.0.0.1:{port}[/]   the API: http://127.0.0.1:{port}/docs   stop: Ctrl-C"
+            )
+            _serve_on(process)
+
+
+def demo_settings(directory: Path, port: int) -> Settings:
+    """Settings that keep everything in the demo's own directory, whatever the environment says."""
+    return Settings(
+        data_directory=directory,
+        database_url=f"sqlite:///{directory / 'supple.db'}",
+        store=directory / "store",
+        host="127.0.0.1",
+        port=port,
+        insecure=False,
+        worker_id="",
+    )
+
+
+def _bundle(directory: Path, config_path: Path, out: Console) -> Bundle:
+    config = read_config(config_path)
+    bundle = finished_bundle(config, directory / "train")
+    if bundle is not None:
+        out.print(f"using the bundle of an earlier run in {bundle.path}")
+    else:
+        watch(run(config, directory / "train", resume=True, data_root=directory), out)
+        bundle = Bundle.open(directory / "train" / "bundle")
+    show_corners(bundle.report, out)
+    return bundle
+
+
+def _measurements(directory: Path, space: SearchSpace, seconds: float, out: Console) -> tuple[str, dict[str, Any]]:
+    """This machine's name as a device, and what the probe measured on it, now or in an earlier run."""
+    path = directory / "measurements.json"
+    if path.is_file():
+        measured: dict[str, Any] = json.loads(path.read_text())
+        if (measured["space_hash"], measured["host"]) == (space.hash, probe.fingerprint()):
+            out.print(f"using the measurements of an earlier run in {path}")
+            return _device_name(), measured
+    with Bar(out) as bar:
+        measured = measure_machine(space, path, seconds=seconds, progress=bar)
+    out.print(f"{measured['host']['processor']}, {measured['host']['runtime']}, one thread: ", end="")
+    out.print(f"{len(measured['blocks'])} blocks and {len(measured['networks'])} whole networks measured")
+    if measured["busy"] > probe.BUSY:
+        out.print(
+            f"[yellow]other programs held the processor for {measured['busy']:.0%} of the time; latencies are off[/]"
+        )
+    return _device_name(), measured
+
+
+def _device_name() -> str:
+    return f"this-{platform.machine().lower().replace('_', '-')}-cpu"
+
+
+@contextmanager
+def _service(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+    process = processes.start("serve", settings)
+    try:
+        yield process
+    finally:
+        processes.stop(process, STOP_SECONDS)
+
+
+def _wait_until_ready(client: Client, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + START_SECONDS
+    while not client.is_ready():
+        if process.poll() is not None:
+            raise ValueError(f"the service ended with exit code {process.returncode}; its message is above")
+        if time.monotonic() > until:
+            raise ValueError(f"the service did not answer within {START_SECONDS:.0f} s")
+        time.sleep(0.2)
+
+
+def _search(
+    client: Client, supernet: str, device: str, measured: Mapping[str, Any], bundle: Bundle, out: Console
+) -> dict[str, Any]:
+    """Ask for the best network as fast as half of those measured, at a share of the largest one's FLOPs."""
+    space = bundle.space
+    largest = sum(record.flops for record in space.operators(space.largest()))
+    body = {
+        "supernet": supernet,
+        "device": device,
+        "max_latency_ms": float(f"{median(network['ms'] for network in measured['networks']):.2g}"),
+        "max_flops": float(f"{FLOPS_SHARE * largest:.2g}"),
+        "verify": True,
+        "seed": 0,
+    }
+    out.print(f"POST /v1/searches {json.dumps(body)}")
+    with Bar(out) as bar:
+        found = client.search(body, lambda search: show_progress(search, bar))
+    best = found["best"]
+    if best is None:
+        raise ValueError(f"the search ended as {found['status']}: {json.dumps(found['problem'])}")
+    out.print()
+    for line in architecture_lines(best["arch"], [gene.name for gene in space.block_genes]):
+        out.print(line)
+    out.print()
+    views = bundle.manifest["views"]["count"]
+    in_views = f", held out, each perturbed in {views} ways" if views else ", held out"
+    limits = {limit["cost"]: limit for limit in found["limits"]}
+    rows = [
+        ("predicted accuracy", f"{best['predicted_accuracy']:.4f}"),
+        ("verified accuracy", f"{best['verified_accuracy']:.4f}   on {best['verified_images']} images{in_views}"),
+        ("predicted latency", f"{best['predicted_latency_ms'][device]:.4f} ms"),
+        ("measured latency", f"{_measured(best, device)}   limit {limits['latency_ms']['max']:g} ms"),
+        ("FLOPs (multiply-adds)", f"{best['flops']:,}   limit {limits['flops']['max']:,.0f}"),
+        ("parameters", f"{best['params']:,}"),
+    ]
+    for name, value in rows:
+        out.print(f"{name:<22} {value}", highlight=False)
+    out.print(f"{found['evaluations']:,} architectures evaluated by prediction in {found['elapsed_ms']:.0f} ms")
+    return found
+
+
+def show_progress(search: Mapping[str, Any], bar: Bar) -> None:
+    """Where a search stands that has not ended."""
+    progress, budget = search["progress"], search["request"]["budget"]
+    if progress is None:
+        bar("search", 0, budget, search["status"])
+    elif progress["phase"] == "verify":
+        bar("search", budget, budget)
+        bar("verify", progress["verified"], ROUND * ROUNDS, "finalists, until one holds every limit")
+    else:
+        accuracy = progress["best_predicted_accuracy"]
+        bar("search", progress["evaluations"], budget, f"best predicted accuracy {accuracy:.3f}")
+
+
+def _measured(best: Mapping[str, Any], device: str) -> str:
+    if best["measured_latency_ms"] is None:
+        return f"none: {best['measured_latency_reason']}"
+    return f"{best['measured_latency_ms'][device]:.4f} ms"
+
+
+def _classify(client: Client, best: Mapping[str, Any], bundle: Bundle, directory: Path, out: Console) -> None:
+    """Download the ONNX file and classify a few digits of the test split, in onnxruntime alone."""
+    data = client.download(best["onnx"])
+    path = directory / f"{best['id']}.onnx"
+    path.write_bytes(data)
+    config = bundle.manifest["config"]
+    dataset = load(
+        "digits",
+        max(bundle.space.resolutions),
+        seed=config["schedule"]["seed"],
+        holdout=config["dataset"]["holdout"],
+        root=directory,
+    )
+    assert dataset.test is not None
+    images = dataset.test[:SHOWN_DIGITS]
+    logits = run_onnx(data, bundle.normalization(images.pixels, best["resolution"]).numpy())
+    predicted, labels = np.argmax(logits, axis=1).tolist(), images.labels.tolist()
+    right = sum(a == b for a, b in zip(predicted, labels, strict=True))
+    out.print(f"{path}: {len(data):,} bytes")
+    out.print(f"{SHOWN_DIGITS} test digits  {'  '.join(map(str, labels))}")
+    out.print(f"onnxruntime     {'  '.join(map(str, predicted))}   {right} of {len(labels)} right")
+
+
+def _card(card: Mapping[str, Any]) -> str:
+    error = card["mean_absolute_percentage_error"]
+    return f"error {error:.1f} %, Kendall tau {tau(card)} on {card['networks']} whole networks ({card['validation']})"
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _serve_on(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait()
+    except KeyboardInterrupt:
+        return

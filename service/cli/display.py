@@ -1,0 +1,275 @@
+"""How the command line shows things: progress bars, architectures, answers."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+from evolution.predictors.accuracy import poor_ranking
+from service.quantities import handy, rounded
+
+if TYPE_CHECKING:
+    from service.bundles.train import Step
+
+LINE_SECONDS = 30.0  # from a line in a log file to the next
+
+
+class Bar:
+    """A progress bar with the time left, called with a stage's name, how much is done, of how much, and a remark.
+
+    Where the console is no terminal, as in a log file, a line now and then says the same.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next_line = 0.0  # s, of the monotonic clock
+        self._progress = Progress(
+            TextColumn("{task.description:<15}", table_column=Column(min_width=15)),
+            BarColumn(bar_width=5),
+            TaskProgressColumn(),
+            TimeElapsedColumn(table_column=Column(min_width=7)),
+            TextColumn("left", table_column=Column(min_width=4)),
+            TimeRemainingColumn(table_column=Column(min_width=7)),
+            TextColumn("{task.fields[remark]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+            console=console,
+            expand=True,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, stage: str, done: int, total: int, remark: str = "") -> None:
+        """Show that `done` of `total` of a stage are done."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total, remark="")
+        task = self._tasks[stage]
+        self._progress.update(task, completed=done, remark=remark)
+        now = time.monotonic()
+        if not self._console.is_terminal and now >= self._next_line:
+            self._next_line = now + LINE_SECONDS
+            left = next(each.time_remaining for each in self._progress.tasks if each.id == task)
+            until = "" if left is None else f"{timedelta(seconds=round(left))} left"
+            line = ", ".join(filter(None, (f"{stage} {done}/{total}", until, remark)))
+            self._console.print(line, markup=False, highlight=False)
+
+
+def watch(steps: "Iterable[Step]", console: Console) -> None:
+    """Run something to its end under progress bars, one for each of its stages."""
+    with Bar(console) as bar:
+        for step in steps:
+            bar(step.stage, step.done, step.total, step.detail)
+
+
+def architecture_lines(arch: Mapping[str, Any], genes: Sequence[str]) -> list[str]:
+    """An architecture for people: the resolution, then one line a stage.
+
+    arch: its JSON form. genes: names of a block's values, of which kernel size and expansion ratio have a short form.
+    """
+    short = {"kernel_size": "{0}x{0}", "expand_ratio": "x{0}"}
+    form = " ".join(short.get(gene, gene + " {0}") for gene in genes).replace("{0}", "{}")
+    doubled = [value for gene in genes for value in ([gene, gene] if gene == "kernel_size" else [gene])]
+    lines = [f"resolution  {arch['resolution']} x {arch['resolution']}"]
+    for number, stage in enumerate(arch["stages"], 1):
+        blocks = [dict(zip(genes, block, strict=True)) for block in stage]
+        shown = (form.format(*(block[gene] for gene in doubled)) for block in blocks)
+        lines.append(f"stage {number}     " + "   ".join(f"\\[{block}]" for block in shown))
+    extra = [f"{name} {value}" for name, value in arch.items() if name not in ("resolution", "stages")]
+    return [*lines, "other genes " + "   ".join(extra)] if extra else lines
+
+
+def show_costs(described: Mapping[str, Any], genes: Sequence[str], console: Console) -> None:
+    """The answer of `supple describe`."""
+    console.print("\n".join(architecture_lines(described["arch"], genes)))
+    for name, _, text in size_lines(described):
+        console.print(f"{name:<22} {text}")
+
+
+def size_lines(costs: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What an architecture costs on any device: a name for people, the cost's name, the number in words."""
+    return [
+        ("FLOPs (multiply-adds)", "flops", f"{costs['flops']:,}"),
+        ("parameters", "params", f"{costs['params']:,}"),
+        ("ONNX file", "model_bytes", f"at most {costs['model_bytes']:,} bytes"),
+        ("peak memory", "peak_memory_bytes", f"{costs['peak_memory_bytes']:,} bytes of activations, one image, fp32"),
+    ]
+
+
+def show_corners(report: Mapping[str, Any], console: Console) -> None:
+    """Inherited accuracies of the largest and the smallest subnet, and the predictor's card."""
+    table = Table("subnet", "holdout", "holdout, perturbed", "test", title="inherited accuracy after recalibration")
+    for name, corner in report["corners"].items():
+        scores = (corner[split] for split in ("holdout", "views", "test"))
+        table.add_row(name, *("none" if score is None else f"{score['accuracy']:.2%}" for score in scores))
+    console.print(table)
+    phases = Table(
+        "phase", "epochs", "loss", "images/s", "peak memory", "largest", "smallest", title="at its phase's end"
+    )
+    for phase in report.get("phases", ()):
+        shown = (phase["epochs"], phase["loss"], f"{phase['images_per_second']:,.0f}")
+        memory = f"{phase['peak_memory_bytes'] / 2**20:,.0f} MiB"
+        corners = (f"{phase['corners'][name]:.2%}" for name in ("largest", "smallest"))
+        phases.add_row(phase["phase"], *map(str, shown), memory, *corners)
+    console.print(phases)
+    show_predictor(report["predictor"], console)
+
+
+def show_predictor(card: Mapping[str, Any], console: Console) -> None:
+    """The predictor's error on pairs that it was not fitted on, and a warning where it ranks them badly.
+
+    RMSE is of accuracies, tau of the log-likelihoods that candidates are ranked by.
+    """
+    near = card.get("near_front")  # cards of earlier versions have none
+    kind = "" if card["kendall_tau"] is None else "; tau is of log-likelihoods"
+    front = f"; of the {near['pairs']} near the front {near['rmse']:.2%}, {tau(near)}" if near else ""
+    console.print(
+        f"accuracy predictor: {card['pairs']} pairs, RMSE {card['rmse']:.2%}, Kendall tau {tau(card)}{front} "
+        f"({card['validation']}{kind})"
+    )
+    if warning := poor_ranking(card):
+        console.print(f"[yellow]warning:[/] {warning}")
+
+
+def show_fitted(report: Mapping[str, Any], console: Console) -> None:
+    """The predictor's card, and its error against the number of pairs that it was fitted on."""
+    show_predictor(report["predictor"], console)
+    table = Table("fitted on", "RMSE", "Kendall tau", "near the front", title="learning curve")
+    for point in report["learning_curve"]:
+        errors = (f"{point['rmse']:.2%}", tau(point), f"{point['near_front']['rmse']:.2%}, {tau(point['near_front'])}")
+        table.add_row(str(point["fitted_on"]), *errors)
+    console.print(table)
+
+
+def show_ranking(report: Mapping[str, Any], console: Console) -> None:
+    """How well inherited accuracies rank subnets, beside how well a second seed of training alone does."""
+    columns = ("Kendall tau-b", "95 % interval", "Spearman", "gap")
+    table = Table(Column("sampling", no_wrap=True), *columns, title="inherited accuracy against training alone")
+    names = {"uniform": "uniform", "strict_fair": "strictly fair"}
+    rows = {names[name]: row for name, row in report["samplers"].items()} | {"alone again": report["ceiling"]}
+    for name, row in rows.items():
+        interval = "none" if row["interval"] is None else " to ".join(f"{end:.2f}" for end in row["interval"])
+        spearman = "none" if row["spearman"] is None else f"{row['spearman']:.2f}"
+        table.add_row(name, tau(row), interval, spearman, f"{100 * row['gap']:+.2f} points")
+    console.print(table)
+    console.print(
+        f"{len(report['nets'])} subnets, epochs of each alone: {report['epochs']}; alone again: with another seed. "
+        f"Uniform and strictly fair sampling: {report['verdict'].replace('_', '-')}"
+    )
+
+
+def tau(card: Mapping[str, Any]) -> str:
+    """Kendall's tau of a predictor's or latency model's card; "none" where it predicts the same for all."""
+    return "none" if card["kendall_tau"] is None else f"{card['kendall_tau']:.2f}"
+
+
+def show_refused(problem: Mapping[str, Any], genes: Sequence[str], console: Console) -> None:
+    """The refusal of `supple search`: limits as asked, their floors alone and with the others held, what is closest."""
+    costs = problem["smallest"]["costs"]
+    columns = ("asked", "floor", "with the others held", "of the closest architecture")
+    table = Table(Column("limit", no_wrap=True), *columns)
+    for name, asked in problem["limits"].items():
+        floor, nearest = problem["floors"][name], _nearest(problem["nearest"][name])
+        table.add_row(name, _exact(asked), _exact(floor), nearest, _exact(costs[name]))
+    console.print(table)
+    console.print("the closest architecture:")
+    console.print("\n".join(architecture_lines(problem["smallest"]["arch"], genes)))
+
+
+def _nearest(budget: Mapping[str, Any]) -> str:
+    """What a limit would have to be, every other one held."""
+    if budget["max"] is None:
+        return "none" if budget["proven"] else "none found"
+    return _exact(budget["max"]) + ("" if budget["proven"] else ", not proven the least")
+
+
+def _exact(value: float | None) -> str:
+    if value is None:
+        return "cannot be predicted"
+    return f"{int(value):,}" if value == int(value) else f"{value:,}"
+
+
+def show_found(found: Mapping[str, Any], console: Console) -> None:
+    """The answer of `supple search`, with its limits beside what they limit."""
+    best, limits = found["best"], found["limits"]
+
+    def against(cost: str) -> str:
+        return f"   limit {_exact(limits[cost])}" if cost in limits else ""
+
+    console.print("\n".join(architecture_lines(best["arch"], found["block_genes"])))
+    reached = "" if found["min_accuracy_reached"] is not False else f"   {found['min_accuracy']:g} was not reached"
+    console.print(f"predicted accuracy     {best['predicted_accuracy']:.4f}{reached}", highlight=False)
+    for device, ms in best["predicted_latency_ms"].items():
+        limit = against(f"latency_ms@{device}")
+        shown = "not known" if ms is None else f"{ms:.4g} ms"
+        console.print(f"predicted latency      {shown} on {device}{limit}", highlight=False)
+    for name, cost, text in size_lines(best):
+        console.print(f"{name:<22} {text}{against(cost)}", highlight=False)
+    console.print(f"{found['evaluations']:,} architectures evaluated in {found['search_seconds']:.2f} s")
+    if found["two_opt"]:
+        console.print("no one or two changes within the limits improve it, by prediction")
+    else:
+        console.print("not everything near it was evaluated; a larger --budget may find better")
+    if found["sensitivity"]:
+        show_sensitivity(found["sensitivity"], console)
+
+
+def show_sensitivity(around: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """What a little more or less of each limit buys, and the gene whose change is cheapest."""
+    console.print("what a little more or less of each limit does, by prediction of networks near this one:")
+    for one in around:
+        cost, unit = one["cost"].partition("@")[0], handy(one["limit"], one["cost"])
+        lost = "nothing near" if one["lost"] is None else f"-{one['lost_per_unit'] * unit:.3%}"
+        amount, gained = rounded(unit, cost), one["gained_per_unit"] * unit
+        console.print(f"  {one['cost']:<26} {amount} more: +{gained:.3%}   {amount} less: {lost}", highlight=False)
+        if change := one["cheapest"]:
+            moved = f"{change['gene']} {change['old']:g} to {change['new']:g}"
+            saved = f"{rounded(-change['cost'], cost)} for {change['accuracy']:+.3%}"
+            console.print(f"    the cheapest gene: {moved} saves {saved}", highlight=False)
+
+
+def show_compared(compared: Mapping[str, Any], console: Console) -> None:
+    """The table of `supple compare`."""
+    names = ("strategy", "mean", "spread", "regret", "p", "evaluated", "seconds", "so far")
+    table = Table(
+        *(Column(name, no_wrap=True) for name in names), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    console.print(
+        f"{compared['title']}; {compared['budget']:,} evaluations, {compared['seeds']} seeds", highlight=False
+    )
+    medians = {name: [value for value in curve["median"] if value] for name, curve in compared["curves"].items()}
+    least, most = (end(value for values in medians.values() for value in values) for end in (min, max))
+    for row in compared["strategies"]:
+        accuracies = (f"{row[name]:.5f}" for name in ("mean", "deviation", "regret"))
+        p_value = "" if row["p_value"] is None else f"{row['p_value']:.1e}"
+        line = _sparkline(medians[row["strategy"]], least, most)
+        table.add_row(
+            row["strategy"], *accuracies, p_value, f"{row['evaluations']:,.0f}", f"{row['seconds']:.2f}", line
+        )
+    console.print(table)
+    best = compared["best_known"]
+    console.print(
+        f"predicted accuracy; regret: to the best known, {best['predicted_accuracy']:.5f}, by {best['strategy']} with "
+        f"seed {best['seed']}; p: {compared['test']}",
+        highlight=False,
+    )
+    if compared["local_search"]:
+        console.print("all but random search end with the local search")
+
+
+def _sparkline(values: Sequence[float], least: float, most: float, width: int = 8) -> str:
+    """A line of boxes as high as the values stand between `least` and `most`."""
+    boxes = "▁▂▃▄▅▆▇█"
+    chosen = (values[i * len(values) // width] for i in range(width))
+    return "".join(boxes[round((value - least) / (most - least or 1) * (len(boxes) - 1))] for value in chosen)

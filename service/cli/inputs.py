@@ -1,0 +1,153 @@
+"""What commands are given, checked before any work is done: settings, the database, architectures, files."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from service.candidates import queries
+from service.errors import InputError, SuppleError, UnavailableError
+from service.settings import Settings
+from service.storage.database import Database
+from supernet.space import Architecture, SearchSpace
+
+
+def read_settings(**given: Any) -> Settings:
+    """Settings from the environment, and from options where they were given (None: they were not).
+
+    Raises:
+        InputError: naming the setting, its value and what it may be.
+    """
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        faults = (
+            f"SUPPLE_{str(fault['loc'][0]).upper()} is {fault['input']!r}: {fault['msg']}" for fault in error.errors()
+        )
+        raise InputError("; ".join(faults)) from error
+    try:
+        make_url(settings.database)
+    except (ArgumentError, ValueError) as error:
+        raise InputError(
+            f"SUPPLE_DATABASE_URL is {without_password(settings.database)!r}, which is no database's address; write "
+            "sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/NAME"
+        ) from error
+    return settings
+
+
+@contextmanager
+def reaching(settings: Settings) -> Iterator[None]:
+    """Says which database it is that does not work.
+
+    Raises:
+        UnavailableError: the database does not answer, or the file is none.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        raise UnavailableError(
+            f"the database at {without_password(settings.database)} cannot be used: {one_line(error.orig)}; check "
+            "SUPPLE_DATABASE_URL and that the server runs"
+        ) from error
+
+
+@contextmanager
+def current_database(settings: Settings) -> Iterator[Database]:
+    """The database, once it is known to answer.
+
+    Raises:
+        UnavailableError: it does not, or is not at this release's version.
+    """
+    with reaching(settings):
+        database = Database(settings.database)
+        try:
+            if not database.is_current():
+                raise UnavailableError(
+                    f"the database at {without_password(settings.database)} is not at this release's version; "
+                    "run `supple db upgrade`"
+                )
+            yield database
+        finally:
+            database.close()
+
+
+def read_arch(text: str, space: SearchSpace) -> Architecture:
+    """An architecture from `--arch`: `largest`, `smallest`, JSON, a file of JSON, or an id that the database knows.
+
+    Raises:
+        InputError: none of these. ValueError: JSON that is no architecture.
+    """
+    if text in ("largest", "smallest"):
+        corner: Architecture = getattr(space, text)()
+        return corner
+    if text.lstrip().startswith("{"):
+        return _arch_of_json(text, "--arch")
+    if re.fullmatch("[0-9a-f]{16}|[0-9a-f]{32}", text) and not Path(text).exists():
+        return _arch_of_id(text, space)
+    try:
+        return _arch_of_json(Path(text).read_text(), f"--arch {text}")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not text"
+        raise InputError(
+            f"--arch is {text!r}: {why}; give `largest`, `smallest`, JSON, a file of JSON, or an architecture's id"
+        ) from error
+
+
+def _arch_of_json(text: str, name: str) -> Architecture:
+    try:
+        return Architecture.from_json(json.loads(text))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{name} is not JSON: {error}") from error
+
+
+def _arch_of_id(text: str, space: SearchSpace) -> Architecture:
+    """An id is a hash, so only a database that holds the architecture can say what it names."""
+    for corner in (space.largest(), space.smallest()):
+        if space.id(corner) == text:
+            return corner
+    settings = read_settings()
+    url = make_url(settings.database)
+    advice = "give the architecture as JSON, as the search printed it"
+    where = without_password(settings.database)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        raise InputError(f"--arch is the id {text}, and there is no database at {where} to look it up in; {advice}")
+    with current_database(settings) as database, database.reading() as session:
+        found = queries.architecture(session, text)
+    if found is None:
+        raise InputError(f"--arch is the id {text}, which the database at {where} does not know; {advice}")
+    return Architecture.from_json(found)
+
+
+BAD_INPUT = 2
+ENVIRONMENT = 1  # the machine, the database or the network does not let us
+
+
+def explained(error: Exception) -> tuple[str, int] | None:
+    """The line to print and the exit code; None for an error that nobody foresaw, whose traceback is worth reading."""
+    if isinstance(error, SuppleError):
+        return one_line(error), ENVIRONMENT if error.status >= 500 else BAD_INPUT
+    if isinstance(error, ValueError):
+        return one_line(error), BAD_INPUT
+    if isinstance(error, OSError):
+        return one_line(error), ENVIRONMENT
+    return None
+
+
+def one_line(error: object) -> str:
+    """An error's message without its line breaks."""
+    return re.sub(r"\s*\n\s*", "; ", str(error).strip())
+
+
+def without_password(database_url: str) -> str:
+    """An address of a database as it may be printed, well-formed or not: whatever could hold a password is left out."""
+    address = database_url.partition("?")[0]
+    if "@" not in address:
+        return address
+    scheme, found, _ = address.partition("://")
+    return f"{scheme + found if found else ''}***@{address.rpartition('@')[2]}"

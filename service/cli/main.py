@@ -1,0 +1,517 @@
+"""The `supple` command. Each command reads its input, calls one function, and prints what it returns."""
+
+import json
+import logging
+import os
+import sys
+from collections import deque
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from service.bundles.paths import check_folder, check_input, check_output
+from service.cli.inputs import current_database, explained, reaching, read_arch, read_settings
+from service.errors import InputError
+from service.quantities import fraction
+from service.quantities import limits as read_limits
+from supernet.costs.architecture import of_architecture
+
+app = typer.Typer(
+    help="Train one weight-sharing supernet once; then ask which network fits a budget on a device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+db = typer.Typer(help="The database.", no_args_is_help=True)
+keys = typer.Typer(help="Keys for the HTTP API.", no_args_is_help=True)
+app.add_typer(db, name="db")
+app.add_typer(keys, name="keys")
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")]
+ArchOption = Annotated[
+    str, typer.Option("--arch", help="An architecture: JSON, a file of JSON, an id, or `largest`, `smallest`.")
+]
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of images like those trained on, to recalibrate batch norm with."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+BudgetOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Architectures to evaluate by prediction, at most; 6,000 unless given, as in the API."),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="A device inside the bundle, or measurements as `supple probe` writes them.")
+]
+LatencyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[DEVICE=]MS", help="Hard limit, as in 8 or 8ms; again for every other device, as in phone=8ms."
+    ),
+]
+FlopsOption = Annotated[str | None, typer.Option(help="Hard limit in multiply-adds, as in 300M.")]
+ParamsOption = Annotated[str | None, typer.Option(help="Hard limit, as in 4.5M.")]
+ModelBytesOption = Annotated[
+    str | None, typer.Option(help="Hard limit on the ONNX file, as in 1.5MB or 2MiB: MB is 10^6, MiB 2^20 bytes.")
+]
+PeakMemoryOption = Annotated[
+    str | None, typer.Option(help="Hard limit on activations alive at once, one image in fp32, as in 512KB.")
+]
+ResolutionOption = Annotated[int | None, typer.Option(help="The only input side allowed, pixels.")]
+MaxResolutionOption = Annotated[int | None, typer.Option(help="The largest input side allowed, pixels.")]
+ChildOption = Annotated[bool, typer.Option("--child", hidden=True, help="End when standard input is closed.")]
+
+
+class CostOption(StrEnum):
+    """What a search may make least."""
+
+    latency_ms = "latency_ms"
+    flops = "flops"
+    params = "params"
+    model_bytes = "model_bytes"
+    peak_memory_bytes = "peak_memory_bytes"
+
+
+class BatchNormOption(StrEnum):
+    """Which statistics an exported network's batch norms have."""
+
+    recalibrated = "recalibrated"
+    stored = "stored"
+
+
+class KindOption(StrEnum):
+    """What an accuracy predictor is made of."""
+
+    ridge = "ridge"
+    mlp = "mlp"
+
+
+def main() -> None:
+    """Run the command line: exit code 2 for bad input, 1 when the machine does not let us (a full disk, no network)."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except Exception as error:
+        told = explained(error)
+        if told is None:
+            raise
+        err.print(f"[bold red]error:[/] {escape(told[0])}", highlight=False)
+        sys.exit(told[1])
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Stop after the story instead of serving on.")] = False,
+    directory: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("supple-data/demo"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the service; 0 takes a free one.")] = 8000,
+) -> None:
+    """The whole story on this machine: train on digits, probe this CPU, search, verify, download ONNX, serve."""
+    from service.cli.demo import run_demo
+
+    run_demo(directory, port, once=once, out=out)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file such as configs/digits.yaml.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for checkpoints and the bundle.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest intact checkpoint.")] = False,
+    register: Annotated[bool, typer.Option("--register", help="Then do as `supple register`.")] = False,
+    data_root: Annotated[Path, typer.Option(help="Where downloaded datasets are kept.")] = Path("data"),
+) -> None:
+    """Train a supernet, fit its accuracy predictor and write a bundle.
+
+    On several GPUs or machines: torchrun --nproc-per-node N -m service.cli train CONFIG -o OUTPUT
+    """
+    from service.bundles.config import read_config
+    from service.bundles.train import finished_bundle, run
+    from service.cli.display import show_corners, watch
+    from supernet.bundle import Bundle
+    from supernet.training.distributed import is_first
+
+    settings = read_config(config)
+    check_folder("--output", output)
+    steps = run(settings, output, resume=resume, data_root=data_root)
+    if not is_first():
+        deque(steps, maxlen=0)
+        return
+    if register:
+        with current_database(read_settings()):
+            pass  # so that what is wrong with it shows before the training
+    finished = finished_bundle(settings, output)
+    watch(steps, err)
+    if finished is not None:
+        out.print(f"{finished.path} is already the finished bundle of {config}")
+    bundle = Bundle.open(output / "bundle")
+    show_corners(bundle.report, out)
+    out.print(f"bundle {bundle.hash[:16]} in {bundle.path}")
+    if register:
+        _register(bundle.path)
+
+
+@app.command()
+def fit(
+    bundle: BundleArgument,
+    subnets: Annotated[int, typer.Option(min=10, help="Subnets to measure, spread over FLOPs.")] = 1_000,
+    kind: Annotated[KindOption, typer.Option(help="Ridge regression, or Once-for-All's network.")] = KindOption.ridge,
+    seed: Annotated[int, typer.Option(min=0, help="Of the subnets and of the fit.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure subnets of a bundle and fit its accuracy predictor anew; what was measured before is kept."""
+    from service.bundles.fit import fit_bundle
+    from service.cli.display import Bar, show_fitted
+
+    with Bar(err) as bar:
+        fitted = fit_bundle(_open(bundle), subnets=subnets, kind=kind.value, seed=seed, progress=bar)
+    _print_json(fitted.report["predictor"] | {"learning_curve": fitted.report["learning_curve"]}) if as_json else (
+        show_fitted(fitted.report, out)
+    )
+    err.print(f"bundle {fitted.hash[:16]} in {fitted.path}; register it again where it is served")
+
+
+@app.command()
+def rank(
+    bundle: BundleArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="For checkpoints, report and plot; BUNDLE.ranking if not given."),
+    ] = None,
+    nets: Annotated[int, typer.Option(min=3, help="Subnets to train alone, from scratch, twice each.")] = 20,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Of a subnet alone; as the configuration's first phase unless given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of subnets.")] = 0,
+    data_root: Annotated[Path, typer.Option(help="Where downloaded datasets are kept.")] = Path("data"),
+    as_json: JsonOption = False,
+) -> None:
+    """Does inherited accuracy rank subnets as training alone does? For two ways of sampling.
+
+    By the bundle's configuration, trains a supernet with each way, and subnets alone. Goes on where it was cut short,
+    in the same folder.
+    """
+    from service.bundles.rank import rank_bundle
+    from service.cli.display import Bar, show_ranking
+    from service.cli.plot import ranking_svg
+    from supernet.files import write_atomically
+
+    opened = _open(bundle)
+    output = output or opened.path.with_name(f"{opened.path.name}.ranking")
+    check_folder("--output", output)
+    with Bar(err) as bar:
+        report = rank_bundle(opened, output, nets=nets, epochs=epochs, seed=seed, data_root=data_root, progress=bar)
+    write_atomically(output / "ranking.json", json.dumps(report, indent=1).encode())
+    write_atomically(output / "ranking.svg", ranking_svg(report).encode())
+    _print_json(report) if as_json else show_ranking(report, out)
+    err.print(f"{output / 'ranking.json'} and {output / 'ranking.svg'} written")
+
+
+@app.command("import-ofa")
+def import_ofa(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the bundle.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="A published supernet, FILE.pth.")] = None,
+    predictor: Annotated[Path | None, typer.Option(help="The published accuracy predictor, FILE.pth.")] = None,
+    latency_tables: Annotated[Path | None, typer.Option(help="Folder of RESOLUTION_lookup_table.yaml.")] = None,
+    device: Annotated[str | None, typer.Option(help="The name of the device that the tables are of.")] = None,
+    width: Annotated[str | None, typer.Option(help="1.0 or 1.2; a checkpoint shows its own.")] = None,
+    calibration: CalibrationOption = None,
+    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
+) -> None:
+    """Turn what Once-for-All published into a bundle: a supernet, its predictor, a device's latency tables."""
+    from service.bundles.import_ofa import abilities, import_once_for_all
+
+    for option, path in (("--checkpoint", checkpoint), ("--predictor", predictor)):
+        if path is not None:
+            check_input(option, path)
+    with err.status("importing"):
+        bundle = import_once_for_all(
+            output,
+            checkpoint=checkpoint,
+            predictor=predictor,
+            latency_tables=latency_tables,
+            device=device,
+            width=width,
+            calibration=calibration,
+            name=name,
+        )
+    out.print(f"bundle {bundle.hash[:16]} ({bundle.name}) in {bundle.path}")
+    out.print("\n".join(abilities(bundle)), markup=False, highlight=False)
+
+
+@app.command()
+def describe(
+    what: Annotated[str, typer.Argument(metavar="SPACE_OR_BUNDLE", help="A preset's name or a bundle's folder.")],
+    arch: ArchOption,
+    as_json: JsonOption = False,
+) -> None:
+    """Exact costs of one architecture, at any resolution that is a multiple of 4."""
+    from service.cli.display import show_costs
+    from supernet.families import preset, presets
+
+    bundle = _open(Path(what)) if what not in presets() and Path(what).exists() else None
+    space = bundle.space if bundle else preset(what)
+    wanted = read_arch(arch, space)
+    costs = of_architecture(space, wanted, bundle.classes if bundle else None)
+    identity = space.id(wanted) if wanted.resolution in space.resolutions else None
+    described = {"id": identity, "arch": wanted.to_json(), **costs}
+    _print_json(described) if as_json else show_costs(described, [gene.name for gene in space.block_genes], out)
+
+
+@app.command()
+def probe(
+    bundle: BundleArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write the measurements to.")],
+    threads: Annotated[int, typer.Option(min=1, help="Threads per network.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
+    seconds: Annotated[float | None, typer.Option(help="About how long to measure.")] = None,
+    server: Annotated[str | None, typer.Option(help="Post the measurements to this service.")] = None,
+    device: Annotated[str | None, typer.Option(help="The device's name at that service.")] = None,
+) -> None:
+    """Measure this machine with onnxruntime: every block of the bundle's space and some whole networks."""
+    from service.cli.display import Bar
+    from service.client import Client
+    from service.devices.measure import measure_machine
+
+    if (server is None) != (device is None):
+        raise ValueError("--server and --device belong together: the name is the one the service knows the machine by")
+    check_output("--output", output)
+    space = _open(bundle).space
+    if server and device:
+        with Client(server, os.environ.get("SUPPLE_KEY")) as client:
+            client.check_measurable(device, space.to_json(), threads=threads, batch_size=batch_size)
+    with Bar(err) as bar:
+        measured = measure_machine(space, output, threads=threads, batch_size=batch_size, seconds=seconds, progress=bar)
+    out.print(f"{len(measured['blocks'])} blocks and {len(measured['networks'])} networks measured; {output} written")
+    if server and device:
+        with Client(server, os.environ.get("SUPPLE_KEY")) as client:
+            card = client.post_measurements(device, measured)["card"]
+        out.print(f"latency model of {device} fitted: {json.dumps(card)}")
+
+
+@app.command()
+def search(
+    bundle: BundleArgument,
+    device: DeviceOption = None,
+    max_latency_ms: LatencyOption = None,
+    max_flops: FlopsOption = None,
+    max_params: ParamsOption = None,
+    max_model_bytes: ModelBytesOption = None,
+    max_peak_memory: PeakMemoryOption = None,
+    resolution: ResolutionOption = None,
+    max_resolution: MaxResolutionOption = None,
+    minimise: Annotated[
+        CostOption | None, typer.Option(help="The cost to make least at --min-accuracy, instead of the best accuracy.")
+    ] = None,
+    min_accuracy: Annotated[str | None, typer.Option(help="With --minimise, as in 78% or 0.78.")] = None,
+    budget: BudgetOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal answers.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Search a bundle under hard limits, without a server."""
+    from evolution.refusal import Refused
+    from service.bundles.search import search_bundle
+    from service.cli.display import show_found, show_refused
+
+    limits = _limits(max_latency_ms, max_flops, max_params, max_model_bytes, max_peak_memory)
+    least = None if min_accuracy is None else fraction(min_accuracy)
+    opened = _open(bundle)
+    try:
+        found = search_bundle(
+            opened,
+            limits,
+            device=device,
+            resolution=resolution,
+            max_resolution=max_resolution,
+            minimise=minimise and minimise.value,
+            min_accuracy=least,
+            budget=budget,
+            seed=seed,
+        )
+    except Refused as error:
+        from service.searches.problem import refusal  # loads the job engine, which an answer does without
+
+        refused = refusal(error)
+        if as_json:
+            _print_json(refused.problem())
+        else:
+            show_refused(refused.problem(), [gene.name for gene in opened.space.block_genes], err)
+        raise refused from error
+    _print_json(found) if as_json else show_found(found, out)
+
+
+def _limits(
+    latency: list[str] | None,
+    flops: str | None,
+    params: str | None,
+    model_bytes: str | None,
+    peak_memory: str | None,
+) -> dict[str, float]:
+    """The options of that name, by cost."""
+    typed = {"flops": flops, "params": params, "model_bytes": model_bytes, "peak_memory_bytes": peak_memory}
+    return read_limits(typed, latency or [])
+
+
+@app.command()
+def compare(
+    bundle: BundleArgument,
+    device: DeviceOption = None,
+    max_latency_ms: LatencyOption = None,
+    max_flops: FlopsOption = None,
+    max_params: ParamsOption = None,
+    max_model_bytes: ModelBytesOption = None,
+    max_peak_memory: PeakMemoryOption = None,
+    resolution: ResolutionOption = None,
+    max_resolution: MaxResolutionOption = None,
+    budget: BudgetOption = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Searches per strategy.")] = 10,
+    local_search: Annotated[
+        bool, typer.Option("--local-search/--no-local-search", help="End as `supple search` does, or compare without.")
+    ] = True,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="SVG file for a plot of the best so far against evaluations.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare all search strategies on a bundle at equal evaluations, against random search."""
+    from service.bundles.compare import compare_bundle
+    from service.cli.display import Bar, show_compared
+    from service.cli.plot import comparison_svg
+    from supernet.files import write_atomically
+
+    if output is not None:
+        check_output("--output", output)
+    limits = _limits(max_latency_ms, max_flops, max_params, max_model_bytes, max_peak_memory)
+    with Bar(err) as bar:
+        compared = compare_bundle(
+            _open(bundle),
+            limits,
+            device=device,
+            resolution=resolution,
+            max_resolution=max_resolution,
+            budget=budget,
+            seeds=seeds,
+            local_search=local_search,
+            progress=lambda run, done, total: bar("searches", done, total, run.strategy),
+        )
+    if output is not None:
+        write_atomically(output, comparison_svg(compared).encode())
+    _print_json(compared) if as_json else show_compared(compared, out)
+
+
+@app.command()
+def export(
+    bundle: BundleArgument,
+    arch: ArchOption,
+    output: Annotated[Path, typer.Option("-o", "--output", help="ONNX file to write.")],
+    batch_norm: Annotated[
+        BatchNormOption, typer.Option(help="Statistics of the subnet's own, or the supernet's as stored.")
+    ] = BatchNormOption.recalibrated,
+    calibration: CalibrationOption = None,
+) -> None:
+    """Extract a subnet, recalibrate it, and write it as ONNX once onnxruntime agrees with torch."""
+    from service.bundles.export import export_subnet_of
+    from service.bundles.import_ofa import calibration_images
+
+    check_output("--output", output)
+    opened = _open(bundle)
+    wanted = read_arch(arch, opened.space)
+    if calibration is not None and batch_norm is BatchNormOption.stored:
+        raise InputError(f"--calibration is {calibration}, but --batch-norm stored recalibrates nothing; drop one")
+    images = None if calibration is None else calibration_images(calibration, opened.space)
+    exported = export_subnet_of(opened, wanted, output, batch_norm=batch_norm.value, calibration=images)
+    out.print(f"{output} written: {exported['bytes']:,} bytes, SHA-256 {exported['sha256']}")
+    out.print(f"largest difference between onnxruntime and torch: {exported['difference']:.2g}")
+
+
+@app.command()
+def register(bundle: BundleArgument) -> None:
+    """Copy a bundle into the store and make it a supernet of the service."""
+    _register(bundle)
+
+
+def _register(bundle: Path) -> None:
+    from service.storage.store import Store
+    from service.supernets import register as rules
+
+    settings = read_settings()
+    with current_database(settings) as database, database.writing() as session:
+        supernet = rules.register(session, Store(settings.store_directory), bundle)
+        out.print(f"supernet {supernet.id} ({supernet.name}) registered")
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (SUPPLE_HOST, 127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port (SUPPLE_PORT, 8000).")] = None,
+    worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Run one worker beside the API.")] = True,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Serve any address without keys.")] = False,
+    child: ChildOption = False,
+) -> None:
+    """The HTTP API and the pages, with one worker beside them."""
+    from service.cli.processes import end_with_parent
+    from service.cli.serve import serve as run_server
+
+    if child:
+        end_with_parent()
+    settings = read_settings(host=host, port=port, insecure=insecure or None)
+    with current_database(settings):
+        pass  # so that an error names the database
+    run_server(settings, with_worker=worker)
+
+
+@app.command()
+def worker(
+    worker_id: Annotated[
+        str | None, typer.Option("--id", help="Unique among living workers (SUPPLE_WORKER_ID).")
+    ] = None,
+    child: ChildOption = False,
+) -> None:
+    """One more worker: verifies, exports and runs long searches."""
+    from service.cli.processes import end_with_parent
+    from service.worker import run_worker
+
+    if child:
+        end_with_parent()
+    settings = read_settings(worker_id=worker_id)
+    with current_database(settings):
+        pass  # so that an error names the database
+    run_worker(settings)
+
+
+@db.command("upgrade")
+def upgrade() -> None:
+    """Bring the database to this release's version."""
+    from service.upgrade import upgrade as run_upgrade
+
+    settings = read_settings()
+    settings.data_directory.mkdir(parents=True, exist_ok=True)
+    with reaching(settings):
+        run_upgrade(settings.database)
+    out.print("the database is at this release's version")
+
+
+@keys.command("create")
+def create_key(name: Annotated[str, typer.Argument(help="Who or what will use it.")]) -> None:
+    """Make a key for the HTTP API. It is shown once; the database keeps a hash."""
+    from service.web import auth
+
+    with current_database(read_settings()) as database, database.writing() as session:
+        key = auth.create_key(session, name)
+    out.print(key, highlight=False)
+    err.print("Send it as `Authorization: Bearer KEY`. It cannot be shown again.")
+
+
+def _open(path: Path) -> Any:
+    from supernet.bundle import Bundle
+
+    return Bundle.open(path)
+
+
+def _print_json(data: Any) -> None:
+    sys.stdout.write(json.dumps(data, indent=1, allow_nan=False) + os.linesep)

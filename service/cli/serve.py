@@ -1,0 +1,73 @@
+"""`supple serve`: the API in this process, one worker in a process beside it."""
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from service.app import create_app
+from service.cli import processes
+from service.jobs.runner import GRACE_SECONDS
+from service.settings import Settings
+
+log = logging.getLogger("supple.serve")
+RESTART_SECONDS = 2.0
+POLL_SECONDS = 0.2  # how often the worker is looked at
+REQUEST_SECONDS = 5  # that requests underway may take once we are told to stop
+WORKER_SECONDS = GRACE_SECONDS + 5  # that the worker may take to stop before it is killed
+
+
+def serve(settings: Settings, *, with_worker: bool) -> None:
+    """Serve until SIGTERM or SIGINT. Call it from the main thread.
+
+    Raises:
+        UnavailableError: the database is not at this release's version, or does not answer; the port is taken.
+    """
+    processes.check_port(settings.host, settings.port)
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        timeout_graceful_shutdown=REQUEST_SECONDS,
+    )
+    server = uvicorn.Server(config)
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)  # uvicorn raises it again at its end: the default would take us before our own
+    if with_worker:
+        with _worker_beside(settings):
+            server.run()
+    else:
+        server.run()
+
+
+@contextmanager
+def _worker_beside(settings: Settings) -> Iterator[None]:
+    """A worker that is started again should it die, and stopped at the end."""
+    stopping = threading.Event()
+    thread = threading.Thread(target=_supervise, args=(settings, stopping), name="worker-supervisor", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
+
+
+def _supervise(settings: Settings, stopping: threading.Event) -> None:
+    while not stopping.is_set():
+        worker = processes.start("worker", settings)
+        while worker.poll() is None and not stopping.wait(POLL_SECONDS):
+            pass
+        if stopping.is_set():
+            processes.stop(worker, WORKER_SECONDS)
+        else:
+            log.error("the worker ended with exit code %s; starting another", worker.returncode)
+            stopping.wait(RESTART_SECONDS)

@@ -1,0 +1,72 @@
+"""Registering devices, and turning measurements into latency models."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from evolution.costs import CostTables
+from evolution.predictors.latency import LatencyModel
+from service.devices import queries
+from service.devices.schemas import DeviceIn, DeviceOut
+from service.devices.show import describe
+from service.errors import ConflictError, InvalidError
+from service.storage import tables as models
+from service.storage.store import Store
+from service.storage.tables import new_id
+
+
+def register(session: Session, body: DeviceIn) -> DeviceOut:
+    """Write a device. Doing so again with the same settings changes nothing.
+
+    Raises:
+        ConflictError: a device of this name has other settings, which its measurements depend on.
+    """
+    device = queries.add(session, body.model_dump())
+    for field, asked in body.model_dump().items():
+        if (stored := getattr(device, field)) != asked:
+            raise ConflictError(
+                f"device {body.name!r} has {field} {stored!r}, not {asked!r}; its measurements depend on that, "
+                "so register another name"
+            )
+    return describe(device, queries.latest_models(session, devices=[device.name]))
+
+
+def register_published(
+    session: Session, store: Store, name: str, published: Mapping[str, Any], tables: CostTables
+) -> None:
+    """Register a device that came in a bundle, with its latency model as a new version.
+
+    Doing so again changes nothing: a model measured since then stays the newest.
+
+    Raises:
+        InvalidError: not what a bundle keeps of a device. ConflictError: a device of this name has other settings.
+    """
+    try:
+        settings = {field: published[field] for field in ("runtime", "threads", "batch_size")}
+        body = DeviceIn.model_validate({"name": name, **settings})
+        model = LatencyModel.from_json(published["latency_model"], tables)
+    except (KeyError, ValueError) as error:
+        raise InvalidError(f"the bundle's device {name!r} cannot be read: {error}") from error
+    try:
+        register(session, body)
+    except ConflictError as error:
+        raise ConflictError(f"{error}: import the latency tables again with another --device") from error
+    queries.lock(session, name)
+    artifact = store.put(json.dumps(model.to_json(), sort_keys=True).encode())
+    space_hash = tables.space.hash
+    if queries.has_model(session, name, space_hash, artifact):
+        return
+    row = models.LatencyModel(
+        id=new_id(),
+        device=name,
+        space_hash=space_hash,
+        version=queries.next_version(session, name, space_hash),
+        model=model.to_json(),
+        card=dict(model.card),
+        host={},
+        reference_ms=None,
+        measurements=artifact,
+    )
+    queries.add_model(session, row, [], [])

@@ -1,0 +1,156 @@
+"""The worker: runs jobs, and takes over those of dead workers."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NoReturn, Protocol, TypeVar
+
+from dbos import DBOS, DBOSPortableJSONSerializer, StepOptions
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from service.errors import UnavailableError
+from service.jobs.locks import lock_patiently, remove_stale_locks, try_lock
+from service.jobs.queue import APPLICATION, QUEUE, Step, T, log
+from service.settings import Settings
+from service.storage.database import Database
+
+VERSION = "1"  # of the jobs' steps: raise it when their order changes; jobs underway then need a worker of the old one
+POLL_SECONDS = 0.2  # how often a worker looks for a job
+TICK_SECONDS = 1.0  # how often it looks for dead peers and proves its own lock
+GRACE_SECONDS = 10.0  # how long a stopping worker lets its job go on
+PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # before a step tries a locked or absent database again
+
+
+class WorkerContext(Protocol):
+    """What the runner itself needs of the context that it hands to every handler."""
+
+    settings: Settings
+    database: Database
+
+
+C = TypeVar("C", bound=WorkerContext)
+Handler = Callable[[C, Step, str], None]  # the third argument names the row that the job works on
+
+
+def run_worker(context: C, handlers: Mapping[str, Handler[C]]) -> NoReturn:
+    """Run jobs until SIGTERM or SIGINT, then end this process. Call it from the main thread of a process of its own.
+
+    handlers: by kind of job.
+
+    Raises:
+        ConflictError: a living worker has this id.
+        UnavailableError: the database has not been upgraded.
+    """
+    worker_id = context.settings.worker_id or f"{socket.gethostname()}-{os.getpid()}"
+    if not context.database.is_current():
+        raise UnavailableError("the database is not at this release's version; run `supple db upgrade`")
+    lock = lock_patiently(context.database, worker_id)
+    remove_stale_locks(context.database)
+
+    stop, idle = threading.Event(), threading.Event()
+    idle.set()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    logging.getLogger("dbos").addFilter(_is_no_cancellation)
+    DBOS(
+        config={
+            "name": APPLICATION,
+            "system_database_url": context.database.engine.url.render_as_string(hide_password=False),
+            "serializer": DBOSPortableJSONSerializer(),
+            "executor_id": worker_id,
+            "application_version": VERSION,
+            "run_migrations": False,
+            "log_level": "WARNING",
+        }
+    )
+    for kind, handler in handlers.items():
+        DBOS.workflow(name=kind, max_recovery_attempts=None)(_as_workflow(handler, context, idle))
+    DBOS.launch()
+    DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLL_SECONDS)
+    log.info("worker %s is ready", worker_id)
+    # In a thread of its own: the engine waits without end for a database that is away, and the lock is lost meanwhile.
+    threading.Thread(target=_watch_peers, args=(context.database, worker_id), name="peers", daemon=True).start()
+    while lock.is_held() and not stop.wait(TICK_SECONDS):
+        pass
+    if stop.is_set():
+        idle.wait(GRACE_SECONDS)
+    else:
+        log.error("worker %s lost its lock and ends at once, so that no step runs twice", worker_id)
+    logging.shutdown()
+    os._exit(0 if stop.is_set() else 1)
+
+
+def _as_workflow(handler: Handler[C], context: C, idle: threading.Event) -> Callable[[str], None]:
+    def workflow(subject: str) -> None:
+        idle.clear()
+        try:
+            handler(context, _run_step, subject)
+        except (OperationalError, InterfaceError) as error:
+            _die(error)
+        finally:
+            idle.set()
+
+    workflow.__qualname__ = handler.__qualname__
+    return workflow
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """The engine logs a cancelled job, which is nobody's mistake, as an error with its traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    return type(error).__name__ != "DBOSAwaitedWorkflowCancelledError"
+
+
+def _run_step(name: str, function: Callable[[], T]) -> T:
+    return DBOS.run_step(StepOptions(name=name), lambda: _patiently(name, function))
+
+
+def _patiently(name: str, function: Callable[[], T]) -> T:
+    """What a step's function returns; it is called again while the database is locked or away.
+
+    Where that lasts, this process ends: an error would be recorded as the step's outcome, and the job be lost with it.
+    """
+    for pause in PAUSES_SECONDS:
+        try:
+            return function()
+        except (OperationalError, InterfaceError) as error:
+            log.warning("step %s lost the database and tries again in %g s: %s", name, pause, error)
+            time.sleep(pause)
+    try:
+        return function()
+    except (OperationalError, InterfaceError) as error:
+        _die(error)
+
+
+def _die(error: Exception) -> NoReturn:
+    log.critical("the database does not answer; this worker ends, and its job goes on in another", exc_info=error)
+    logging.shutdown()
+    os._exit(1)
+
+
+def _watch_peers(database: Database, worker_id: str) -> None:
+    while True:
+        try:
+            take_over(database, worker_id)
+        except Exception:  # whatever it was: without this thread no dead worker is ever noticed
+            log.exception("looking for dead workers failed; trying again")
+        time.sleep(TICK_SECONDS)
+
+
+def take_over(database: Database, worker_id: str) -> None:
+    """Put the jobs of dead workers back into the queue. Called by a living worker."""
+    pending = partial(DBOS.list_workflows, status="PENDING", queue_name=QUEUE, load_input=False, load_output=False)
+    for peer in sorted({str(job.executor_id) for job in pending()} - {worker_id}):
+        lock = try_lock(database, peer)
+        if lock is None:
+            continue
+        try:
+            for job in pending(executor_id=peer):  # asked again: another worker may have been faster
+                log.warning("worker %s is dead; job %s goes back into the queue", peer, job.workflow_id)
+                DBOS.resume_workflow(job.workflow_id, queue_name=QUEUE)
+        finally:
+            lock.release()

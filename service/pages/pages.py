@@ -1,0 +1,71 @@
+"""How a page is made: templates, headers, and errors explained to a person."""
+
+import json
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Header, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from fastapi.templating import Jinja2Templates
+from starlette.exceptions import HTTPException
+
+from service.errors import SuppleError
+from service.web import problems
+from service.web.auth import COOKIE
+
+HERE = Path(__file__).parent
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+templates = Jinja2Templates(directory=HERE / "templates")
+templates.env.trim_blocks = templates.env.lstrip_blocks = True
+
+
+def same_origin(sec_fetch_site: Annotated[str, Header(include_in_schema=False)] = "") -> None:
+    """Refuse a form that another site's page sent: an open service has no key that would keep it out."""
+    if sec_fetch_site not in ("", "same-origin", "none"):
+        raise HTTPException(403, f"this form was sent from another site ({sec_fetch_site})")
+
+
+class PageRoute(APIRoute):
+    """A route whose errors are pages."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler, with what it raises explained to a person."""
+        handle = super().get_route_handler()
+
+        async def handle_or_explain(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except Exception as error:
+                return await _explain(request, error)
+
+        return handle_or_explain
+
+
+async def _explain(request: Request, error: Exception) -> Response:
+    if isinstance(error, SuppleError):
+        problem = error.problem()
+        if error.status == 401:
+            back = request.url.path if request.method == "GET" else "/"
+            return _page(request, "login.html", 401, {"HX-Refresh": "true"}, next=back)
+    elif isinstance(error, HTTPException):
+        problem = {"title": "Refused", "status": error.status_code, "detail": error.detail}
+    elif isinstance(error, RequestValidationError):
+        problem = {"title": "Not understood", "status": 422, "detail": "the form or the address has an unknown shape"}
+    else:
+        problem = json.loads(bytes((await problems.answer(request, error)).body))
+    return _page(request, "problem.html", problem["status"], problem=problem)
+
+
+def _page(
+    request: Request, template: str, status: int = 200, headers: Mapping[str, str] | None = None, /, **values: Any
+) -> Response:
+    values["signed_in"] = COOKIE in request.cookies
+    return templates.TemplateResponse(request, template, values, status, {**HEADERS, **(headers or {})})

@@ -1,0 +1,30 @@
+"""Whether subnets can be taken from a supernet: its bundle needs weights and calibration images."""
+
+from service.errors import InvalidError
+from service.storage.tables import Supernet
+
+
+def check_extractable(supernet: Supernet) -> None:
+    """Refuse what needs subnets of a supernet that gives none.
+
+    Raises:
+        InvalidError: for `why_not_extractable`.
+    """
+    if reason := why_not_extractable(supernet):
+        raise InvalidError(reason)
+
+
+def why_not_extractable(supernet: Supernet) -> str | None:
+    """What the supernet's bundle was made without that recalibrated subnets need, and what to do; None if nothing."""
+    files, name = supernet.manifest["files"], f"supernet {supernet.id} ({supernet.name})"
+    if "weights.safetensors" not in files:
+        return (
+            f"{name} was made without a checkpoint, so it can be searched but neither verified nor exported; make a "
+            "bundle with `supple import-ofa --checkpoint FILE.pth` and register that"
+        )
+    if "calibration.npz" not in files:
+        return (
+            f"{name} has no calibration images to recalibrate batch norm with; make a bundle with `supple import-ofa "
+            "--checkpoint FILE.pth --calibration DIR` and register that, or use `supple export --batch-norm stored`"
+        )
+    return None

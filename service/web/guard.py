@@ -1,0 +1,77 @@
+"""What is refused before a request's body is read: strange hosts, other sites, callers without a key, large bodies."""
+
+import re
+
+from anyio.to_thread import run_sync
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import errors
+from service.context import Context
+from service.web.auth import COOKIE, require_key
+from service.web.problems import answer
+
+BODY_BYTES = 64 << 10  # of a request
+MEASUREMENT_BYTES = 64 << 20  # of a device's measurements
+MEASUREMENTS = re.compile(r"/v1/devices/[^/]+/measurements$")
+LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
+SAFE = ("GET", "HEAD", "OPTIONS")
+
+
+class Guard:
+    """ASGI middleware. What it lets through is still asked for its key by the routes that need one."""
+
+    def __init__(self, app: ASGIApp, context: Context) -> None:
+        self._app = app
+        self._context = context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a request, or pass it on with its body counted."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        most = MEASUREMENT_BYTES if MEASUREMENTS.search(request.url.path) else BODY_BYTES
+        try:
+            await self._admit(request)
+            length = request.headers.get("content-length", "")
+            _check_length(int(length) if length.isdecimal() else 0, most)
+        except Exception as error:
+            response = await answer(request, error)
+            response.headers["Connection"] = "close"  # the body is still on its way
+            await response(scope, receive, send)
+            return
+        received = 0
+
+        async def counting() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            _check_length(received, most)
+            return message
+
+        await self._app(scope, counting, send)
+
+    async def _admit(self, request: Request) -> None:
+        """Raise an error for a request that is refused whatever its body is."""
+        settings, headers = self._context.settings, request.headers
+        host = headers.get("host", "")
+        if settings.loopback and not settings.insecure and not LOOPBACK.fullmatch(host):
+            raise HTTPException(
+                421,
+                f"Host is {errors.shortened(host)!r}; without keys this service answers to localhost alone, because a "
+                "page of another site could otherwise use it under its own name",
+            )
+        if request.method in SAFE or not request.url.path.startswith("/v1/"):
+            return
+        if (site := headers.get("sec-fetch-site", "")) not in ("", "same-origin", "none"):
+            raise HTTPException(403, f"this request was sent from another site ({errors.shortened(site)})")
+        if settings.needs_key:
+            authorization, cookie = headers.get("authorization", ""), request.cookies.get(COOKIE, "")
+            await run_sync(require_key, self._context, authorization, cookie)
+
+
+def _check_length(length: int, most: int) -> None:
+    if length > most:
+        raise HTTPException(413, f"the body has more than {most:,} bytes, the most that is taken here")

@@ -1,0 +1,57 @@
+"""What the API says of itself: the OpenAPI document, with every refusal a route can answer, and the page at /docs."""
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from service.web.schemas import Problem
+
+ANY = {
+    401: "A key is needed, and none that is known was sent.",
+    500: "An unexpected error, which the service's log describes.",
+    503: "The database or the store does not work just now.",
+}
+CHANGING = {403: "A page of another site sent this."}
+WITH_BODY = {413: "The body is too large."}
+WITH_PATH = {404: "Nothing has this name."}
+WITH_INPUT = {422: "This cannot be understood, or not be done as asked; `detail` says why."}
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document: FastAPI's own, with the problems that follow from a route's shape.
+
+    Routes declare the problems of their own in `responses`; their form is filled in here.
+    """
+    if app.openapi_schema is not None:
+        return app.openapi_schema
+    found = FastAPI.openapi(app)
+    schemas = found["components"]["schemas"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    schemas["Problem"] = Problem.model_json_schema()
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for path, operations in found["paths"].items():
+        for method, operation in operations.items():
+            known = operation["responses"]
+            known.pop("422", None)
+            for status, meaning in _problems(path, method, operation).items():
+                known.setdefault(str(status), {"description": meaning})
+            operation["responses"] = {
+                status: {**known[status], "content": problem} if status >= "4" else known[status]
+                for status in sorted(known)
+            }
+    return found
+
+
+def _problems(path: str, method: str, operation: dict[str, Any]) -> dict[int, str]:
+    """By status, what a route refuses because of its shape."""
+    if not path.startswith("/v1/"):
+        return {}
+    given, body = operation.get("parameters", []), "requestBody" in operation
+    return {
+        **ANY,
+        **(CHANGING if method != "get" else {}),
+        **(WITH_BODY if body else {}),
+        **(WITH_PATH if any(one["in"] == "path" for one in given) else {}),
+        **(WITH_INPUT if body or given else {}),
+    }

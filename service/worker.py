@@ -1,0 +1,16 @@
+"""The worker process: the handlers of every kind of job. It loads torch, which the API process does without."""
+
+from typing import NoReturn
+
+from service.context import Context
+from service.exports.job import build_export
+from service.jobs import runner
+from service.searches.job import run_search
+from service.settings import Settings
+
+HANDLERS: dict[str, runner.Handler[Context]] = {"search": run_search, "export": build_export}
+
+
+def run_worker(settings: Settings) -> NoReturn:
+    """Run jobs until SIGTERM or SIGINT, then end this process. Raises what `runner.run_worker` does."""
+    runner.run_worker(Context(settings), HANDLERS)

@@ -1,0 +1,164 @@
+"""Accuracy of extracted subnets, on images that training has not seen."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from supernet.checks import FORBID_EXTRA, require
+from supernet.data import ImageFiles, Images, Normalization
+from supernet.evaluation.calibrate import recalibrate
+from supernet.networks.supernet import Supernet
+from supernet.space import Architecture
+
+BATCH = 512  # images per forward pass
+KEPT_BYTES = 2**28  # of normalised images at one resolution
+NOISE = 8  # standard deviation of a view's noise, on pixels of 0 to 255
+Split = Literal["calibration", "holdout"]
+BatchNorm = Literal["recalibrated", "stored"]
+NO_CALIBRATION = (
+    "there are no calibration images to recalibrate batch norm with; give some with `--calibration DIR`, at import or "
+    "at export, or export with `--batch-norm stored`"
+)
+SAMPLE_SEED = 0  # of the random images that stand for real ones where there are none
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a network scored: top-1 accuracy in [0, 1], mean log-likelihood of the true class (nats), images seen."""
+
+    accuracy: float
+    log_likelihood: float
+    images: int
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
+    """Score a network in evaluation mode. batches: normalised images (N, C, R, R) and labels (N,)."""
+    network.eval()
+    correct = images = 0
+    log_likelihood = 0.0
+    for pixels, labels in batches:
+        log_probabilities = F.log_softmax(network(pixels), dim=1)
+        log_likelihood += log_probabilities.gather(1, labels[:, None]).double().sum().item()
+        correct += int((log_probabilities.argmax(1) == labels).sum())
+        images += len(labels)
+    if not images:
+        raise ValueError("an evaluation needs at least one image")
+    return Evaluation(correct / images, log_likelihood / images, images)
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """How held-out images are perturbed: how many views of each, and the seed. 0 leaves them as they are."""
+
+    count: int = 0
+    seed: int = 0
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    def __post_init__(self) -> None:
+        require("views.count", self.count, 0, 1_000)
+        require("views.seed", self.seed, 0)
+
+
+def perturbed(images: Images, views: Views) -> Images:
+    """The images under `views.count` fixed perturbations: a shift of up to 1/12 of the side, and Gaussian noise.
+
+    Accuracy on a nearly saturated dataset says little about which of two subnets is better; under perturbation, and as
+    log-likelihood, it does. The same seed gives the same images.
+    """
+    if views.count == 0:
+        return images
+    generator = torch.Generator().manual_seed(views.seed)
+    most = max(1, round(images.pixels.shape[-1] / 12))
+    made = []
+    for _ in range(views.count):
+        down, right = torch.randint(-most, most + 1, (2,), generator=generator).tolist()
+        for pixels in images.pixels.split(BATCH):  # in floating point only a batch at a time
+            shifted = torch.roll(F.pad(pixels.float(), (most,) * 4, mode="replicate"), (down, right), (2, 3))
+            shifted = shifted[:, :, most:-most, most:-most]
+            noisy = shifted + NOISE * torch.randn(shifted.shape, generator=generator)
+            made.append(noisy.clamp(0, 255).to(torch.uint8))
+    return Images(torch.cat(made), images.labels.repeat(views.count))
+
+
+class Evaluator:
+    """Extracts, recalibrates and scores subnets of one supernet.
+
+    Normalised images are kept for the resolutions used last, where they are small: ask for one after another.
+
+    calibration: training images for batch norm, or None. holdout: images that neither training nor calibration saw, or
+    None.
+    """
+
+    def __init__(
+        self, supernet: Supernet, normalization: Normalization, calibration: Images | None, holdout: Images | None
+    ) -> None:
+        self.supernet = supernet.eval()
+        self.normalization = normalization
+        self.calibration = calibration
+        self.holdout = holdout
+        self._kept = lru_cache(maxsize=4)(lambda which, resolution: list(self._make(which, resolution)))
+
+    def subnet(self, arch: Architecture, batch_norm: BatchNorm = "recalibrated") -> nn.Sequential:
+        """The subnet as a static network, in evaluation mode.
+
+        batch_norm: with statistics of its own, or with the supernet's, sliced, as they are stored.
+
+        Raises:
+            ValueError: there are no images to recalibrate with.
+        """
+        network = self.supernet.extract(arch).to(memory_format=torch.channels_last)
+        if batch_norm == "recalibrated":
+            if self.calibration is None:
+                raise ValueError(NO_CALIBRATION)
+            recalibrate(network, (pixels for pixels, _ in self._batches("calibration", arch.resolution)))
+        return network.eval()
+
+    def evaluate(self, network: nn.Module, resolution: int) -> Evaluation | None:
+        """Score a network on the held-out images, None when there are none."""
+        return None if self.holdout is None else evaluate(network, self._batches("holdout", resolution))
+
+    def sample(self, resolution: int, count: int = 16) -> Tensor:
+        """(at most count, C, R, R) images, normalised: what an exported file is compared with torch on.
+
+        Real ones where there are any; otherwise random ones, of mean 0 and variance 1, always the same.
+        """
+        images = self.calibration if self.holdout is None else self.holdout
+        if images is not None:
+            return self.normalization(images.pixels[:count], resolution)
+        shape = (count, self.supernet.space.in_channels, resolution, resolution)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(SAMPLE_SEED))
+
+    def _batches(self, which: Split, resolution: int) -> Iterable[tuple[Tensor, Tensor]]:
+        size = 4 * len(self._images(which)) * self.supernet.space.in_channels * resolution**2
+        return self._kept(which, resolution) if size <= KEPT_BYTES else self._make(which, resolution)
+
+    def _make(self, which: Split, resolution: int) -> Iterator[tuple[Tensor, Tensor]]:
+        device = next(self.supernet.parameters()).device
+        return batches(self._images(which), resolution, self.normalization, device)
+
+    def _images(self, which: Split) -> Images:
+        images = self.calibration if which == "calibration" else self.holdout
+        assert images is not None
+        return images
+
+
+def batches(
+    images: Images | ImageFiles, resolution: int, normalization: Normalization, device: torch.device | str = "cpu"
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised images (N, C, R, R), channels last, with labels (N,), in nearly equal batches.
+
+    Nearly equal, because a last batch of one image has no variance to recalibrate with.
+    """
+    count = -(-len(images) // BATCH)
+    for first, end in pairwise(len(images) * number // count for number in range(count + 1)):
+        chosen = images[first:end]
+        pixels = normalization(chosen.pixels.to(device), resolution)
+        yield pixels.contiguous(memory_format=torch.channels_last), chosen.labels.to(device)

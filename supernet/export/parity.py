@@ -1,0 +1,120 @@
+"""Writing a subnet's ONNX file, and comparing onnxruntime with torch before the file is offered."""
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from supernet.export.writer import ExportError, to_onnx
+
+if TYPE_CHECKING:
+    from supernet.bundle import Bundle
+    from supernet.evaluation.evaluate import BatchNorm
+    from supernet.space import Architecture
+
+
+TOLERANCE = 1e-4  # of max(1, largest |logit|)
+ROUNDING = 8.0  # times the error of torch itself: two ways of rounding, over a few images
+
+
+class ParityError(ExportError):
+    """The file's outputs in onnxruntime are not the network's in torch."""
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A file that passed the comparison. difference: largest |onnxruntime - torch| over the compared logits."""
+
+    data: bytes
+    difference: float
+
+
+def export_subnet(network: nn.Module, images: Tensor, metadata: Mapping[str, str] | None = None) -> OnnxFile:
+    """Write a static network and compare the file with it. A file that fails is never returned.
+
+    network: in evaluation mode, on the CPU. images: (N, C, R, R) real images, normalised; their size is the file's.
+
+    Raises:
+        ExportError: a layer cannot be written. ParityError: the outputs differ.
+    """
+    data = to_onnx(network, tuple(images.shape[1:]), metadata)
+    return OnnxFile(data, check_parity(data, network, images))
+
+
+def export_metadata(
+    bundle: "Bundle",
+    arch: "Architecture",
+    *,
+    batch_norm: "BatchNorm" = "recalibrated",
+    predicted_accuracy: float | None = None,
+    verified_accuracy: float | None = None,
+) -> dict[str, str]:
+    """What a reader of the file needs to use it and to know where it comes from; values that are no names are JSON.
+
+    batch_norm: which statistics went into the file. predicted_accuracy: what a predictor says; verified_accuracy:
+    evaluated on held-out images. Fractions in [0, 1]; one that is None has no key.
+    """
+    normalization = bundle.normalization
+    metadata = {
+        "architecture": json.dumps(arch.to_json()),
+        "architecture_id": bundle.space.id(arch),
+        "space": bundle.space.name,
+        "space_sha256": bundle.space.hash,
+        "bundle_sha256": bundle.hash,
+        "classes": json.dumps(list(bundle.classes)),
+        "resolution": str(arch.resolution),
+        "batch_norm": batch_norm,
+        "normalization": json.dumps({"mean": list(normalization.mean), "std": list(normalization.std)}),
+        "input": "float32 pixels in [0, 1], minus the mean, divided by the standard deviation of their channel",
+    }
+    for name, accuracy in (("predicted_accuracy", predicted_accuracy), ("verified_accuracy", verified_accuracy)):
+        if accuracy is not None:
+            metadata[name] = json.dumps(float(accuracy))
+    return metadata
+
+
+def check_parity(data: bytes, network: nn.Module, images: Tensor) -> float:
+    """The largest |onnxruntime - torch| over the logits of (N, C, R, R) images.
+
+    Some networks amplify the rounding of single precision so much that torch itself is not that close to the exact
+    logits. Of such a network the file need only be about as exact as torch is.
+
+    Raises:
+        ParityError: it exceeds 1e-4 of max(1, largest |logit|) and, beside the logits in double precision, 8 times
+            torch's own error; or the logits are not finite or of another shape.
+    """
+    with torch.inference_mode():
+        expected = network(images).numpy()
+    actual = run_onnx(data, images.numpy())
+    if actual.shape != expected.shape:
+        raise ParityError(f"onnxruntime gives logits of shape {actual.shape}, torch {expected.shape}")
+    difference = float(np.abs(actual - expected).max())
+    limit = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    if not difference <= limit:  # so that a NaN fails
+        with torch.inference_mode():
+            exact = copy.deepcopy(network).double()(images.double()).numpy()
+        own, error = (float(np.abs(logits - exact).max()) for logits in (expected, actual))
+        if error <= ROUNDING * own:
+            return difference
+        raise ParityError(
+            f"logits in onnxruntime differ from torch by {difference:.3g}; the limit is {limit:.3g}. "
+            "The file is not offered"
+        )
+    return difference
+
+
+def run_onnx(data: bytes, images: NDArray[np.float32], threads: int = 1) -> NDArray[np.float32]:
+    """(N, classes) logits of a file of `to_onnx`, in onnxruntime on the CPU. images: (N, C, R, R), normalised."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    logits: NDArray[np.float32] = session.run(None, {"images": images})[0]
+    return logits

@@ -1,0 +1,182 @@
+"""What a device probe measures: every distinct block of a space and a few whole networks, as ONNX files in one zip.
+
+`service/devices/probe.py` runs the zip on the device. Weights are not trained: latency does not depend on them.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from supernet.export.writer import to_onnx
+from supernet.families.mobilenetv3 import inverted_residual
+from supernet.files import write_atomically
+from supernet.networks.static import static_layers
+from supernet.operators import block_key
+from supernet.space import Architecture, SearchSpace
+
+FORMAT = 1
+PERIOD = 509  # weights repeat a short pattern, so that a plan of hundreds of networks compresses to a few megabytes
+
+
+@dataclass(frozen=True)
+class ProbeModel:
+    """One entry of a plan. details: what `plan.json` says of it beside its name. build: the untrained network."""
+
+    name: str
+    kind: str
+    input_shape: tuple[int, int, int]
+    build: Callable[[], nn.Module]
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def onnx(self) -> bytes:
+        """The file, from the same writer as every download. Equal every time."""
+        with torch.device("meta"):  # no time for weights that are replaced, and no draw from the global generator
+            network = self.build()
+        return to_onnx(fill(network.to_empty(device="cpu")), self.input_shape)
+
+
+def probe_plan(space: SearchSpace, rng: np.random.Generator, networks_per_resolution: int = 12) -> list[ProbeModel]:
+    """Everything to measure for a space's latency model: distinct blocks, their edges, sampled networks, the empty one.
+
+    Networks are sampled uniformly, the same number at each resolution; equal ones are listed once. The order is random,
+    so that a machine's moods do not fall on one kind or one resolution.
+    """
+    models = [ProbeModel("empty", "empty", (1, 1, 1), nn.Identity)]
+    models += _blocks(space)
+    seen = set()
+    for r in range(len(space.resolutions)):
+        genomes = space.sample(rng, networks_per_resolution)
+        genomes[:, 0] = r
+        for genome in genomes:
+            arch = space.decode(genome)
+            if arch not in seen:
+                seen.add(arch)
+                models.append(network_model(space, arch))
+    return [models[i] for i in rng.permutation(len(models))]
+
+
+def reference_onnx() -> bytes:
+    """The network that everything is measured in turns with. Equal for all spaces and plans.
+
+    Its weights fit the smallest second-level cache, so that its speed does not depend on what ran before it.
+    """
+    records = inverted_residual(24, 96, 24, 14, 5, 1, "h_swish", squeeze_excite=True)
+    return ProbeModel("reference", "reference", (24, 14, 14), partial(static_layers, records)).onnx()
+
+
+def write_plan(
+    path: Path, space: SearchSpace, models: Sequence[ProbeModel], progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Write a plan: a zip with plan.json and the ONNX files, for `service/devices/probe.py`. Whole or not at all.
+
+    progress: called with how many models are written, and of how many.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+
+        def add(name: str, data: bytes | str) -> None:
+            entry = zipfile.ZipInfo(name)  # without the time of day, so that equal plans have equal bytes
+            file.writestr(entry, data, zipfile.ZIP_DEFLATED, compresslevel=1)
+
+        entries = []
+        for done, model in enumerate(models, 1):
+            add(f"{model.name}.onnx", model.onnx())
+            entries.append({"name": model.name, "kind": model.kind, "file": f"{model.name}.onnx", **model.details})
+            if progress:
+                progress(done, len(models))
+        add("reference.onnx", reference_onnx())
+        plan = {"format": FORMAT, "space": space.name, "space_hash": space.hash, "reference": "reference.onnx"}
+        add("plan.json", json.dumps({**plan, "models": entries}, indent=1))
+    write_atomically(path, buffer.getvalue())
+
+
+def network_model(space: SearchSpace, arch: Architecture) -> ProbeModel:
+    """One whole network, untrained."""
+    parts = [records for _, records in space.part_operators(arch)]
+    shape = (space.in_channels, arch.resolution, arch.resolution)
+    return ProbeModel(
+        f"network-{space.id(arch)}",
+        "network",
+        shape,
+        lambda: nn.Sequential(*map(static_layers, parts)),
+        {"architecture": arch.to_json()},
+    )
+
+
+def _blocks(space: SearchSpace) -> list[ProbeModel]:
+    """Every distinct block once, then the edges between them."""
+    blocks: dict[str, ProbeModel] = {}
+    edges: dict[str, ProbeModel] = {}
+    for part in space.parts:
+        for values in product(*(space.genes[gene].choices for gene in part.genes)):
+            records = part.operators(*values)
+            key = block_key(records)
+            if not records or key in blocks:
+                continue
+            first, last = records[0], records[-1]
+            ends = {} if part is space.parts[0] else {"in": (first.in_channels, first.side)}
+            if part is not space.parts[-1]:
+                ends["out"] = (last.out_channels, last.out_side)
+            for channels, side in ends.values():
+                edges |= {model.name: model for model in _edge(channels, side)}
+            blocks[key] = ProbeModel(
+                f"block-{key}",
+                "block",
+                (first.in_channels, first.side, first.side),
+                partial(static_layers, records),
+                {"key": key, "edges": [f"edge-{channels}x{side}" for channels, side in ends.values()]},
+            )
+    return [*blocks.values(), *edges.values()]
+
+
+def _edge(channels: int, side: int) -> list[ProbeModel]:
+    """Chains of one and of two of the cheapest layers that a runtime computes in a memory layout of its own.
+
+    From them follows what it costs to move a tensor of this shape into that layout and out of it, which a block pays
+    when measured alone and not inside a network (`service.devices.probe.correct`).
+    """
+    edge = f"edge-{channels}x{side}"
+
+    def chain(layers: int) -> nn.Module:
+        return nn.Sequential(*(nn.Conv2d(channels, channels, 1, groups=channels) for _ in range(layers)))
+
+    return [
+        ProbeModel(
+            f"{edge}-{layers}",
+            "edge",
+            (channels, side, side),
+            partial(chain, layers),
+            {"edge": edge, "layers": layers},
+        )
+        for layers in (1, 2)
+    ]
+
+
+@torch.no_grad()
+def fill(network: nn.Module) -> nn.Module:
+    """Give a network fixed weights of ordinary size, so that no activation dies out or overflows. In place."""
+    pattern = torch.from_numpy(np.random.default_rng(0).standard_normal(PERIOD, np.float32))
+    for parameter in network.parameters():
+        values = pattern.repeat(-(-parameter.numel() // PERIOD))[: parameter.numel()].view(parameter.shape)
+        if parameter.ndim > 1:
+            parameter.copy_(values * parameter[0].numel() ** -0.5)
+        else:
+            parameter.copy_(values * 0.1)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.fill_(1.0)
+            module.reset_running_stats()
+    return network.eval()

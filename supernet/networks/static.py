@@ -1,0 +1,87 @@
+"""The layers of an extracted subnet, from operator records."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from functools import reduce
+from operator import add, mul
+
+import torch
+from torch import Tensor, nn
+
+from supernet.networks.depthwise import DepthwiseConv2d
+from supernet.networks.pointwise import GlobalAvgPool2d, PointwiseConv2d
+from supernet.operators import Activation, Join, Operator, Operators, Parallel
+
+_ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "h_swish": nn.Hardswish, "h_sigmoid": nn.Hardsigmoid}
+
+
+def activation(name: Activation, *, inplace: bool = True) -> nn.Module:
+    """The module of an activation by its name in an operator record; the identity for None."""
+    return _ACTIVATIONS[name](inplace=inplace) if name else nn.Identity()
+
+
+def static_conv(record: Operator) -> nn.Sequential:
+    """Convolution, batch norm and activation of one record, with fresh weights."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    if record.groups == record.in_channels == record.out_channels and not record.bias:
+        layers["conv"] = DepthwiseConv2d(record.out_channels, record.kernel, record.stride)
+    elif (record.kernel, record.stride, record.groups) == (1, 1, 1):
+        layers["conv"] = PointwiseConv2d(record.in_channels, record.out_channels, bias=record.bias)
+    else:
+        layers["conv"] = nn.Conv2d(
+            record.in_channels,
+            record.out_channels,
+            record.kernel,
+            record.stride,
+            record.kernel // 2,
+            groups=record.groups,
+            bias=record.bias,
+        )
+    if record.norm:
+        layers["norm"] = nn.BatchNorm2d(record.out_channels, record.norm_eps)
+    if record.activation:
+        # What a pointwise convolution makes may be a view, of which autograd takes changes in place by a detour.
+        layers["activation"] = activation(record.activation, inplace=record.norm)
+    return nn.Sequential(layers)
+
+
+class Branches(nn.Module):
+    """Branches over one input, or each over its share of the channels, joined."""
+
+    def __init__(self, branches: Iterable[nn.Module], join: Join, act: Activation, *, split: bool) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+        self.join = join
+        self.split = split
+        self.act = activation(act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, H, W); returns what the branches make of it, joined."""
+        count = len(self.branches)
+        shares = x.chunk(count, 1) if self.split else (x,) * count
+        outputs = [branch(shares[i]) for i, branch in enumerate(self.branches)]
+        if self.join == "concat":
+            return self.act(torch.cat(outputs, 1))
+        return self.act(reduce(add if self.join == "add" else mul, outputs))
+
+
+def static_layers(operators: Operators) -> nn.Sequential:
+    """The static network of records that run one after another, with fresh weights."""
+    layers: list[nn.Module] = []
+    for record in operators:
+        if isinstance(record, Parallel):
+            branches = map(static_layers, record.branches)
+            layers.append(Branches(branches, record.join, record.activation, split=record.split))
+        elif record.kind == "conv":
+            layers.append(static_conv(record))
+        elif record.kind == "linear":
+            layers += [nn.Flatten(), nn.Linear(record.in_channels, record.out_channels, record.bias)]
+        elif record.kind == "pool":
+            layers.append(GlobalAvgPool2d())
+        elif record.kind == "max_pool":
+            layers.append(nn.MaxPool2d(record.kernel, record.stride, record.kernel // 2))
+        elif record.kind == "avg_pool":
+            layers.append(nn.AvgPool2d(record.kernel, record.stride, ceil_mode=True))
+        else:
+            layers.append(nn.ChannelShuffle(record.in_channels // 2))
+    return nn.Sequential(*layers)

@@ -1,0 +1,112 @@
+"""The batches of training, each a function of (seed, phase, step), decoded ahead by worker processes where on disk."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from supernet.data import ImageFiles, Images
+from supernet.training.augmentation import drawn
+from supernet.training.schedule import Schedule
+
+
+class Batch(NamedTuple):
+    """pixels: (N, C, R, R) uint8; labels: (N,); draws: of `drawn`, what the augmentation makes of each image."""
+
+    pixels: Tensor
+    labels: Tensor
+    draws: Tensor
+
+
+class Batches(TorchDataset[Batch | ValueError]):
+    """One process's share of every batch of a phase, by step. Shares of all processes make up the batch, in order."""
+
+    def __init__(
+        self, images: Images | ImageFiles, schedule: Schedule, phase: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.images = images
+        self.schedule = schedule
+        self.phase = phase
+        self.share = slice(rank * schedule.batch_size // world, (rank + 1) * schedule.batch_size // world)
+
+    def __len__(self) -> int:
+        """Steps an epoch. The images left over at its end are others in each epoch."""
+        return len(self.images) // self.schedule.batch_size
+
+    def __getitem__(self, step: int) -> Batch | ValueError:
+        """This process's share of a step's batch; the error, if a file cannot be decoded."""
+        seed, size = self.schedule.seed, self.schedule.batch_size
+        epoch, position = divmod(step, len(self))
+        chosen = _order(seed, len(self.images), self.phase, epoch)[position * size :][self.share]
+        draw = int(np.random.default_rng([seed, 4, self.phase, step]).integers(2**62))
+        draws = drawn(size, torch.Generator().manual_seed(draw))[self.share]
+        try:
+            images = self._images(chosen, draws)
+        except ValueError as error:
+            return error  # raised in a worker process, it would reach people as a traceback of that process
+        return Batch(images.pixels, images.labels, draws)
+
+    def augmented(self, batch: Batch, device: torch.device) -> Tensor:
+        """(N, C, R, R) float in [0, 255] on a device: the images after the schedule's augmentation."""
+        augmentation = self.schedule.augmentation
+        if isinstance(self.images, ImageFiles):
+            augmentation = replace(augmentation, crop=None)  # `_images` has cut them
+        return augmentation(batch.pixels.to(device, non_blocking=True), batch.draws.to(device, non_blocking=True))
+
+    def _images(self, chosen: Tensor, draws: Tensor) -> Images:
+        """Files are cropped from the whole photograph; images in memory by the augmentation, from what is there."""
+        augmentation = self.schedule.augmentation
+        if isinstance(self.images, Images) or augmentation.crop is None:
+            return self.images[chosen]
+        return self.images.cropped(chosen, lambda i, aspect: augmentation.boxes(draws[i : i + 1], aspect)[0])
+
+    def steps(self, first: int, last: int, workers: int, pinned: bool) -> Iterator[Batch]:
+        """The batches of steps `first` to `last` - 1, decoded ahead by `workers` processes where images are files.
+
+        pinned: into memory from which copies to CUDA are fast.
+
+        Raises:
+            ValueError: a file cannot be decoded; the message names it.
+        """
+        loader: DataLoader[Batch | ValueError] = DataLoader(
+            self,
+            batch_size=None,
+            sampler=range(first, last),
+            num_workers=workers if isinstance(self.images, ImageFiles) else 0,
+            pin_memory=pinned,
+            generator=torch.Generator(),  # of the workers' seeds, which nothing here uses
+            worker_init_fn=_end_with_parent,
+        )
+        for batch in loader:
+            if isinstance(batch, ValueError):
+                raise batch
+            yield batch
+
+
+def _end_with_parent(_worker: int) -> None:
+    """In a worker: have Linux kill us with the process that started us.
+
+    torch's workers look for it now and then, but wait forever for a lock that it held when it was killed.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, as prctl.h has it
+        parent = multiprocessing.parent_process()
+        if parent is not None and os.getppid() != parent.pid:  # it ended before that
+            os._exit(1)
+
+
+@lru_cache(maxsize=1)
+def _order(seed: int, count: int, phase: int, epoch: int) -> Tensor:
+    """(count,) the order in which an epoch goes through the training images."""
+    return torch.from_numpy(np.random.default_rng([seed, 3, phase, epoch]).permutation(count))
