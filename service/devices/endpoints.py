@@ -9,7 +9,6 @@ from service.devices import queries, show
 from service.devices import register as rules
 from service.devices.measurements import MeasurementsIn, add_model, check, fit
 from service.devices.schemas import DeviceIn, DeviceOut, LatencyModelOut
-from service.supernets import queries as supernets
 from service.web.dependencies import ContextOf
 from service.web.schemas import Cursor, Id, Limit, Page
 
@@ -52,7 +51,7 @@ def measured(name: Id, body: MeasurementsIn, context: ContextOf) -> LatencyModel
     """Store what a probe measured and fit a latency model, the device's newest for this search space."""
     with context.database.reading() as session:
         check(queries.get(session, name), body)
-        tables = context.loaded(supernets.of_space(session, body.space_hash)).tables
+        tables = context.loaded(queries.get_supernet_of_space(session, body.space_hash)).tables
     model = fit(tables, body)
     with context.database.writing() as session:
         return add_model(session, context.store, name, body, model)

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from service.errors import InvalidError, NotFoundError
 from service.storage.database import insert_missing
-from service.storage.tables import BlockMeasurement, Device, LatencyModel, NetworkMeasurement
+from service.storage.tables import BlockMeasurement, Device, LatencyModel, NetworkMeasurement, Supernet
 
 
 def find(session: Session, name: str) -> Device | None:
@@ -51,6 +51,18 @@ def add(session: Session, values: dict[str, Any]) -> Device:
     """The device of this name: a new one with these values, unless it is there already."""
     insert_missing(session, Device, [values])
     return get(session, values["name"])
+
+
+def get_supernet_of_space(session: Session, space_hash: str) -> Supernet:
+    """Some supernet over a search space.
+
+    Raises:
+        NotFoundError: none is.
+    """
+    supernet = session.scalars(select(Supernet).where(Supernet.space_hash == space_hash).limit(1)).first()
+    if supernet is None:
+        raise NotFoundError(f"no registered supernet has the search space {space_hash[:16]}; register its bundle first")
+    return supernet
 
 
 def latest_models(

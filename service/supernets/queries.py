@@ -41,18 +41,6 @@ def only(session: Session) -> Supernet:
     return supernets[0]
 
 
-def of_space(session: Session, space_hash: str) -> Supernet:
-    """Some supernet over a search space.
-
-    Raises:
-        NotFoundError: none is.
-    """
-    supernet = session.scalars(select(Supernet).where(Supernet.space_hash == space_hash).limit(1)).first()
-    if supernet is None:
-        raise NotFoundError(f"no registered supernet has the search space {space_hash[:16]}; register its bundle first")
-    return supernet
-
-
 def every(session: Session) -> list[Supernet]:
     """All supernets, newest first."""
     return list(session.scalars(select(Supernet).order_by(Supernet.created_at.desc(), Supernet.id)))
