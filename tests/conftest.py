@@ -7,10 +7,9 @@ SUPPLE_TEST_REQUIRE_POSTGRES is 1.
 import os
 import shutil
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -23,15 +22,15 @@ from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.predictors.latency import LatencyModel
 from service.app import create_app
 from service.context import Context
-from service.devices import register as devices
-from service.devices.measurements import MeasurementsIn, add_model, fit
-from service.devices.schemas import DeviceIn
+from service.devices.measurements import MeasurementsIn, fit
 from service.settings import Settings
 from service.storage.database import Database
 from service.supernets.register import register
 from service.upgrade import upgrade
 from supernet.families import preset
-from supernet.operators import flat
+from tests.support.command_line import Ran
+from tests.support.postgres import SERVER, empty_postgres
+from tests.support.service import HOST, LOCAL, add_device, make_measurements
 
 # Before torch is loaded, here and in what tests start: threads gain such small networks nothing and cost much where
 # other processes compete for the cores.
@@ -41,9 +40,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest file first, so that of several processes none is left waiting for it at the end."""
     items.sort(key=lambda item: item.path.name != "test_story.py")
-
-
-SERVER = os.environ.get("SUPPLE_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
 
 
 @pytest.fixture(scope="session")
@@ -65,26 +61,6 @@ def postgres_template() -> Iterator[str]:
     with empty_postgres() as url:
         upgrade(url)
         yield make_url(url).database or ""
-
-
-class empty_postgres:  # noqa: N801 - used as a function
-    """A new database, dropped at the end: `with empty_postgres() as url`."""
-
-    def __init__(self, template: str = "template0") -> None:
-        self.name = f"supple_test_{uuid.uuid4().hex}"
-        self.template = template
-
-    def __enter__(self) -> str:
-        self._execute(f'CREATE DATABASE "{self.name}" TEMPLATE "{self.template}"')
-        return make_url(SERVER).set(database=self.name).render_as_string(hide_password=False)
-
-    def __exit__(self, *_: object) -> None:
-        self._execute(f'DROP DATABASE "{self.name}" WITH (FORCE)')
-
-    @staticmethod
-    def _execute(statement: str) -> None:
-        with psycopg.connect(SERVER, autocommit=True) as connection:
-            connection.execute(statement)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -153,14 +129,6 @@ def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # The command line.
 
 
-class Ran(NamedTuple):
-    """How a command ended, and what it printed."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     """The `supple` command in this process."""
@@ -177,9 +145,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 # A service.
-
-HOST = {"machine": "a test"}
-LOCAL = "http://localhost:8000"
 
 
 @pytest.fixture
@@ -218,46 +183,10 @@ def measurements(tables: CostTables) -> dict[str, Any]:
     return make_measurements(tables, np.random.default_rng(1))
 
 
-def make_measurements(tables: CostTables, rng: np.random.Generator, networks: int = 40) -> dict[str, Any]:
-    space = tables.space
-    blocks = {
-        key: 0.001 + sum(record.flops for record in flat(records)) / 1e8
-        for key, records in zip(tables.block_keys, tables.operators, strict=True)
-        if key is not None
-    }
-    genomes = space.sample(rng, networks)
-    index = tables.index(genomes)
-    ms = 0.02 + tables.block_values(blocks)[index].sum(1) * rng.normal(1, 0.01, networks)
-    return {
-        "format": 1,
-        "space_hash": space.hash,
-        "threads": 1,
-        "batch_size": 1,
-        "host": HOST,
-        "reference_ms": 0.5,
-        "blocks": blocks,
-        "networks": [
-            {"architecture": space.decode(genome).to_json(), "ms": time}
-            for genome, time in zip(genomes, ms.tolist(), strict=True)
-        ],
-    }
-
-
 @pytest.fixture(scope="session")
 def latency_model(tables: CostTables, measurements: dict[str, Any]) -> LatencyModel:
     """Fitted once, because that takes as long as the rest of a test."""
     return fit(tables, MeasurementsIn(**measurements))
-
-
-def add_device(
-    context: Context, name: str, measurements: dict[str, Any], latency_model: LatencyModel, host: dict[str, Any]
-) -> str:
-    """Register a device as if `measurements` had been posted from `host`; its name."""
-    body = MeasurementsIn(**{**measurements, "host": host})
-    with context.database.writing() as session:
-        devices.register(session, DeviceIn.model_validate({"name": name}))
-        add_model(session, context.store, name, body, latency_model)
-    return name
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from service.bundles.train import finished_bundle
 from service.cli.demo import CONFIG, run_demo
 from supernet.bundle import Bundle
 from supernet.export.parity import run_onnx
-from tests.conftest import Ran
+from tests.support.command_line import Ran
 
 
 def smaller_config(path: Path, epochs: dict[str, int], subnets: int) -> Path:

@@ -12,8 +12,8 @@ from evolution.problem import Problem
 from evolution.search import STRATEGIES
 from supernet.families import preset
 from supernet.space import Gene
-from tests.evolution.test_gumbel import network
-from tests.evolution.tiny import enumerate_space
+from tests.support.predictors import network
+from tests.support.tiny import enumerate_space
 
 DIGITS = preset("mbv3-digits")
 SMALL = replace(

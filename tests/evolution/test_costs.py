@@ -7,7 +7,7 @@ from evolution.costs import AdditiveCost, CostTables, PeakCost, on_grid
 from supernet.families import preset
 from supernet.operators import block_key
 from supernet.space import Genomes, SearchSpace
-from tests.evolution.tiny import TINY, enumerate_space, random_cost
+from tests.support.tiny import TINY, enumerate_space, random_cost
 
 SPACES = [TINY, preset("mbv3-digits"), preset("mbv3-imagenet-w1.0")]
 TABLES = {space.name: CostTables(space) for space in SPACES}

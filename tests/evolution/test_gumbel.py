@@ -1,7 +1,5 @@
 """The relaxation against enumeration, and what its gradients lead to."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
@@ -9,29 +7,17 @@ import torch
 from evolution.arrays import Floats
 from evolution.costs import AdditiveCost, CostTables
 from evolution.limits import Constraint
-from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.problem import Problem
 from evolution.search import Search, solve
 from evolution.strategies.gumbel import Gumbel, Relaxation, SoftGumbel
 from supernet.families import preset
 from supernet.space import Genomes, SearchSpace
-from tests.evolution.tiny import TINY, enumerate_space, random_cost, smooth_accuracy
+from tests.support.predictors import network
+from tests.support.tiny import TINY, enumerate_space, random_cost
 
 TABLES = CostTables(TINY)
 ALL = enumerate_space(TINY)
 DIGITS = CostTables(preset("mbv3-digits"))
-
-
-def network(space: SearchSpace, seed: int) -> AccuracyPredictor:
-    """A random perceptron on one-hot genes: nothing additive about it."""
-    rng = np.random.default_rng(seed)
-    sizes = (int(space.num_choices.sum()), 30, 30, 1)
-    layers = tuple(
-        (rng.normal(0, n**-0.5, (n, m)).astype(np.float32), rng.normal(0, 0.1, m).astype(np.float32))
-        for n, m in pairwise(sizes)
-    )
-    one = smooth_accuracy(space, rng)
-    return AccuracyPredictor(space, layers, one.link, {})
 
 
 def digits_problem(quantile: float = 0.3) -> Problem:

@@ -6,7 +6,7 @@ import pytest
 from evolution.moves import Moves
 from supernet.families import preset
 from supernet.space import Genomes, SearchSpace
-from tests.evolution.tiny import TINY
+from tests.support.tiny import TINY
 
 SPACES = [TINY, preset("mbv3-digits"), preset("mbv3-imagenet-w1.2")]
 

@@ -9,7 +9,7 @@ from evolution.problem import Problem
 from evolution.search import solve
 from evolution.strategies.reinforce import Reinforce
 from supernet.families import preset
-from tests.evolution.tiny import TINY, enumerate_space, random_cost, smooth_accuracy
+from tests.support.tiny import TINY, enumerate_space, random_cost, smooth_accuracy
 
 TABLES = CostTables(TINY)
 ALL = enumerate_space(TINY)

@@ -20,7 +20,7 @@ from evolution.strategies.elitist import _greatest
 from supernet.families import preset
 from supernet.operators import flat
 from supernet.space import Genomes
-from tests.evolution.tiny import TINY, Additive, enumerate_space, random_cost, smooth_accuracy
+from tests.support.tiny import TINY, Additive, enumerate_space, random_cost, smooth_accuracy
 
 TABLES = CostTables(TINY)
 ALL = enumerate_space(TINY)

@@ -11,7 +11,7 @@ from evolution.problem import Problem
 from evolution.search import solve
 from evolution.sensitivity import STEP, Sensitivity, sensitivities
 from supernet.space import Gene, Genomes
-from tests.evolution.tiny import TINY, random_cost, smooth_accuracy
+from tests.support.tiny import TINY, random_cost, smooth_accuracy
 
 
 def near(genome: Genomes) -> Genomes:

@@ -5,7 +5,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from evolution.pareto import non_dominated
-from tests.service.test_searches import ask
+from tests.support.service import ask
 
 ROUNDING = 1e-6  # of predictions in single precision, made together with others or alone
 

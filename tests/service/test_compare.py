@@ -10,7 +10,7 @@ import pytest
 
 from evolution.search import STRATEGIES
 from service.cli.plot import comparison_svg
-from tests.service.test_command_line import Run
+from tests.support.command_line import Run
 
 SVG = "{http://www.w3.org/2000/svg}"
 

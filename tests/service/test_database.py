@@ -13,7 +13,7 @@ from migrations.tables import JOB_ENGINE_TABLES
 from service.storage.database import Database, alembic_config, make_engine
 from service.storage.tables import ApiKey, Base, Candidate, Search, Supernet, new_id
 from service.upgrade import upgrade
-from tests.conftest import empty_postgres
+from tests.support.postgres import empty_postgres
 
 
 def supernet(name: str) -> Supernet:

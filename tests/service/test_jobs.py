@@ -3,8 +3,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from service.jobs.locks import lock_patiently, try_lock
 from service.jobs.queue import Jobs
 from service.storage.database import Database
 from service.storage.tables import ApiKey
+from tests.support.waiting import wait
 
 WORKER = textwrap.dedent(
     """
@@ -92,14 +92,6 @@ class Workers:
 
     def let_finish(self) -> None:
         (self.directory / "go").touch()
-
-
-def wait(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 40
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited in vain for {what}")
-        time.sleep(0.05)
 
 
 @pytest.fixture

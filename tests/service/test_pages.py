@@ -22,7 +22,7 @@ from service.settings import Settings
 from service.storage.tables import Search, Supernet
 from service.web.auth import COOKIE, create_key
 from supernet.space import Architecture
-from tests.conftest import LOCAL, add_device
+from tests.support.service import LOCAL, add_device
 
 PAGES = Path(show.__file__).parent
 NASTY = "<script>alert(1)</script>"

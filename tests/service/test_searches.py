@@ -30,14 +30,8 @@ from service.storage.database import Database, insert_missing
 from service.storage.store import unpack
 from service.storage.tables import Candidate, Device, Search, SearchCandidate, Supernet, now
 from supernet.space import Architecture, Genomes
-from tests.conftest import empty_postgres
-
-BUDGET = 600
-
-
-def ask(client: TestClient, headers: dict[str, str] | None = None, **body: Any) -> Any:
-    """Ask without memory, so that a test's earlier searches do not count, unless the body says otherwise."""
-    return client.post("/v1/searches", json={"budget": BUDGET, "warm_start": False, **body}, headers=headers)
+from tests.support.postgres import empty_postgres
+from tests.support.service import BUDGET, ask
 
 
 def count(context: Context, table: Any) -> int:

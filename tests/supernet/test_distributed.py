@@ -21,7 +21,7 @@ from supernet.families import preset
 from supernet.training import distributed
 from supernet.training.loop import TrainingState, train
 from supernet.training.schedule import Phase, Schedule
-from tests.supernet.test_train import photographs
+from tests.support.photographs import photographs
 
 SPACE = preset("mbv3-digits")
 SCHEDULE = Schedule(

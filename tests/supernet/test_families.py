@@ -32,7 +32,7 @@ from supernet.networks.sliced import SlicedSupernet
 from supernet.networks.supernet import Supernet
 from supernet.operators import Kind, Operator, Operators, Parallel, Part
 from supernet.space import Architecture, Gene, SearchSpace, Value
-from tests.supernet.subnets import archs_of, images_for, supernet_of
+from tests.support.subnets import archs_of, images_for, supernet_of
 
 PROXYLESS = replace(
     preset("proxyless-imagenet-w1.3"),

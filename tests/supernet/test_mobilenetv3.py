@@ -10,7 +10,7 @@ from supernet.costs.memory import live_elements
 from supernet.families import preset
 from supernet.networks.elastic import ElasticDepthwiseConv
 from supernet.space import Architecture
-from tests.supernet.subnets import archs_of, images_for, supernet_of
+from tests.support.subnets import archs_of, images_for, supernet_of
 
 OFA = Path(__file__).parents[1] / "fixtures" / "ofa"
 SMALL = ["mbv3-digits", "mbv3-cifar"]

@@ -18,7 +18,7 @@ from supernet.costs.architecture import of_architecture
 from supernet.families import preset, supernet_class
 from supernet.networks.supernet import Supernet
 from supernet.ofa import Checkpoint, read_checkpoint, read_latency_tables, read_predictor
-from tests.supernet.published import (
+from tests.support.published import (
     architecture,
     entries,
     fixture,

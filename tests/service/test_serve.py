@@ -14,7 +14,7 @@ from service.cli import processes
 from service.cli.demo import demo_settings
 from service.errors import UnavailableError
 from service.settings import Settings
-from tests.service.test_jobs import wait
+from tests.support.waiting import wait
 
 
 def workers_of(pid: int) -> list[int]:

@@ -11,7 +11,7 @@ from evolution.predictors.latency import LatencyModel
 from evolution.refusal import Infeasible, Nearest, NotProven, Refused
 from evolution.region import MAX_NODES, Region
 from supernet.families import preset
-from tests.evolution.tiny import TINY, enumerate_space, random_cost
+from tests.support.tiny import TINY, enumerate_space, random_cost
 
 TABLES = CostTables(TINY)
 ALL = enumerate_space(TINY)

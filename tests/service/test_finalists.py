@@ -25,7 +25,7 @@ from service.searches.record import sensitivity
 from service.settings import Settings
 from service.storage.tables import Export, LatencyMeasurement, Search, SearchState, Verification
 from supernet.space import Architecture
-from tests.conftest import add_device
+from tests.support.service import add_device
 
 
 class Steps:

@@ -14,9 +14,8 @@ from PIL import Image
 from supernet.bundle import Bundle
 from supernet.export.parity import run_onnx
 from supernet.families import preset
-from tests.conftest import Ran
-from tests.service.test_command_line import refused
-from tests.supernet.published import (
+from tests.support.command_line import Ran, refused
+from tests.support.published import (
     architecture,
     entries,
     fixture,

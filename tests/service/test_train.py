@@ -20,7 +20,7 @@ from supernet.families import preset
 from supernet.networks import depthwise
 from supernet.space import Architecture
 from supernet.training.schedule import Phase, Schedule
-from tests.supernet.test_bundle import write
+from tests.support.bundles import write
 
 PHASES = (
     Phase("all", 1, 0.02, sampler="strict_fair"),

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,8 @@ from service.storage import tables as models
 from service.storage.database import Database
 from supernet.families import preset
 from supernet.space import Architecture
-from tests.conftest import Ran
+from tests.support.command_line import Run, refused
 
-Run = Callable[..., Ran]
 SECRET = "hunter2"
 NOBODY = f"postgresql://user:{SECRET}@127.0.0.1:1/supple"  # a port at which nothing listens
 
@@ -38,13 +36,6 @@ NOBODY = f"postgresql://user:{SECRET}@127.0.0.1:1/supple"  # a port at which not
 def _own_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SUPPLE_DATA_DIRECTORY", str(tmp_path / "data"))
     monkeypatch.delenv("SUPPLE_DATABASE_URL", raising=False)
-
-
-def refused(ran: Ran, code: int, message: str) -> None:
-    assert ran.code == code, ran.stderr
-    assert re.search(message, ran.stderr), ran.stderr
-    assert ran.stderr.count("\n") == 1, ran.stderr
-    assert ran.stderr.startswith("error: ")
 
 
 @pytest.mark.parametrize(

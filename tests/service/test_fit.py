@@ -15,7 +15,7 @@ from service.bundles.pairs import stratified
 from supernet.bundle import Bundle, BundleError
 from supernet.evaluation.evaluate import Evaluator
 from supernet.families import preset
-from tests.conftest import Ran
+from tests.support.command_line import Ran
 
 SPACE = preset("mbv3-cifar")
 

@@ -10,7 +10,7 @@ from evolution.problem import Problem
 from evolution.search import Search, solve
 from evolution.strategies.nsga2 import survivors
 from supernet.families import preset
-from tests.evolution.tiny import TINY, enumerate_space, random_cost, smooth_accuracy
+from tests.support.tiny import TINY, enumerate_space, random_cost, smooth_accuracy
 
 TABLES = CostTables(TINY)
 ALL = enumerate_space(TINY)

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from supernet.data import Dataset, ImageFiles, load
+from supernet.data import Dataset, load
 from supernet.families import preset
 from supernet.space import SearchSpace
 from supernet.training.augmentation import Augmentation
@@ -26,6 +25,7 @@ from supernet.training.checkpoints import load_checkpoint, save_checkpoint
 from supernet.training.loop import TrainingError, TrainingState, _enter, train
 from supernet.training.sampling import sampler_of
 from supernet.training.schedule import Phase, Schedule
+from tests.support.photographs import photographs
 
 SPACE = preset("mbv3-digits")
 LARGEST = {"depth": (2,), "kernel_size": (7,), "expand_ratio": (4,)}
@@ -553,7 +553,7 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from tests.supernet.test_train import KILLED, SPACE, TrainingState, load_checkpoint, photographs, save_checkpoint, train
+from tests.supernet.test_loop import KILLED, SPACE, TrainingState, load_checkpoint, photographs, save_checkpoint, train
 folder = Path(sys.argv[1])
 state = TrainingState.fresh(SPACE, KILLED)
 load_checkpoint(state, folder / "checkpoints")
@@ -562,20 +562,6 @@ for progress in train(state, photographs(folder), workers=2):
     print(progress.step, flush=True)
 torch.save(state.averaged().state_dict(), folder / "final.pt")
 """
-
-
-def photographs(folder: Path) -> Dataset:
-    """20 noisy photographs, which are decoded on the fly."""
-    classes = folder / "train"
-    if not classes.exists():
-        rng = np.random.default_rng(0)
-        for number in range(20):
-            path = classes / str(number % 2) / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (20, 24), np.uint8)).save(path)
-    dataset = load(str(folder), 16, seed=0, holdout=2, root=folder, channels=1, cache_bytes=0)
-    assert isinstance(dataset.train, ImageFiles)
-    return dataset
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -23,7 +23,7 @@ from supernet.training.checkpoints import train_resumably
 from supernet.training.loop import TrainingError, TrainingState, train
 from supernet.training.schedule import Phase, Schedule
 from supernet.training.standalone import StandAlone, stand_alone
-from tests.conftest import Ran
+from tests.support.command_line import Ran
 
 CONFIG = TrainingConfig(
     "short",

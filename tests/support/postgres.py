@@ -1,0 +1,29 @@
+"""Databases of their own on the PostgreSQL server that tests use."""
+
+import os
+import uuid
+
+import psycopg
+from sqlalchemy import make_url
+
+SERVER = os.environ.get("SUPPLE_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
+
+
+class empty_postgres:  # noqa: N801 - used as a function
+    """A new database, dropped at the end: `with empty_postgres() as url`."""
+
+    def __init__(self, template: str = "template0") -> None:
+        self.name = f"supple_test_{uuid.uuid4().hex}"
+        self.template = template
+
+    def __enter__(self) -> str:
+        self._execute(f'CREATE DATABASE "{self.name}" TEMPLATE "{self.template}"')
+        return make_url(SERVER).set(database=self.name).render_as_string(hide_password=False)
+
+    def __exit__(self, *_: object) -> None:
+        self._execute(f'DROP DATABASE "{self.name}" WITH (FORCE)')
+
+    @staticmethod
+    def _execute(statement: str) -> None:
+        with psycopg.connect(SERVER, autocommit=True) as connection:
+            connection.execute(statement)
