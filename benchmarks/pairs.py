@@ -16,7 +16,7 @@ from evolution.costs import CostTables
 from evolution.pareto import dominance_ranks
 from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.predictors.validation import kendall_tau
-from service.bundles.pairs import measured, stratified
+from service.bundles.pairs import measure_subnets, stratified
 from supernet.bundle import Bundle
 from supernet.space import Genomes
 
@@ -56,7 +56,7 @@ def main() -> None:
 
 def pairs_of(bundle: Bundle, genomes: Genomes) -> Pairs:
     scores = np.empty((len(genomes), 2))
-    for number, scored in measured(bundle.evaluator(), bundle.space, genomes):
+    for number, scored in measure_subnets(bundle.evaluator(), bundle.space, genomes):
         scores[number] = scored.accuracy, scored.log_likelihood
     return genomes, scores[:, 0], scores[:, 1]
 

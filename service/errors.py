@@ -98,4 +98,11 @@ def shortened(text: str, most: int = 80) -> str:
 
 
 class InputError(ValueError):
-    """What was typed cannot be used; the message names the option and the value."""
+    """An argument cannot be used. The message names the argument, its value and what to do.
+
+    arguments: names in the message's backquotes, such as `max_flops`; the command line prints --max-flops instead.
+    """
+
+    def __init__(self, message: str, *arguments: str) -> None:
+        super().__init__(message)
+        self.arguments = arguments

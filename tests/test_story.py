@@ -144,10 +144,11 @@ def test_search_describe_and_export_on_the_command_line(
 TRAIN = """
 import sys
 from pathlib import Path
-from service.training import read_config, run
+from service.bundles.config import read_config
+from service.bundles.train import train_bundle
 
 config, out = map(Path, sys.argv[1:])
-for step in run(read_config(config), out, resume=True, data_root=out.parent, checkpoint_steps=5):
+for step in train_bundle(read_config(config), out, resume=True, data_root=out.parent, checkpoint_steps=5):
     print(step.stage, step.done, step.total, sep=":", flush=True)
 """
 

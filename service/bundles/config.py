@@ -103,7 +103,7 @@ def read_config(path: Path) -> TrainingConfig:
         raise ValueError(f"{path}: " + "; ".join(faults)) from error
 
 
-def scored_on(config: TrainingConfig) -> dict[str, Any]:
+def evaluation_settings(config: TrainingConfig) -> dict[str, Any]:
     """What the accuracies of a dataset's subnets depend on beside the weights, as JSON: it tells kept ones apart."""
     return {
         "calibration_images": config.evaluation.calibration_images,
@@ -128,7 +128,8 @@ def load_data(config: TrainingConfig, data_root: Path) -> tuple[Dataset, SearchS
     return dataset, preset(config.space, classes=len(dataset.classes), in_channels=dataset.train.channels)
 
 
-def _config_json(config: TrainingConfig) -> Any:
+def config_json(config: TrainingConfig) -> Any:
+    """The configuration as a bundle's manifest records it."""
     return json.loads(json.dumps(asdict(config)))
 
 

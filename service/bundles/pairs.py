@@ -40,7 +40,7 @@ def stratified(space: SearchSpace, rng: np.random.Generator, count: int) -> Geno
     return pool[np.argsort(turns, kind="stable")[:count]]
 
 
-def measured(evaluator: Evaluator, space: SearchSpace, genomes: Genomes) -> Iterator[tuple[int, Evaluation]]:
+def measure_subnets(evaluator: Evaluator, space: SearchSpace, genomes: Genomes) -> Iterator[tuple[int, Evaluation]]:
     """Extract, recalibrate and score subnets; yields each one's index. Those of one resolution share its images."""
     keep_freed_memory()
     for number in np.argsort(genomes[:, 0], kind="stable").tolist():
@@ -68,9 +68,8 @@ class Pairs:
         """Measure those that are missing; yields how many there are so far, and the newest."""
         missing = np.array([genome for genome in genomes if genome.tobytes() not in self._scores], np.int8)
         if len(missing):
-            for done, (number, scored) in enumerate(
-                measured(evaluator, space, missing), len(genomes) - len(missing) + 1
-            ):
+            already_done = len(genomes) - len(missing)
+            for done, (number, scored) in enumerate(measure_subnets(evaluator, space, missing), already_done + 1):
                 self._journal.add({"of": self._of, "genome": missing[number].tolist(), **asdict(scored)})
                 self._scores[missing[number].tobytes()] = scored.accuracy, scored.log_likelihood
                 yield done, scored

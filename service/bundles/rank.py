@@ -11,7 +11,7 @@ import torch
 
 from evolution.arrays import Floats
 from evolution.predictors.validation import kendall_tau, spearman_rho, tau_interval
-from service.bundles.config import LARGEST_HOLDOUT, TrainingConfig, load_data, recorded_config, scored_on
+from service.bundles.config import LARGEST_HOLDOUT, TrainingConfig, evaluation_settings, load_data, recorded_config
 from supernet.bundle import Bundle
 from supernet.data import Dataset
 from supernet.evaluation.evaluate import Evaluator, perturbed
@@ -79,14 +79,14 @@ def rank_config(
 
     inherited = {}
     for sampler in SAMPLERS:
-        state = TrainingState.fresh(space, resampled(config.schedule, space, sampler), device)
+        state = TrainingState.fresh(space, with_sampler(config.schedule, space, sampler), device)
         for done in train_resumably(state, dataset, folder / sampler, workers=config.dataset.workers):
             progress(f"{sampler} supernet", done.step, done.total_steps, f"loss {done.loss:.2f}")
         supernet = state.averaged()
         inherited[sampler] = np.array([score(supernet, space.decode(genome)) for genome in genomes])
 
     alone = np.empty((2, nets))
-    common = {"schedule": config.schedule.hash, "epochs": epochs, "evaluation": scored_on(config)}
+    common = {"schedule": config.schedule.hash, "epochs": epochs, "evaluation": evaluation_settings(config)}
     results = _Results(folder / "nets.jsonl", common)
     for number, (net, run) in enumerate(np.ndindex(nets, 2), 1):
         arch, net_seed = space.decode(genomes[net]), config.schedule.seed + run
@@ -112,11 +112,11 @@ def rank_config(
             }
             for net, genome in enumerate(genomes)
         ],
-        **compared(alone, inherited, rng),
+        **rank_agreement(alone, inherited, rng),
     }
 
 
-def compared(alone: Floats, inherited: dict[str, Floats], rng: np.random.Generator) -> dict[str, Any]:
+def rank_agreement(alone: Floats, inherited: dict[str, Floats], rng: np.random.Generator) -> dict[str, Any]:
     """Rank agreement with training alone, (2, N) accuracies of two seeds, the first of which is compared with.
 
     ceiling: the agreement of the two seeds with each other, which no supernet can be expected to exceed.
@@ -181,7 +181,7 @@ class _Results:
         return accuracy
 
 
-def resampled(schedule: Schedule, space: SearchSpace, sampler: str) -> Schedule:
+def with_sampler(schedule: Schedule, space: SearchSpace, sampler: str) -> Schedule:
     """The schedule with every phase sampled uniformly or strictly fairly, both with as many subnets a step.
 
     So the two cost the same and differ in nothing but which subnets are drawn.

@@ -15,8 +15,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from evolution.predictors.accuracy import AccuracyPredictor
-from service.bundles.config import LARGEST_HOLDOUT, TrainingConfig, _config_json, load_data, scored_on
+from service.bundles.config import LARGEST_HOLDOUT, TrainingConfig, config_json, evaluation_settings, load_data
 from service.bundles.pairs import Pairs, stratified
+from service.errors import InputError
 from supernet.bundle import MANIFEST, Bundle, BundleError, write_bundle
 from supernet.data import Dataset
 from supernet.evaluation.evaluate import Evaluator, evaluate, perturbed
@@ -25,8 +26,8 @@ from supernet.files import sha256
 from supernet.networks import depthwise
 from supernet.space import Architecture, SearchSpace
 from supernet.training import distributed
-from supernet.training.checkpoints import CHECKPOINT_STEPS, load_checkpoint, save_checkpoint
-from supernet.training.loop import TrainingState, train
+from supernet.training.checkpoints import CHECKPOINT_STEPS, load_checkpoint, train_resumably
+from supernet.training.loop import TrainingState
 from supernet.training.schedule import Phase
 
 log = logging.getLogger("supple.train")
@@ -58,7 +59,7 @@ def finished_bundle(config: TrainingConfig, folder: Path) -> Bundle | None:
     return bundle if recorded == config else None
 
 
-def run(
+def train_bundle(
     config: TrainingConfig,
     folder: Path,
     *,
@@ -66,15 +67,16 @@ def run(
     data_root: Path,
     checkpoint_steps: int = CHECKPOINT_STEPS,
 ) -> Iterator[Step]:
-    """Train, measure subnets, fit the accuracy predictor and write `folder/bundle`.
+    """Train a supernet, measure subnets, fit the accuracy predictor and write `folder/bundle`. Yields progress.
 
-    Yields progress. A checkpoint is written every `checkpoint_steps` steps and at each phase's end; killed at any
-    moment, the run goes on from the newest one when called with `resume`, or when torchrun starts it again. Of several
-    processes all train; the first alone does the rest. Nothing is done where `finished_bundle` finds one.
+    A checkpoint is written every `checkpoint_steps` steps and at the end of each phase. A run that was killed continues
+    from the newest checkpoint when called with `resume`, or when torchrun restarts it. With several processes, all of
+    them train and the first does the rest. Does nothing if `finished_bundle` finds a bundle.
 
     Raises:
-        ValueError: a configuration that fits neither space nor data, or checkpoints present without `resume`.
-        OSError: the disk is full; what was there before is intact.
+        InputError: the folder holds checkpoints and `resume` is false.
+        ValueError: the configuration does not fit the space or the data.
+        OSError: the disk is full; existing files are intact.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -87,30 +89,47 @@ def run(
             log.warning("precision is bf16, for which this processor has no kernels; fp32 is most likely faster")
         dataset, space = distributed.in_turns(lambda: load_data(config, data_root))
         state = TrainingState.fresh(space, config.schedule, device)
-        found = load_checkpoint(state, checkpoints)
-        if found and not distributed.of_the_first(lambda: resume or distributed.restarted()):
-            kind = "an unfinished run" if state.phase < len(config.schedule.phases) else "a finished training run"
-            raise ValueError(f"{checkpoints} holds {kind}; pass --resume to go on from it, or choose another folder")
+        if load_checkpoint(state, checkpoints) and not distributed.of_the_first(
+            lambda: resume or distributed.restarted()
+        ):
+            run = "an unfinished run" if state.phase < len(config.schedule.phases) else "a finished training run"
+            raise InputError(
+                f"{checkpoints} holds {run}; pass `resume` to continue it, or choose another folder", "resume"
+            )
         calibration = dataset.train[: config.evaluation.calibration_images]
         holdout = dataset.holdout[:LARGEST_HOLDOUT]
-        for progress in train(state, dataset, workers=config.dataset.workers):
-            if state.step == 0 and distributed.is_first():
-                evaluator = Evaluator(state.averaged(), dataset.normalization, calibration, holdout)
-                state.curves[-1]["corners"] = _open_corners(evaluator, space, config.schedule.phases[state.phase - 1])
-            if progress.step % checkpoint_steps == 0 or state.step == 0:
-                save_checkpoint(state, checkpoints, keep=config.keep_checkpoints)
+
+        def record_corners(state: TrainingState) -> None:
+            evaluator = Evaluator(state.averaged(), dataset.normalization, calibration, holdout)
+            state.curves[-1]["corners"] = _open_corners(evaluator, space, config.schedule.phases[state.phase - 1])
+
+        for progress in train_resumably(
+            state,
+            dataset,
+            checkpoints,
+            workers=config.dataset.workers,
+            steps=checkpoint_steps,
+            keep=config.keep_checkpoints,
+            at_phase_end=record_corners,
+        ):
             speed = f"{progress.images_per_second:.0f} img/s"
             detail = f"{progress.phase} {progress.epoch}, loss {progress.loss:.2f}, {speed}"
             yield Step("train", progress.step, progress.total_steps, detail)
-    if not distributed.is_first():
-        return
+    if distributed.is_first():
+        yield from _make_bundle(config, folder, state, dataset)
 
+
+def _make_bundle(config: TrainingConfig, folder: Path, state: TrainingState, dataset: Dataset) -> Iterator[Step]:
+    """Measure subnets of a trained supernet, fit the accuracy predictor and write the bundle."""
     supernet, views = state.averaged(), config.evaluation.views
+    space = supernet.space
+    calibration = dataset.train[: config.evaluation.calibration_images]
+    holdout = dataset.holdout[:LARGEST_HOLDOUT]
     evaluator = Evaluator(supernet, dataset.normalization, calibration, perturbed(holdout, views))
     rng = np.random.default_rng([config.schedule.seed, 5])
     genomes = stratified(space, rng, config.evaluation.subnets)
-    assert state.checkpoint is not None  # at the latest since the end of the last phase
-    pairs = Pairs(folder / "pairs.jsonl", {"weights": sha256(state.checkpoint), **scored_on(config)})
+    assert state.checkpoint is not None  # since the end of the last phase, at the latest
+    pairs = Pairs(folder / "pairs.jsonl", {"weights": sha256(state.checkpoint), **evaluation_settings(config)})
     for done, scored in pairs.measure(evaluator, space, genomes):
         yield Step("measure subnets", done, len(genomes), f"accuracy {scored.accuracy:.3f}")
     predictor = AccuracyPredictor.fit(space, genomes, *pairs.scores(genomes), rng)
@@ -139,7 +158,7 @@ def run(
         provenance={
             "dataset": config.dataset.source,
             "images": {"train": len(dataset.train), "holdout": len(dataset.holdout)},
-            "config": _config_json(config),
+            "config": config_json(config),
             "versions": {
                 **{package: version(package) for package in ("supple", "torch", "numpy")},
                 "python": platform.python_version(),

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from service.bundles.config import read_config
-from service.bundles.train import finished_bundle, run
+from service.bundles.train import finished_bundle, train_bundle
 from service.cli import processes
 from service.cli.display import Bar, architecture_lines, show_corners, tau, watch
 from service.client import Client
@@ -109,7 +109,7 @@ def _bundle(directory: Path, config_path: Path, out: Console) -> Bundle:
     if bundle is not None:
         out.print(f"using the bundle of an earlier run in {bundle.path}")
     else:
-        watch(run(config, directory / "train", resume=True, data_root=directory), out)
+        watch(train_bundle(config, directory / "train", resume=True, data_root=directory), out)
         bundle = Bundle.open(directory / "train" / "bundle")
     show_corners(bundle.report, out)
     return bundle

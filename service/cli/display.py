@@ -200,7 +200,7 @@ def _exact(value: float | None) -> str:
     return f"{int(value):,}" if value == int(value) else f"{value:,}"
 
 
-def show_found(found: Mapping[str, Any], console: Console) -> None:
+def show_answer(found: Mapping[str, Any], console: Console) -> None:
     """The answer of `supple search`, with its limits beside what they limit."""
     best, limits = found["best"], found["limits"]
 

@@ -125,17 +125,21 @@ def _arch_of_id(text: str, space: SearchSpace) -> Architecture:
 
 
 BAD_INPUT = 2
-ENVIRONMENT = 1  # the machine, the database or the network does not let us
+ENVIRONMENT = 1  # the machine, the database or the network prevents it
 
 
-def explained(error: Exception) -> tuple[str, int] | None:
-    """The line to print and the exit code; None for an error that nobody foresaw, whose traceback is worth reading."""
+def explain(error: Exception) -> tuple[str, int] | None:
+    """The message to print and the exit code. None for an unforeseen error, whose traceback is worth reading."""
+    message = one_line(error)
     if isinstance(error, SuppleError):
-        return one_line(error), ENVIRONMENT if error.status >= 500 else BAD_INPUT
+        return message, ENVIRONMENT if error.status >= 500 else BAD_INPUT
+    if isinstance(error, InputError):
+        for name in error.arguments:
+            message = message.replace(f"`{name}`", "--" + name.replace("_", "-"))
     if isinstance(error, ValueError):
-        return one_line(error), BAD_INPUT
+        return message, BAD_INPUT
     if isinstance(error, OSError):
-        return one_line(error), ENVIRONMENT
+        return message, ENVIRONMENT
     return None
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from service.bundles.paths import check_folder, check_input, check_output
-from service.cli.inputs import current_database, explained, reaching, read_arch, read_settings
+from service.cli.inputs import current_database, explain, reaching, read_arch, read_settings
 from service.errors import InputError
 from service.quantities import fraction
 from service.quantities import limits as read_limits
@@ -99,11 +99,12 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        told = explained(error)
-        if told is None:
+        explanation = explain(error)
+        if explanation is None:
             raise
-        err.print(f"[bold red]error:[/] {escape(told[0])}", highlight=False)
-        sys.exit(told[1])
+        message, code = explanation
+        err.print(f"[bold red]error:[/] {escape(message)}", highlight=False)
+        sys.exit(code)
 
 
 @app.command()
@@ -131,14 +132,14 @@ def train(
     On several GPUs or machines: torchrun --nproc-per-node N -m service.cli train CONFIG -o OUTPUT
     """
     from service.bundles.config import read_config
-    from service.bundles.train import finished_bundle, run
+    from service.bundles.train import finished_bundle, train_bundle
     from service.cli.display import show_corners, watch
     from supernet.bundle import Bundle
     from supernet.training.distributed import is_first
 
     settings = read_config(config)
     check_folder("--output", output)
-    steps = run(settings, output, resume=resume, data_root=data_root)
+    steps = train_bundle(settings, output, resume=resume, data_root=data_root)
     if not is_first():
         deque(steps, maxlen=0)
         return
@@ -316,7 +317,7 @@ def search(
     """Search a bundle under hard limits, without a server."""
     from evolution.refusal import Refused
     from service.bundles.search import search_bundle
-    from service.cli.display import show_found, show_refused
+    from service.cli.display import show_answer, show_refused
 
     limits = _limits(max_latency_ms, max_flops, max_params, max_model_bytes, max_peak_memory)
     least = None if min_accuracy is None else fraction(min_accuracy)
@@ -342,7 +343,7 @@ def search(
         else:
             show_refused(refused.problem(), [gene.name for gene in opened.space.block_genes], err)
         raise refused from error
-    _print_json(found) if as_json else show_found(found, out)
+    _print_json(found) if as_json else show_answer(found, out)
 
 
 def _limits(

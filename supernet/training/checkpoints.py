@@ -7,7 +7,7 @@ generators is kept, because all randomness of training is a function of (seed, p
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +50,33 @@ def load_checkpoint(state: TrainingState, folder: Path) -> bool:
 
 
 def train_resumably(
-    state: TrainingState, dataset: Dataset, folder: Path, *, workers: int = 0, steps: int = CHECKPOINT_STEPS
+    state: TrainingState,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    workers: int = 0,
+    steps: int = CHECKPOINT_STEPS,
+    keep: int = 2,
+    at_phase_end: Callable[[TrainingState], None] = lambda state: None,
 ) -> Iterator[Progress]:
-    """`train` a fresh state, or go on from the newest checkpoint in a folder; one is written there every `steps` steps.
+    """`train` with checkpoints: one every `steps` steps and one at the end of each phase.
 
-    And one at the end of each phase. A finished run only loads its last one.
+    A fresh state first loads the newest checkpoint in the folder. After a finished run's last one, no step follows.
+
+    keep: how many of the newest checkpoints to keep. at_phase_end: called on the first process, before the checkpoint
+    at the end of a phase.
 
     Raises:
         TrainingError, ValueError: what `load_checkpoint` and `train` raise.
         OSError: the disk is full; earlier checkpoints stay as they were.
     """
-    load_checkpoint(state, folder)
+    if state.checkpoint is None:
+        load_checkpoint(state, folder)
     for progress in train(state, dataset, workers=workers):
+        if state.step == 0 and distributed.is_first():
+            at_phase_end(state)
         if progress.step % steps == 0 or state.step == 0:
-            save_checkpoint(state, folder)
+            save_checkpoint(state, folder, keep=keep)
         yield progress
 
 

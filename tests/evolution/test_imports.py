@@ -26,7 +26,7 @@ def test_fitting_ridge_and_predicting_load_no_torch() -> None:
     code = """
 import sys
 import numpy as np
-from evolution.accuracy import AccuracyPredictor
+from evolution.predictors.accuracy import AccuracyPredictor
 from supernet.families import preset
 space, rng = preset("mbv3-digits"), np.random.default_rng(0)
 genomes = space.sample(rng, 40)

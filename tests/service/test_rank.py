@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from service.bundles import rank as ranking
-from service.bundles.config import DatasetConfig, EvaluationConfig, TrainingConfig, _config_json
-from service.bundles.rank import compared, resampled
+from service.bundles.config import DatasetConfig, EvaluationConfig, TrainingConfig, config_json
+from service.bundles.rank import rank_agreement, with_sampler
 from supernet.bundle import Bundle
 from supernet.data import load
 from supernet.evaluation.evaluate import Views
@@ -81,7 +81,7 @@ def test_a_killed_training_alone_goes_on_to_equal_weights_and_no_other_subnet_ta
 
 def test_both_samplers_see_as_many_subnets_in_every_step() -> None:
     space = preset("mbv3-digits")
-    fair, uniform = (resampled(CONFIG.schedule, space, name) for name in ("strict_fair", "uniform"))
+    fair, uniform = (with_sampler(CONFIG.schedule, space, name) for name in ("strict_fair", "uniform"))
     assert [phase.sampler for phase in fair.phases] == ["strict_fair"] * 2
     assert [phase.subnets_per_step for phase in uniform.phases] == [3, 3]
 
@@ -90,20 +90,22 @@ def test_overlapping_intervals_show_no_difference_and_distant_ones_do() -> None:
     rng = np.random.default_rng(0)
     alone = np.stack([np.linspace(0, 0.9, 30)] * 2)
     shuffled = rng.permutation(alone[0])
-    found = compared(alone, {"uniform": shuffled, "strict_fair": alone[0] + 0.1}, rng)
+    found = rank_agreement(alone, {"uniform": shuffled, "strict_fair": alone[0] + 0.1}, rng)
     assert found["verdict"] == "strict_fair ranks better: the intervals do not overlap"
     assert found["ceiling"]["kendall_tau"] == found["samplers"]["strict_fair"]["spearman"] == pytest.approx(1)
     assert found["samplers"]["strict_fair"]["gap"] == pytest.approx(0.1)
     low, high = found["samplers"]["uniform"]["interval"]
     assert low < found["samplers"]["uniform"]["kendall_tau"] < high
-    assert compared(alone, {"uniform": shuffled, "strict_fair": shuffled}, rng)["verdict"] == "no difference shown"
+    assert (
+        rank_agreement(alone, {"uniform": shuffled, "strict_fair": shuffled}, rng)["verdict"] == "no difference shown"
+    )
 
 
 def test_the_command_ranks_and_goes_on_where_it_was_cut_short(
     bundle_path: Path, tmp_path: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = Bundle.open(bundle_path)
-    config = _config_json(CONFIG)
+    config = config_json(CONFIG)
     monkeypatch.setattr(Bundle, "open", lambda path: replace(bundle, manifest={**bundle.manifest, "config": config}))
     monkeypatch.setattr(ranking, "LARGEST_HOLDOUT", 100)
     trained: list[Any] = []

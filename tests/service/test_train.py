@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from evolution.predictors.accuracy import LEAST_PAIRS
-from service.bundles import train as training
+from service.bundles import config as training_config
 from service.bundles.config import DatasetConfig, EvaluationConfig, TrainingConfig, load_data
 from service.bundles.export import export_subnet_of
 from service.bundles.search import search_bundle
-from service.bundles.train import finished_bundle, run
+from service.bundles.train import finished_bundle, train_bundle
 from supernet.bundle import Bundle
 from supernet.costs.architecture import of_architecture
 from supernet.families import preset
@@ -35,7 +35,7 @@ def test_bfloat16_on_a_processor_without_kernels_for_it_is_warned_of(
     monkeypatch.setitem(depthwise.SUPPORTED, torch.bfloat16, fast)
     schedule = Schedule(PHASES[:1], batch_size=8, precision="bf16")
     config = TrainingConfig("half", "mbv3-digits", DatasetConfig("digits", holdout=1400), schedule, device="cpu")
-    next(run(config, tmp_path, data_root=tmp_path))
+    next(train_bundle(config, tmp_path, data_root=tmp_path))
     assert ("fp32 is most likely faster" in caplog.text) == (not fast)
 
 
@@ -67,7 +67,7 @@ def test_a_short_training_ends_in_a_bundle_that_searches_and_exports(
     def small(name: str, *, classes: int | None = None, in_channels: int | None = None) -> object:
         return replace(preset(name, classes=classes, in_channels=in_channels), resolutions=(8,))
 
-    monkeypatch.setattr(training, "preset", small)
+    monkeypatch.setattr(training_config, "preset", small)
     config = TrainingConfig(
         "short",
         name,
@@ -76,7 +76,7 @@ def test_a_short_training_ends_in_a_bundle_that_searches_and_exports(
         EvaluationConfig(subnets=LEAST_PAIRS, calibration_images=8),
         threads=1,
     )
-    for _ in run(config, tmp_path, data_root=tmp_path):
+    for _ in train_bundle(config, tmp_path, data_root=tmp_path):
         pass
     bundle = Bundle.open(tmp_path / "bundle")
     assert (bundle.space.classes, bundle.space.in_channels, bundle.space.resolutions) == (10, 1, (8,))
