@@ -16,11 +16,11 @@ from service.settings import Settings
 from service.storage import tables as models
 from service.storage.database import Database
 from service.storage.store import Store
+from supernet.bundle import Bundle
 from supernet.families import space_from_json
 from supernet.space import SearchSpace
 
 if TYPE_CHECKING:
-    from supernet.bundle import Bundle
     from supernet.evaluation.evaluate import Evaluator
 
 T = TypeVar("T")
@@ -104,7 +104,6 @@ class Context:
 
     def evaluator(self, supernet: models.Supernet) -> "tuple[Bundle, Evaluator]":
         """A supernet's bundle and its weights, ready to extract, recalibrate and score. Loads torch."""
-        from supernet.bundle import Bundle
 
         def load() -> "tuple[Bundle, Evaluator]":
             bundle = Bundle.open(self.store.bundle(supernet.bundle_hash))

@@ -1,4 +1,7 @@
-"""The supernet bundle: one directory with everything that a search, a verification and an export need. No pickles."""
+"""The supernet bundle: one directory with everything that a search, a verification and an export need. No pickles.
+
+Torch loads when weights or images are asked for, not when a bundle is opened or searched.
+"""
 
 import hashlib
 import io
@@ -9,19 +12,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from supernet.data import Images, Normalization
-from supernet.evaluation.evaluate import Evaluator, Views, perturbed
+from supernet.evaluation.views import Views
 from supernet.families import space_from_json, supernet_class
 from supernet.files import sha256, sync, write_synced
-from supernet.networks.supernet import Supernet
 from supernet.space import SearchSpace
+
+if TYPE_CHECKING:
+    from supernet.data import Images, Normalization
+    from supernet.evaluation.evaluate import Evaluator
+    from supernet.networks.supernet import Supernet
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -67,7 +71,8 @@ class Bundle:
             files: dict[str, str] = dict(manifest["files"])
             space = space_from_json(manifest["space"])
             bundle = cls(path, manifest, hashlib.sha256(data).hexdigest())
-            if len(bundle.classes) != space.classes or len(bundle.normalization.mean) != space.in_channels:
+            channels = {len(manifest["normalization"][name]) for name in ("mean", "std")}
+            if len(bundle.classes) != space.classes or channels != {space.in_channels}:
                 raise BundleError(f"{path / MANIFEST}: classes or normalisation do not fit the space")
             Views(**manifest["views"])
             str(manifest["name"]), str(manifest["space_hash"])
@@ -109,8 +114,10 @@ class Bundle:
         return list(self.manifest["classes"])
 
     @property
-    def normalization(self) -> Normalization:
+    def normalization(self) -> "Normalization":
         """How pixels become inputs."""
+        from supernet.data import Normalization
+
         values = self.manifest["normalization"]
         return Normalization(tuple(values["mean"]), tuple(values["std"]))
 
@@ -142,12 +149,13 @@ class Bundle:
         except (ValueError, TypeError) as error:
             raise BundleError(f"{self.path}: a file of a device cannot be read: {error}") from error
 
-    def supernet(self) -> Supernet:
+    def supernet(self) -> "Supernet":
         """The supernet with its weights, in evaluation mode.
 
         Raises:
             BundleError: the bundle was made without weights.
         """
+        import torch
         from safetensors.torch import load_file
 
         if not self.has_weights:
@@ -156,15 +164,15 @@ class Bundle:
         supernet.load_state_dict(load_file(self.path / WEIGHTS))
         return supernet.to(memory_format=torch.channels_last).eval()
 
-    def calibration(self) -> Images | None:
+    def calibration(self) -> "Images | None":
         """Images for batch norm and INT8, at the largest resolution; None without any."""
         return self._images(CALIBRATION)
 
-    def holdout(self) -> Images | None:
+    def holdout(self) -> "Images | None":
         """Images of the search split as they are, at the largest resolution; None without any."""
         return self._images("holdout.npz")
 
-    def evaluator(self, calibration: Images | None = None) -> Evaluator:
+    def evaluator(self, calibration: "Images | None" = None) -> "Evaluator":
         """Extracts, recalibrates and scores this bundle's subnets, on the views of the holdout the manifest names.
 
         calibration: images to recalibrate with instead of the bundle's own.
@@ -172,6 +180,8 @@ class Bundle:
         Raises:
             BundleError: the bundle was made without weights.
         """
+        from supernet.evaluation.evaluate import Evaluator, perturbed
+
         holdout = self.holdout()
         if holdout is not None:
             holdout = perturbed(holdout, Views(**self.manifest["views"]))
@@ -179,7 +189,7 @@ class Bundle:
             calibration = self.calibration()
         return Evaluator(self.supernet(), self.normalization, calibration, holdout)
 
-    def _images(self, name: str) -> Images | None:
+    def _images(self, name: str) -> "Images | None":
         path = self._optional(name)
         return None if path is None else _load_images(path)
 
@@ -192,11 +202,11 @@ def write_bundle(
     *,
     name: str,
     space: SearchSpace,
-    supernet: Supernet | None,
+    supernet: "Supernet | None",
     classes: tuple[str, ...],
-    normalization: Normalization,
-    calibration: Images | None,
-    holdout: Images | None,
+    normalization: "Normalization",
+    calibration: "Images | None",
+    holdout: "Images | None",
     views: Views,
     predictor: bytes | None,
     report: Mapping[str, Any],
@@ -294,7 +304,11 @@ def _npz(**arrays: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _load_images(path: Path) -> Images:
+def _load_images(path: Path) -> "Images":
+    import torch
+
+    from supernet.data import Images
+
     with np.load(path, allow_pickle=False) as arrays:
-        pixels: Tensor = torch.from_numpy(arrays["pixels"])
+        pixels = torch.from_numpy(arrays["pixels"])
         return Images(pixels, torch.from_numpy(arrays["labels"]).long())

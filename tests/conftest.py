@@ -88,7 +88,7 @@ def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from supernet.bundle import write_bundle
     from supernet.data import Images, Normalization
-    from supernet.evaluation.evaluate import Views
+    from supernet.evaluation.views import Views
     from supernet.families import supernet_class
     from supernet.networks.supernet import initialise
 

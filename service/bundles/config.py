@@ -11,7 +11,7 @@ from evolution.predictors.accuracy import LEAST_PAIRS
 from supernet.bundle import Bundle, BundleError
 from supernet.checks import FORBID_EXTRA, require
 from supernet.data import CACHE_BYTES, Dataset, load
-from supernet.evaluation.evaluate import Views
+from supernet.evaluation.views import Views
 from supernet.families import preset
 from supernet.space import SearchSpace
 from supernet.training.schedule import Schedule

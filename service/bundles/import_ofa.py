@@ -15,7 +15,7 @@ from service.errors import InputError
 from supernet import ofa
 from supernet.bundle import MANIFEST, Bundle, write_bundle
 from supernet.data import Images, Normalization, sample_folder
-from supernet.evaluation.evaluate import Views
+from supernet.evaluation.views import Views
 from supernet.families import preset, supernet_class
 from supernet.files import sha256
 from supernet.networks.supernet import Supernet

@@ -12,6 +12,7 @@ from service.storage.tables import Supernet, now
 from service.supernets import queries
 from service.supernets.schemas import SupernetDetail
 from service.supernets.show import DIGITS, _card, detail
+from supernet.bundle import Bundle
 
 
 def register(session: Session, store: Store, bundle_path: Path) -> Supernet:
@@ -23,8 +24,6 @@ def register(session: Session, store: Store, bundle_path: Path) -> Supernet:
         BundleError (a ValueError): a file is missing or altered. StoreFullError: no room for the copy. ConflictError: a
             device of the same name has other settings. InvalidError: a device in the bundle cannot be read.
     """
-    from supernet.bundle import Bundle  # loads torch, which the service otherwise leaves to its workers
-
     bundle = Bundle.open(bundle_path)
     kept = Bundle.open(store.add_bundle(bundle.path, bundle.hash))
     predictor = kept.manifest["files"].get("predictor.npz")
@@ -53,8 +52,6 @@ def register_stored(session: Session, store: Store, bundle_hash: str) -> Superne
     Raises:
         NotFoundError: the store has no such bundle. InvalidError: it is another one. What `register` raises.
     """
-    from supernet.bundle import Bundle  # loads torch
-
     path = store.bundle(bundle_hash)
     if (found := Bundle.open(path).hash) != bundle_hash:
         raise InvalidError(

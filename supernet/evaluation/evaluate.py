@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from supernet.checks import FORBID_EXTRA, require
 from supernet.data import ImageFiles, Images, Normalization
 from supernet.evaluation.calibrate import recalibrate
+from supernet.evaluation.views import Views
 from supernet.networks.supernet import Supernet
 from supernet.space import Architecture
 
@@ -51,20 +51,6 @@ def evaluate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Ev
     if not images:
         raise ValueError("an evaluation needs at least one image")
     return Evaluation(correct / images, log_likelihood / images, images)
-
-
-@dataclass(frozen=True, slots=True)
-class Views:
-    """How held-out images are perturbed: how many views of each, and the seed. 0 leaves them as they are."""
-
-    count: int = 0
-    seed: int = 0
-
-    __pydantic_config__ = FORBID_EXTRA
-
-    def __post_init__(self) -> None:
-        require("views.count", self.count, 0, 1_000)
-        require("views.seed", self.seed, 0)
 
 
 def perturbed(images: Images, views: Views) -> Images:

@@ -19,7 +19,7 @@ from service.searches.verify import measurable
 from service.storage import tables as models
 from service.supernets.register import register
 from supernet.bundle import Bundle, write_bundle
-from supernet.evaluation.evaluate import Views
+from supernet.evaluation.views import Views
 from supernet.space import Architecture
 
 PUBLISHED = {"runtime": "as published", "threads": 1, "batch_size": 1}

@@ -16,7 +16,7 @@ from service.bundles.config import DatasetConfig, EvaluationConfig, TrainingConf
 from service.bundles.rank import rank_agreement, with_sampler
 from supernet.bundle import Bundle
 from supernet.data import load
-from supernet.evaluation.evaluate import Views
+from supernet.evaluation.views import Views
 from supernet.families import preset, presets
 from supernet.space import Architecture
 from supernet.training.checkpoints import train_resumably

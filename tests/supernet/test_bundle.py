@@ -11,7 +11,7 @@ import torch
 
 from supernet.bundle import Bundle, BundleError
 from supernet.data import Normalization
-from supernet.evaluation.evaluate import Views
+from supernet.evaluation.views import Views
 from supernet.families import supernet_class
 from supernet.networks.supernet import Supernet
 from tests.support.bundles import SPACE, images, write

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from supernet.data import ImageFiles, Images, Normalization, load, resize, sample_folder
-from supernet.evaluation.evaluate import Views, batches, perturbed
+from supernet.evaluation.evaluate import batches, perturbed
+from supernet.evaluation.views import Views
 from supernet.training.augmentation import Augmentation, drawn
 from supernet.training.batches import Batch, Batches, _end_with_parent
 from supernet.training.schedule import Phase, Schedule

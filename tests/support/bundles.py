@@ -7,7 +7,7 @@ import torch
 
 from supernet.bundle import Bundle, write_bundle
 from supernet.data import Images, Normalization
-from supernet.evaluation.evaluate import Views
+from supernet.evaluation.views import Views
 from supernet.families import preset, supernet_class
 from supernet.networks.supernet import Supernet
 
