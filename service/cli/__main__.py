@@ -1,4 +1,7 @@
-"""`python -m service.cli`: the `supple` command where no script is installed."""
+"""`python -P -m service.cli`: the `supple` command where its script is not at hand.
+
+With -P, Python imports no module from the working directory.
+"""
 
 from service.cli.main import main
 

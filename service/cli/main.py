@@ -129,7 +129,7 @@ def train(
 ) -> None:
     """Train a supernet, fit its accuracy predictor and write a bundle.
 
-    On several GPUs or machines: torchrun --nproc-per-node N -m service.cli train CONFIG -o OUTPUT
+    On several GPUs or machines: torchrun --nproc-per-node N --no-python supple train CONFIG -o OUTPUT
     """
     from service.bundles.config import read_config
     from service.bundles.train import finished_bundle, train_bundle

@@ -1,9 +1,8 @@
-"""Processes that we start, and the port that one of them listens on.
+"""Child processes, and a check of the port that one of them listens on.
 
-Each is a `supple` command with `--child`, and none outlives the process that started it.
-
-The child's standard input is a pipe whose other end we hold and never write to. However we end, the system closes our
-end, and the child, which waits for that, stops as it would on SIGTERM.
+A child runs a `supple` command with `--child` and never outlives its parent. Its standard input is a pipe to which the
+parent never writes. When the parent ends, for whatever reason, the operating system closes the pipe. The child waits
+for that and then stops as it does on SIGTERM.
 """
 
 import os
@@ -18,15 +17,19 @@ from service.settings import Settings
 
 
 def start(command: str, settings: Settings) -> "subprocess.Popen[bytes]":
-    """Run `supple COMMAND --child` with exactly these settings, whatever the environment says."""
+    """Run `supple COMMAND --child` with exactly these settings, whatever the environment says.
+
+    The child and its own children import nothing from the working directory: a `queue.py` there would replace Python's.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.upper().startswith("SUPPLE_")}
+    environment["PYTHONSAFEPATH"] = "1"
     environment |= {f"SUPPLE_{name.upper()}": str(value) for name, value in settings if value is not None}
-    arguments = [sys.executable, "-m", "service.cli", command, "--child"]
+    arguments = [sys.executable, "-P", "-m", "service.cli", command, "--child"]
     return subprocess.Popen(arguments, env=environment, stdin=subprocess.PIPE)
 
 
 def stop(process: "subprocess.Popen[bytes]", seconds: float) -> None:
-    """SIGTERM; SIGKILL after so many seconds. Returns once the process is gone."""
+    """Send SIGTERM, and SIGKILL if the process is still there after `seconds`. Returns when it has ended."""
     process.terminate()
     try:
         process.wait(seconds)
@@ -38,7 +41,7 @@ def stop(process: "subprocess.Popen[bytes]", seconds: float) -> None:
 
 
 def end_with_parent() -> None:
-    """In a child: send ourselves SIGTERM once the process that started us is gone."""
+    """Call it in a child: once the parent has ended, the child sends itself SIGTERM."""
 
     def watch() -> None:
         while os.read(sys.stdin.fileno(), 4096):
@@ -49,16 +52,16 @@ def end_with_parent() -> None:
 
 
 def check_port(host: str, port: int) -> None:
-    """Find out that a port can be listened on.
+    """Check that this machine can listen on a port.
 
     Raises:
-        UnavailableError: another program has it, or the host is none of this machine's addresses.
+        UnavailableError: another program listens on it, or `host` is not an address of this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as one:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.bind(address)
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
     except OSError as error:
         raise UnavailableError(
             f"cannot listen on {host}, port {port}: {error.strerror}; choose another with --port, or 0 for a free one"

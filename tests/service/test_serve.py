@@ -37,7 +37,7 @@ def service(tmp_path: Path, sqlite_template: Path) -> "Iterator[subprocess.Popen
     """`supple serve` on a free port, with its worker started."""
     (tmp_path / "supple.db").write_bytes(sqlite_template.read_bytes())
     environment = os.environ | {"SUPPLE_DATA_DIRECTORY": str(tmp_path), "SUPPLE_PORT": "0"}
-    process = subprocess.Popen([sys.executable, "-m", "service.cli", "serve"], env=environment)
+    process = subprocess.Popen([sys.executable, "-P", "-m", "service.cli", "serve"], env=environment)
     try:
         wait(lambda: bool(workers_of(process.pid)), "a worker beside the service")
         yield process
@@ -94,12 +94,30 @@ def test_a_child_has_the_settings_it_was_given_and_no_others(monkeypatch: pytest
     assert (settings.host, settings.insecure) == ("127.0.0.1", False)
     monkeypatch.setattr(subprocess, "Popen", lambda arguments, env, stdin: env)
     environment = processes.start("serve", settings)
+    assert environment["PYTHONSAFEPATH"] == "1"  # type: ignore[index]
     for name in list(os.environ):
         if name.startswith("SUPPLE_"):
             monkeypatch.delenv(name)
     for name, value in environment.items():  # type: ignore[attr-defined]
         monkeypatch.setenv(name, value)
     assert Settings() == settings
+
+
+def test_a_child_imports_nothing_from_the_working_directory(
+    tmp_path: Path, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "supple.db").write_bytes(sqlite_template.read_bytes())
+    hostile = tmp_path / "hostile"
+    hostile.mkdir()
+    for name in ("service", "queue"):
+        (hostile / f"{name}.py").write_text("raise SystemExit('imported from the working directory')")
+    monkeypatch.chdir(hostile)
+    worker = processes.start("worker", demo_settings(tmp_path, 0))
+    try:
+        wait(lambda: worker_is_ready(tmp_path) or worker.poll() is not None, "a ready worker")
+        assert worker.poll() is None
+    finally:
+        processes.stop(worker, 10)
 
 
 def test_a_port_that_is_taken_is_named() -> None:

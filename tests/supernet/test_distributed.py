@@ -188,7 +188,19 @@ def test_a_killed_process_is_started_again_and_training_goes_on_from_the_checkpo
     photographs(tmp_path)
     config, output = tmp_path / "tiny.yaml", tmp_path / "out"
     config.write_text(CONFIG.replace("FOLDER", str(tmp_path)))
-    command = ("--max-restarts", "1", "-m", "service.cli", "train", config, "-o", output)
+    command = (
+        "--max-restarts",
+        "1",
+        "--no-python",
+        sys.executable,
+        "-P",
+        "-m",
+        "service.cli",
+        "train",
+        config,
+        "-o",
+        output,
+    )
     with torchrun(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         first = output / "checkpoints" / "00000001.json"
         while not first.exists() and process.poll() is None:
