@@ -89,7 +89,7 @@ def test_searches_of_an_earlier_version_get_the_fields_of_the_canonical_form(dat
 @pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
 def test_processes_may_upgrade_at_the_same_time(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     def upgrade_twice(url: str) -> None:
-        program = f"from service.storage.database import upgrade; upgrade({url!r})"
+        program = f"from service.upgrade import upgrade; upgrade({url!r})"
         processes = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
         assert [process.wait(60) for process in processes] == [0, 0]
         assert Database(url).is_current()

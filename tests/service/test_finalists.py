@@ -266,7 +266,7 @@ def test_an_unexpected_error_ends_the_search_and_says_no_more(
     def fail(*_: Any) -> None:
         raise KeyError("secret")
 
-    monkeypatch.setattr(job, "verify", fail)
+    monkeypatch.setattr("service.searches.finalists.verify", fail)
     search_id = ask(client, device=device, max_latency_ms=0.05)
     with pytest.raises(KeyError):
         run_search(context, Steps(), search_id)

@@ -244,7 +244,7 @@ def test_a_starting_worker_outlasts_a_peer_that_looks_whether_it_lives(
     peer = try_lock(database, "new")
     assert peer is not None
     looks = [peer.release]
-    monkeypatch.setattr("service.jobs.queue.time.sleep", lambda _: looks and looks.pop()())
+    monkeypatch.setattr("service.jobs.locks.time.sleep", lambda _: looks and looks.pop()())
     lock = lock_patiently(database, "new")
     assert not looks
     assert lock.is_held()
