@@ -6,10 +6,9 @@ gather and a sum per cost (for peak memory, a maximum).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,78 +18,41 @@ from evolution.elimination import Eliminated, Elimination
 from evolution.moves import Moves
 from supernet.costs.filesize import fixed_bytes, part_bytes
 from supernet.costs.memory import peak_memory
-from supernet.operators import Operators, block_key, flat
+from supernet.costs.tables import PartTables
+from supernet.operators import total_flops, total_params
 from supernet.space import Genomes, SearchSpace
 
-CHUNK = 8192  # genomes indexed at once, so that temporaries stay in cache
 
+class CostTables(PartTables):
+    """The tables of one space, and the costs that follow from operator records alone.
 
-class CostTables:
-    """Every entry of every part's table of one space. Making it evaluates each part once per combination of choices.
-
-    operators: (F,) the records of each entry; () where the genes say that the part is dropped. parts: (F,) the number
-    of the part that the entry is of.
-    classes: their names, which a file holds; numbers unless given.
+    classes: their names, which an exported file holds; numbers unless given.
     """
 
     def __init__(self, space: SearchSpace, classes: Sequence[str] | None = None) -> None:
-        self.space, self.classes = space, classes
-        records: list[Operators] = []
-        parts: list[int] = []
-        self._strides = np.zeros((space.num_genes, len(space.parts)))
-        self._offsets = np.zeros(len(space.parts))
-        for p, part in enumerate(space.parts):
-            self._offsets[p] = len(records)
-            choices = [space.genes[gene].choices for gene in part.genes]
-            stride = 1
-            for gene in reversed(part.genes):
-                self._strides[gene, p] = stride
-                stride *= len(space.genes[gene].choices)
-            records += [part.operators(*values) for values in product(*choices)]
-            parts += [p] * (len(records) - len(parts))
-        self.operators, self.parts = tuple(records), tuple(parts)
-
-    @property
-    def num_entries(self) -> int:
-        """F."""
-        return len(self.operators)
-
-    @cached_property
-    def dropped(self) -> NDArray[np.bool_]:
-        """(F,) which entries are of dropped parts."""
-        return np.array([not records for records in self.operators])
-
-    @cached_property
-    def block_keys(self) -> tuple[str | None, ...]:
-        """(F,) the `block_key` of each entry's records; None where the part is dropped."""
-        keys = {records: block_key(records) for records in set(self.operators)}
-        return tuple(keys[records] if records else None for records in self.operators)
+        super().__init__(space)
+        self.classes = classes
 
     @cached_property
     def elimination(self) -> Elimination:
         """How minima over these tables are found, per resolution (gene 0)."""
         scopes = [part.genes for part in self.space.parts]
-        return Elimination(scopes, self._offsets.astype(int).tolist(), self.space.num_choices.tolist(), 0)
+        return Elimination(scopes, self.offsets.tolist(), self.space.num_choices.tolist(), 0)
 
     @cached_property
     def moves(self) -> Moves:
         """The moves of the space."""
         return Moves(self.space)
 
-    def _entries(self, cost: Callable[[Operators], float]) -> Floats:
-        """(F,) a value per entry; equal records are computed once."""
-        values = {records: cost(records) for records in set(self.operators)}
-        return np.array([values[records] for records in self.operators], np.float64)
-
     @cached_property
     def flops_cost(self) -> "AdditiveCost":
         """Multiply-adds per image."""
-        return AdditiveCost(self, "flops", self._entries(lambda records: sum(op.flops for op in flat(records))))
+        return AdditiveCost(self, "flops", self.values(total_flops))
 
     @cached_property
     def params_cost(self) -> "AdditiveCost":
         """Learned parameters, batch norm's scale and shift included."""
-        return AdditiveCost(self, "params", self._entries(lambda records: sum(op.params for op in flat(records))))
+        return AdditiveCost(self, "params", self.values(total_params))
 
     @cached_property
     def model_bytes_cost(self) -> "AdditiveCost":
@@ -105,18 +67,7 @@ class CostTables:
     @cached_property
     def peak_memory_cost(self) -> "PeakCost":
         """Bytes of single-precision activations alive at once, for one image."""
-        return PeakCost(self, "peak_memory_bytes", self._entries(peak_memory))
-
-    def index(self, genomes: Genomes) -> NDArray[np.intp]:
-        """(N, P) the entry of each part for (N, G) genomes, canonical or not.
-
-        Products and sums of small integers are exact in floating point, and that way BLAS computes them.
-        """
-        result = np.empty((len(genomes), len(self._offsets)), np.intp)
-        for start in range(0, len(genomes), CHUNK):
-            rows = slice(start, start + CHUNK)
-            result[rows] = genomes[rows].astype(np.float64) @ self._strides + self._offsets
-        return result
+        return PeakCost(self, "peak_memory_bytes", self.values(peak_memory))
 
     def flops(self, genomes: Genomes) -> Floats:
         """(N,) multiply-adds per image of (N, G) genomes; exact."""

@@ -8,13 +8,13 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from supernet.costs.tables import PartTables
 from supernet.families import preset, supernet_class
 from supernet.families.mobilenetv3 import MobileNetV3Layout
 from supernet.operators import Operator, Operators, Parallel, block_key, flat
@@ -225,7 +225,7 @@ def _read_table(path: Path, space: SearchSpace, resolution: int) -> dict[str, fl
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(rows, dict):
         raise ValueError(f"{path} is not a latency table: it holds no entries by name")
-    blocks = {records for records in _blocks(space, resolution) if records}
+    blocks = [records for records in dict.fromkeys(PartTables(space, resolution).operators) if records]
     names = {records: _table_names(records) for records in blocks}
     if missing := sorted({name for of_block in names.values() for name in of_block} - rows.keys()):
         raise ValueError(
@@ -240,13 +240,6 @@ def _mean(path: Path, name: str, row: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"{path}: {name} needs a mean that is a positive number of ms, not {value!r}")
     return float(value)
-
-
-def _blocks(space: SearchSpace, resolution: int) -> set[Operators]:
-    """The records of every part of the network, at one resolution, for every combination of its genes."""
-    choices = [gene.choices for gene in space.genes]
-    choices[0] = (resolution,)
-    return {part.operators(*values) for part in space.parts for values in product(*(choices[g] for g in part.genes))}
 
 
 def _table_names(records: Operators) -> list[str]:

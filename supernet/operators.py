@@ -120,6 +120,16 @@ def flat(operators: Operators) -> Iterator[Operator]:
             yield record
 
 
+def total_flops(operators: Operators) -> int:
+    """Multiply-adds of all operators."""
+    return sum(operator.flops for operator in flat(operators))
+
+
+def total_params(operators: Operators) -> int:
+    """Learned parameters of all operators."""
+    return sum(operator.params for operator in flat(operators))
+
+
 def block_key(operators: Operators) -> str:
     """16 hexadecimal digits that name a tuple of records, equal for equal records: SHA-256 of their fields in order.
 

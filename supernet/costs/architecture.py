@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from supernet.costs.filesize import fixed_bytes, part_bytes
 from supernet.costs.memory import peak_memory
-from supernet.operators import flat
+from supernet.operators import total_flops, total_params
 from supernet.space import Architecture, SearchSpace
 
 
@@ -18,10 +18,9 @@ def of_architecture(space: SearchSpace, arch: Architecture, class_names: Sequenc
         ValueError: the architecture lies outside the space, or its resolution is no multiple of 4.
     """
     parts = list(space.part_operators(arch))
-    operators = [operator for _, records in parts for operator in flat(records)]
     return {
-        "flops": sum(operator.flops for operator in operators),
-        "params": sum(operator.params for operator in operators),
+        "flops": sum(total_flops(records) for _, records in parts),
+        "params": sum(total_params(records) for _, records in parts),
         "model_bytes": fixed_bytes(space, class_names) + sum(part_bytes(part.name, records) for part, records in parts),
         "peak_memory_bytes": max(peak_memory(records) for _, records in parts),
     }

@@ -9,7 +9,6 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from supernet.costs.tables import PartTables
 from supernet.export.writer import to_onnx
 from supernet.families.mobilenetv3 import inverted_residual
 from supernet.files import write_atomically
 from supernet.networks.static import static_layers
-from supernet.operators import block_key
 from supernet.space import Architecture, SearchSpace
 
 FORMAT = 1
@@ -120,25 +119,24 @@ def _blocks(space: SearchSpace) -> list[ProbeModel]:
     """Every distinct block once, then the edges between them."""
     blocks: dict[str, ProbeModel] = {}
     edges: dict[str, ProbeModel] = {}
-    for part in space.parts:
-        for values in product(*(space.genes[gene].choices for gene in part.genes)):
-            records = part.operators(*values)
-            key = block_key(records)
-            if not records or key in blocks:
-                continue
-            first, last = records[0], records[-1]
-            ends = {} if part is space.parts[0] else {"in": (first.in_channels, first.side)}
-            if part is not space.parts[-1]:
-                ends["out"] = (last.out_channels, last.out_side)
-            for channels, side in ends.values():
-                edges |= {model.name: model for model in _edge(channels, side)}
-            blocks[key] = ProbeModel(
-                f"block-{key}",
-                "block",
-                (first.in_channels, first.side, first.side),
-                partial(static_layers, records),
-                {"key": key, "edges": [f"edge-{channels}x{side}" for channels, side in ends.values()]},
-            )
+    tables = PartTables(space)
+    last_part = len(space.parts) - 1
+    for part, key, records in zip(tables.parts, tables.block_keys, tables.operators, strict=True):
+        if key is None or key in blocks:
+            continue
+        first, last = records[0], records[-1]
+        ends = {} if part == 0 else {"in": (first.in_channels, first.side)}
+        if part != last_part:
+            ends["out"] = (last.out_channels, last.out_side)
+        for channels, side in ends.values():
+            edges |= {model.name: model for model in _edge(channels, side)}
+        blocks[key] = ProbeModel(
+            f"block-{key}",
+            "block",
+            (first.in_channels, first.side, first.side),
+            partial(static_layers, records),
+            {"key": key, "edges": [f"edge-{channels}x{side}" for channels, side in ends.values()]},
+        )
     return [*blocks.values(), *edges.values()]
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from supernet.costs.tables import part_variants
 from supernet.networks.elastic import first, permute, sorted_within
 from supernet.networks.static import static_layers
 from supernet.networks.supernet import Supernet, initialise
@@ -70,9 +71,10 @@ class SlicedSupernet(Supernet):
 
         Channels between parts, those of a residual stream, stay in their order, since every block reads them.
         """
-        genes = self.space.genes
+        choices = [
+            [gene.choices[index] for index in indices] for gene, indices in zip(self.space.genes, trained, strict=True)
+        ]
         for part, paths in self._paths():
-            choices = [[genes[gene].choices[index] for index in trained[gene]] for gene in part.genes]
             variants = _variants(part, paths, choices)
             _sort(_widest(self.space, part, paths), self.shared[_key(part, paths)], variants)
 
@@ -131,15 +133,14 @@ def _at_any_side(records: Operators) -> Operators:
 
 
 def _variants(part: Part, paths: dict[int, Value], choices: Sequence[Sequence[Value]]) -> list[Operators]:
-    """The distinct records, at any side, of one path through a part. choices: per gene of the part."""
-    open_choices = ([paths[gene]] if gene in paths else some for gene, some in zip(part.genes, choices, strict=True))
-    kept = (records for values in product(*open_choices) if (records := part.operators(*values)))
-    return list(dict.fromkeys(map(_at_any_side, kept)))
+    """The distinct records, at any side, of one path through a part. choices: per gene of the space."""
+    on_path = [[paths[gene]] if gene in paths else values for gene, values in enumerate(choices)]
+    return list(dict.fromkeys(_at_any_side(records) for records in part_variants(part, on_path) if records))
 
 
 def _widest(space: SearchSpace, part: Part, paths: dict[int, Value]) -> Operators:
     """The records of one path through a part with the most channels that any choice gives each of them."""
-    variants = _variants(part, paths, [space.genes[gene].choices for gene in part.genes])
+    variants = _variants(part, paths, [gene.choices for gene in space.genes])
     widest, *others = variants or [()]  # a path may be to leave the part out
     for records in others:
         try:

@@ -3,14 +3,14 @@
 Once-for-All's sampling (arXiv:1908.09791) is the uniform one, of several subnets a step, with a teacher's soft labels.
 """
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet.operators import flat
+from supernet.costs.tables import PartTables
+from supernet.operators import total_flops
 from supernet.space import Architecture, Genomes, SearchSpace
 from supernet.training.schedule import Phase, Schedule
 
@@ -94,7 +94,7 @@ class FlopsRangeSampler(Sampler):
         """Refuse what this sampler cannot do; make what all draws need."""
         assert self.phase.flops is not None
         self.least, self.most = self.phase.flops
-        self._flops = {resolution: _FlopsTable(self.space, resolution) for resolution in self.resolutions}
+        self._flops = {resolution: _flops_at(self.space, resolution) for resolution in self.resolutions}
         rng = np.random.default_rng([*self.seed, self.steps])
         drawn = self.space.sample(rng, 16 * CANDIDATES, self.open_choices)
         flops = {resolution: table(drawn) for resolution, table in self._flops.items()}
@@ -120,28 +120,20 @@ class FlopsRangeSampler(Sampler):
                 return self._decoded(np.stack(found[: self.subnets]), resolution)
         raise ValueError(f"no architecture with {self.least:g} to {self.most:g} FLOPs found; widen the range `flops`")
 
-    def _inside(self, flops: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def _inside(self, flops: NDArray[np.float64]) -> NDArray[np.bool_]:
         inside: NDArray[np.bool_] = (self.least <= flops) & (flops <= self.most)
         return inside
 
 
-class _FlopsTable:
-    """Multiply-adds of genomes at one resolution: a sum over parts, each looked up by the choices of its genes."""
+def _flops_at(space: SearchSpace, resolution: int) -> Callable[[Genomes], NDArray[np.float64]]:
+    """A function from (N, G) genomes to their (N,) multiply-adds at one resolution, whatever their gene 0 says."""
+    tables = PartTables(space, resolution)
+    values = tables.values(total_flops)
 
-    def __init__(self, space: SearchSpace, resolution: int) -> None:
-        self.parts = []
-        for part in space.parts:
-            choices = [(resolution,) if gene == 0 else space.genes[gene].choices for gene in part.genes]
-            values = (part.operators(*chosen) for chosen in itertools.product(*choices))
-            flops = np.array([sum(op.flops for op in flat(records)) for records in values], np.int64)
-            self.parts.append((part.genes, flops.reshape([len(column) for column in choices])))
+    def flops(genomes: Genomes) -> NDArray[np.float64]:
+        return np.asarray(values[tables.index(genomes)].sum(1))
 
-    def __call__(self, genomes: Genomes) -> NDArray[np.int64]:
-        """(N,) of (N, G) genomes; gene 0 is passed over."""
-        total = np.zeros(len(genomes), np.int64)
-        for genes, flops in self.parts:
-            total += flops[tuple(0 if gene == 0 else genomes[:, gene] for gene in genes)]
-        return total
+    return flops
 
 
 class StrictFairSampler(Sampler):
