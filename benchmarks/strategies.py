@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evolution.comparison import Comparison, runs
+from evolution.comparison import Comparison, run_strategies
 from evolution.costs import CostTables
 from evolution.limits import Limit, constrain
 from evolution.predictors.accuracy import AccuracyPredictor
@@ -58,8 +58,8 @@ def main() -> None:
             end = "with" if local_search else "without"
             print(f"at most {limit:,.0f} FLOPs, {(flops <= limit).sum():,} subnets; {end} the local search")
             settings = {"evaluations": options.budget, "seeds": options.seeds}
-            done = runs(problem, sorted(STRATEGIES), local_search=local_search, **settings)
-            for summary in Comparison.of(done, optimum).summaries:
+            done = run_strategies(problem, sorted(STRATEGIES), local_search=local_search, **settings)
+            for summary in Comparison.from_runs(done, optimum).summaries:
                 found = sum(value >= optimum - FOUND for value in summary.accuracies)
                 p_value = "" if summary.p_value is None else f", p {summary.p_value:.1e}"
                 print(

@@ -41,7 +41,7 @@ class Run:
         return np.where(last < 0, np.nan, self.accuracy[last])
 
 
-def runs(
+def run_strategies(
     problem: Problem, strategies: Sequence[str], *, evaluations: int, seeds: int, local_search: bool = True
 ) -> Iterator[Run]:
     """Search with every strategy and seed, a seed at a time, so that a machine's drift is spread over the strategies.
@@ -90,7 +90,7 @@ class Comparison:
     summaries: tuple[Summary, ...]
 
     @classmethod
-    def of(cls, done: Iterable[Run], optimum: float | None = None) -> "Comparison":
+    def from_runs(cls, done: Iterable[Run], optimum: float | None = None) -> "Comparison":
         """Summarise runs, random search among them; the least regret comes first."""
         done = tuple(done)
         by_strategy = {run.strategy: [other for other in done if other.strategy == run.strategy] for run in done}

@@ -90,7 +90,7 @@ class CostTables(PartTables):
         return np.array([0.0 if key is None else by_key.get(key, np.inf) for key in self.block_keys])
 
 
-def on_grid(values: Floats) -> Floats:
+def round_to_grid(values: Floats) -> Floats:
     """Values rounded to multiples of 2**-30; integers stay as they are.
 
     Sums of such values are exact in float64 while they stay below 2**23 (integers: 2**53), whatever the order of the
@@ -162,7 +162,7 @@ class Cost(ABC):
 class AdditiveCost(Cost):
     """A cost of the form `scale[resolution] * sum of one value per part + offset[resolution]`.
 
-    values: (F,) inf where the cost is unknown; put on a grid (`on_grid`).
+    values: (F,) inf where the cost is unknown; put on a grid (`round_to_grid`).
     scale, offset: (R,) an increasing affine map per resolution; 1 and 0 unless given.
 
     Raises:
@@ -181,7 +181,7 @@ class AdditiveCost(Cost):
             raise ValueError(f"{self.name}: {resolutions} scales and offsets needed, one per resolution")
         if not (np.isfinite(scale).all() and np.isfinite(offset).all() and (scale > 0).all()):
             raise ValueError(f"{self.name}: scales must be positive and finite, offsets finite, not {scale}, {offset}")
-        object.__setattr__(self, "values", on_grid(np.asarray(self.values, np.float64)))
+        object.__setattr__(self, "values", round_to_grid(np.asarray(self.values, np.float64)))
         object.__setattr__(self, "scale", scale)
         object.__setattr__(self, "offset", offset)
 

@@ -98,7 +98,7 @@ def constrain(
     return tuple(Constraint(cost_of(limit, tables, latency), limit.max) for limit in lowest.values())
 
 
-def allowed(space: SearchSpace, resolution: int | None, max_resolution: int | None) -> NDArray[np.bool_]:
+def allowed_resolutions(space: SearchSpace, resolution: int | None, max_resolution: int | None) -> NDArray[np.bool_]:
     """(R,) which resolutions are allowed. Raises ValueError where none is."""
     if resolution is not None and resolution not in space.resolutions:
         raise ValueError(f"resolution is {resolution}; {space.name} has {', '.join(map(str, space.resolutions))}")

@@ -86,7 +86,7 @@ class ParetoFront:
     names: tuple[str, ...]
 
     @classmethod
-    def of(cls, genomes: Genomes, accuracy: Floats, costs: Floats, names: Sequence[str]) -> Self:
+    def from_genomes(cls, genomes: Genomes, accuracy: Floats, costs: Floats, names: Sequence[str]) -> Self:
         """The front of N architectures, any of which may be dominated."""
         kept = np.flatnonzero(non_dominated(np.column_stack([-accuracy, costs])))
         kept = kept[np.lexsort((-accuracy[kept], costs[kept, 0]))]
@@ -94,21 +94,6 @@ class ParetoFront:
         for array in arrays:
             array.setflags(write=False)
         return cls(*arrays, tuple(names))
-
-    def merge(self, other: Self) -> Self:
-        """The front of both fronts' architectures, such as one found now and one stored earlier.
-
-        Both must be predicted by the same model versions; of equal objectives this front's architecture is kept.
-
-        Raises:
-            ValueError: the fronts are over different costs.
-        """
-        if other.names != self.names:
-            raise ValueError(
-                f"a front over {', '.join(self.names)} cannot be merged with one over {', '.join(other.names)}"
-            )
-        accuracy, costs = np.concatenate([self.accuracy, other.accuracy]), np.concatenate([self.costs, other.costs])
-        return self.of(np.concatenate([self.genomes, other.genomes]), accuracy, costs, self.names)
 
     def __len__(self) -> int:
         """K."""
@@ -130,7 +115,7 @@ class ParetoFront:
         return _hypervolume(self.objectives, reference)
 
 
-def spread_out(objectives: Floats, most: int) -> NDArray[np.intp]:
+def thin_out(objectives: Floats, most: int) -> NDArray[np.intp]:
     """Which of the (N, M) objectives of a front to keep so that at most so many are left: those far from others."""
     distances = crowding_distances(objectives, np.zeros(len(objectives), np.intp))
     return np.sort(np.argsort(-distances, kind="stable")[:most])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from evolution.arrays import Floats
 from evolution.costs import Cost, CostTables
-from evolution.limits import Constraint, allowed
+from evolution.limits import Constraint, allowed_resolutions
 from evolution.region import Region
 from supernet.space import Genomes
 
@@ -89,7 +89,7 @@ class Problem:
 
     def within(self, genomes: Genomes) -> NDArray[np.bool_]:
         """(N,) whether (N, G) genomes are within every limit and of an allowed resolution."""
-        inside = allowed(self.tables.space, self.resolution, self.max_resolution)[genomes[:, 0]]
+        inside = allowed_resolutions(self.tables.space, self.resolution, self.max_resolution)[genomes[:, 0]]
         for constraint in self.bounded:
             inside &= constraint.cost(genomes) <= constraint.max
         return inside

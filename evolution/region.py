@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from evolution.arrays import Floats
 from evolution.costs import AdditiveCost, Cost, CostTables, PeakCost
 from evolution.knapsack import Knapsack
-from evolution.limits import Constraint, Sum, allowed
+from evolution.limits import Constraint, Sum, allowed_resolutions
 from evolution.refusal import Infeasible, Nearest, NotProven, Refused, _exact, _rounded_up
 from supernet.space import Genomes
 
@@ -52,7 +52,7 @@ class Region:
         """
         space = tables.space
         self.tables, self._asked, self._max_nodes = tables, tuple(constraints), max_nodes
-        self._open = allowed(space, resolution, max_resolution)
+        self._open = allowed_resolutions(space, resolution, max_resolution)
         self._where = f"of {space.name}" + (f" at resolution {resolution}" if resolution else "")
         self._where += f" up to resolution {max_resolution}" if max_resolution and not resolution else ""
         self._sums = [Sum(limit.cost, limit.max) for limit in constraints if isinstance(limit.cost, AdditiveCost)]
@@ -90,7 +90,7 @@ class Region:
 
     def anchor(self, genomes: Genomes) -> None:
         """Remember those of (N, G) genomes that are within the limits, at resolutions that have no anchor yet."""
-        for genome in genomes[self.holds(genomes)]:
+        for genome in genomes[self.contains(genomes)]:
             if not self.anchored[genome[0]]:
                 self.anchors[genome[0]] = self.tables.space.canonical(genome)
                 self.anchored[genome[0]] = True
@@ -101,7 +101,7 @@ class Region:
         columns = [constraint.cost.at(index, genomes[:, 0]) for constraint in self.constraints]
         return np.stack(columns, axis=1) if columns else np.zeros((len(genomes), 0))
 
-    def holds(self, genomes: Genomes) -> NDArray[np.bool_]:
+    def contains(self, genomes: Genomes) -> NDArray[np.bool_]:
         """(N,) whether (N, G) genomes are within every limit and of an allowed resolution."""
         inside: NDArray[np.bool_] = (self.costs(genomes) <= self.maxima).all(1) & self._open[genomes[:, 0]]
         return inside
@@ -115,9 +115,9 @@ class Region:
         """
         space = self.tables.space
         genomes = space.canonical(genomes)
-        homeless = np.flatnonzero(~self.anchored[genomes[:, 0]] & ~self.holds(genomes))
+        homeless = np.flatnonzero(~self.anchored[genomes[:, 0]] & ~self.contains(genomes))
         genomes[homeless, 0] = rng.choice(np.flatnonzero(self.anchored), len(homeless))
-        outside = np.flatnonzero(~self.holds(genomes))
+        outside = np.flatnonzero(~self.contains(genomes))
         if not len(outside):
             return genomes
         start = genomes[outside].astype(np.int16)
@@ -128,7 +128,7 @@ class Region:
         low, high = np.zeros(len(start)), np.ones(len(start))
         for _ in range(PATH_STEPS):
             middle = (low + high) / 2
-            inside = self.holds(_walk(start, goal, order, middle))
+            inside = self.contains(_walk(start, goal, order, middle))
             low, high = np.where(inside, low, middle), np.where(inside, middle, high)
         genomes[outside] = space.canonical(_walk(start, goal, order, high))
         return genomes

@@ -29,7 +29,7 @@ RECENT = 1_000
 STALE_GENERATIONS = 5  # without anything new in a row: the strategy has nothing left to propose
 Phase = Literal["seed", "explore", "polish", "done"]
 STRATEGIES: Mapping[str, str] = {  # module and class; loaded when asked for, since some need torch
-    "evolution": "evolution.strategies.elitist:Evolution",
+    "evolution": "evolution.strategies.elitist:Elitist",
     "gumbel": "evolution.strategies.gumbel:Gumbel",
     "gumbel-soft": "evolution.strategies.gumbel:SoftGumbel",
     "nsga2": "evolution.strategies.nsga2:NSGA2",
@@ -58,7 +58,7 @@ class Progress:
     phase: Phase
     generation: int
     evaluations: int
-    budget: int
+    max_evaluations: int
     best: Genomes
     predicted_accuracy: float
 
@@ -131,7 +131,7 @@ class Search:
     ) -> None:
         if evaluations < 1:
             raise ValueError(f"evaluations is {evaluations}; at least 1 is needed")
-        self.problem, self.budget, self.seed = problem, evaluations, seed
+        self.problem, self.max_evaluations, self.seed = problem, evaluations, seed
         self._region = problem.region
         self._strategy_name = strategy or ("nsga2" if problem.pareto else "evolution")
         self._polish = polish and not problem.pareto
@@ -161,7 +161,7 @@ class Search:
     def progress(self) -> Progress:
         """Where the search stands. Only after the first step of `run`."""
         _, _, genome, accuracy = self._leader()
-        return Progress(self._phase, self._generation, self.evaluations, self.budget, genome, accuracy)
+        return Progress(self._phase, self._generation, self.evaluations, self.max_evaluations, genome, accuracy)
 
     def _leader(self) -> tuple[float, float, Genomes, float]:
         if self._best is None:
@@ -173,13 +173,13 @@ class Search:
         anchors = self._region.anchors[self._region.anchored]
         largest = np.broadcast_to(self.problem.tables.space.num_choices - 1, anchors.shape).astype(np.int8)
         largest[:, 0] = anchors[:, 0]
-        self._evaluate(self._inside(np.concatenate([self._warm_start, largest, anchors])), self.budget)
+        self._evaluate(self._inside(np.concatenate([self._warm_start, largest, anchors])), self.max_evaluations)
         self._phase = "explore"
 
     def _explore(self) -> None:
         """One generation of the strategy."""
-        reserve = min(int(self.budget * POLISH_SHARE), MOST_POLISH) if self._polish else 0
-        budget = self.budget - reserve
+        reserve = min(int(self.max_evaluations * POLISH_SHARE), MOST_POLISH) if self._polish else 0
+        budget = self.max_evaluations - reserve
         if self.evaluations + self._strategy.per_ask >= budget or self._stale >= STALE_GENERATIONS:
             self._phase = "polish" if self._polish else "done"
             return
@@ -198,11 +198,11 @@ class Search:
         if not len(fresh):
             fresh = self._fresh_within(moves.within_two(best))
         self._two_opt = not len(fresh)
-        if self._two_opt and self._stale >= STALE_GENERATIONS and before < self.budget:
+        if self._two_opt and self._stale >= STALE_GENERATIONS and before < self.max_evaluations:
             fresh = self._fresh_near_the_next_best()
-        self._evaluate(fresh[:PAIRS], self.budget - before)
+        self._evaluate(fresh[:PAIRS], self.max_evaluations - before)
         self._two_opt_evaluations += self.evaluations - before
-        if not len(fresh) or before >= self.budget:
+        if not len(fresh) or before >= self.max_evaluations:
             self._phase = "done"
 
     def _fresh_near_the_next_best(self) -> Genomes:
@@ -219,7 +219,7 @@ class Search:
 
     def _fresh_within(self, genomes: Genomes) -> Genomes:
         """(M, G) those of (N, G) genomes that are within the limits and not scored yet."""
-        return self._fresh(genomes[self._region.holds(genomes)])
+        return self._fresh(genomes[self._region.contains(genomes)])
 
     def _inside(self, genomes: Genomes) -> Genomes:
         """(M, G) genomes moved inside the limits, without those already scored."""
@@ -270,7 +270,7 @@ class Search:
             "space": self.problem.tables.space.hash,
             "costs": self.problem.cost_names,
             "strategy": self._strategy_name,
-            "evaluations": self.budget,
+            "evaluations": self.max_evaluations,
             "seed": self.seed,
             "polish": self._polish,
             "phase": self._phase,
@@ -327,13 +327,14 @@ class Search:
         best, accuracy = finalists.genomes[0], float(finalists.accuracy[0])
         costs = dict(zip(names, finalists.costs[0].tolist(), strict=True))
         spanned = problem.front_costs
-        objectives = np.column_stack([1 - evaluated.accuracy, evaluated.costs[:, :spanned]])
+        front_costs = evaluated.costs[:, :spanned]
+        objectives = np.column_stack([1 - evaluated.accuracy, front_costs])
         return SearchResult(
             best=best,
             reached=problem.min_accuracy is None or accuracy >= problem.min_accuracy,
             predicted_accuracy=accuracy,
             costs=costs,
-            front=ParetoFront.of(evaluated.genomes, evaluated.accuracy, evaluated.costs[:, :spanned], names[:spanned]),
+            front=ParetoFront.from_genomes(evaluated.genomes, evaluated.accuracy, front_costs, names[:spanned]),
             finalists=finalists,
             evaluated=evaluated,
             evaluations=self.evaluations,

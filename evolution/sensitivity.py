@@ -72,7 +72,7 @@ def sensitivities(problem: Problem, answer: Genomes) -> tuple[Sensitivity, ...]:
     limits = {limit.cost.name: limit.max for limit in problem.constraints}
     if problem.minimise is not None:
         limits.setdefault(problem.minimise.name, float(values[problem.minimise.name][0]))
-    allowed = Region(problem.tables, (), problem.resolution, problem.max_resolution).holds(genomes)
+    allowed = Region(problem.tables, (), problem.resolution, problem.max_resolution).contains(genomes)
     inside = {  # each limit raised, the others held
         name: np.logical_and.reduce(
             [allowed, *(values[other] <= most * (1 + STEP * (other == name)) for other, most in limits.items())]

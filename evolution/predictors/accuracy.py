@@ -28,7 +28,7 @@ from supernet.space import Genomes, SearchSpace
 Layer = tuple[NDArray[np.float32], NDArray[np.float32]]  # weight (inputs, outputs), bias (outputs,)
 Kind = Literal["ridge", "mlp"]
 
-LEAST_PAIRS = 10
+MIN_PAIRS = 10
 FOLDS = 5
 LEAST_TAU, LEAST_NEAR = 0.6, 0.3  # Kendall tau over all and near the front, below which a reader is warned
 PENALTIES = np.logspace(-3, 5, 33)  # of ridge, on one-hot features
@@ -124,7 +124,7 @@ class AccuracyPredictor:
         return cls(space, *pairs.fit(np.arange(len(genomes)), rng), card)
 
     @classmethod
-    def once_for_all(cls, space: SearchSpace, layers: Sequence[Layer], card: Mapping[str, Any]) -> Self:
+    def from_once_for_all(cls, space: SearchSpace, layers: Sequence[Layer], card: Mapping[str, Any]) -> Self:
         """Once-for-All's predictor for its MobileNetV3 space, whose features become the columns of `one_hot`.
 
         layers: as trained. The rows of the first weight are 3 kernel sizes for each of 20 blocks, then 3 expansion
@@ -210,11 +210,11 @@ def learning_curve(
     """
     pairs = _Pairs.checked(space, genomes, accuracy, log_likelihood, kind)
     seen = len(genomes) * (FOLDS - 1) // FOLDS
-    sizes = sorted({max(LEAST_PAIRS // 2, seen // part) for part in (8, 4, 2, 1)})
+    sizes = sorted({max(MIN_PAIRS // 2, seen // part) for part in (8, 4, 2, 1)})
     return [{"fitted_on": size, **pairs.errors(*pairs.held_out(rng, size))} for size in sizes]
 
 
-def poor_ranking(card: Mapping[str, Any]) -> str | None:
+def ranking_warning(card: Mapping[str, Any]) -> str | None:
     """What a reader must know of a predictor that ranks held-out pairs badly; None where it does not.
 
     A card without a known error, as of a predictor that was published, says so itself.
@@ -249,8 +249,8 @@ class _Pairs:
         cls, space: SearchSpace, genomes: Genomes, accuracy: Floats, log_likelihood: Floats | None, kind: Kind
     ) -> Self:
         accuracy = np.asarray(accuracy, np.float64)
-        if len(genomes) < LEAST_PAIRS or accuracy.shape != (len(genomes),):
-            raise ValueError(f"{len(genomes)} genomes, {accuracy.size} accuracies; at least {LEAST_PAIRS} pairs needed")
+        if len(genomes) < MIN_PAIRS or accuracy.shape != (len(genomes),):
+            raise ValueError(f"{len(genomes)} genomes, {accuracy.size} accuracies; at least {MIN_PAIRS} pairs needed")
         if not ((accuracy >= 0) & (accuracy <= 1)).all():
             raise ValueError(f"an accuracy is a fraction in [0, 1]; the largest given is {accuracy.max()}")
         if log_likelihood is None:

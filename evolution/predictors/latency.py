@@ -152,7 +152,7 @@ class LatencyModel:
         return cls(tables, dict(block_ms), fit(np.arange(len(measured))), np.sort(ratios), card)
 
     @classmethod
-    def published(cls, tables: CostTables, block_ms: Mapping[int, Mapping[str, float]], source: str) -> Self:
+    def from_published(cls, tables: CostTables, block_ms: Mapping[int, Mapping[str, float]], source: str) -> Self:
         """The model of published tables: block times by resolution and block key, which add up as they are.
 
         No whole network was measured, so the error is unknown and there is no bound at any confidence. A resolution

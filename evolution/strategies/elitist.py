@@ -80,7 +80,7 @@ class _Family:
         return np.where(other != self.genomes[-1], other, one)
 
 
-class Evolution:
+class Elitist:
     """Keeps the fittest architectures of an epoch and proposes what a linear model ranks best among their children."""
 
     spent = per_ask = 0
@@ -122,7 +122,7 @@ class Evolution:
         if self._generation % 2 == 0:
             offered.append(self._crossings(rows[:MATES]))
         proposed = np.concatenate(offered) if offered else self._nobody.genomes
-        return proposed[self._region.holds(proposed)]
+        return proposed[self._region.contains(proposed)]
 
     def tell(self, genomes: Genomes, scores: Scores) -> None:
         """Keep the fittest of the pool and the genomes told."""
@@ -202,7 +202,7 @@ class Evolution:
         mothers, fathers = self._pool.genomes[self._rng.choice(rows, (2, CROSSED))]
         crossed = np.where(self._rng.random(mothers.shape, np.float32) < 0.5, mothers, fathers)
         crossed = self._space.canonical(crossed)
-        crossed = crossed[self._region.holds(crossed)]
+        crossed = crossed[self._region.contains(crossed)]
         accuracy: Floats = one_hot(self._space, crossed).astype(np.float64) @ self._weights + self._bias
         return crossed[_greatest(self._problem.value(accuracy, self._prices(crossed)), CROSSINGS)]
 

@@ -83,7 +83,7 @@ class NSGA2:
             np.concatenate([self._population, genomes]),
             np.concatenate([self._objectives, objectives]),
         )
-        kept = survivors(objectives, POPULATION)
+        kept = select_survivors(objectives, POPULATION)
         self._population, self._objectives = population[kept], objectives[kept]
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -98,7 +98,7 @@ class NSGA2:
         self._mutations, self._told, self._sampled = mutations, int(told), bool(sampled)
 
 
-def survivors(objectives: Floats, count: int) -> NDArray[np.intp]:
+def select_survivors(objectives: Floats, count: int) -> NDArray[np.intp]:
     """At most `count` rows of (N, M) objectives, lower is better, best first: by rank, then by crowding distance."""
     ranks = dominance_ranks(objectives)
     return np.lexsort((-crowding_distances(objectives, ranks), ranks))[:count]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from evolution.comparison import Comparison, Run, runs
+from evolution.comparison import Comparison, Run, run_strategies
 from evolution.search import EVALUATIONS, STRATEGIES
 from service.bundles.search import problem_of
 from supernet.bundle import Bundle
@@ -36,10 +36,10 @@ def compare_bundle(
     budget = budget or EVALUATIONS
     problem, models = problem_of(bundle, limits, device=device, resolution=resolution, max_resolution=max_resolution)
     names, done = sorted(STRATEGIES), []
-    for run in runs(problem, names, evaluations=budget, seeds=seeds, local_search=local_search):
+    for run in run_strategies(problem, names, evaluations=budget, seeds=seeds, local_search=local_search):
         done.append(run)
         progress(run, len(done), len(names) * seeds)
-    comparison = Comparison.of(done)
+    comparison = Comparison.from_runs(done)
     best = max(done, key=lambda run: run.accuracy[-1])
     grid = np.unique(np.linspace(FIRST * budget, budget, POINTS).astype(int))
     asked = ", ".join(f"{name} at most {most:,}" for name, most in limits.items()) or "no limit"

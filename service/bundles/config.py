@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from evolution.predictors.accuracy import LEAST_PAIRS
+from evolution.predictors.accuracy import MIN_PAIRS
 from supernet.bundle import Bundle, BundleError
 from supernet.checks import FORBID_EXTRA, require
 from supernet.data import CACHE_BYTES, Dataset, load
@@ -52,7 +52,7 @@ class EvaluationConfig:
     __pydantic_config__ = FORBID_EXTRA
 
     def __post_init__(self) -> None:
-        require("evaluation.subnets", self.subnets, LEAST_PAIRS)
+        require("evaluation.subnets", self.subnets, MIN_PAIRS)
         require("evaluation.calibration_images", self.calibration_images, 2)
 
 

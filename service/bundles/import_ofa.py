@@ -152,7 +152,7 @@ def _accuracy_predictor(path: Path, space: SearchSpace) -> AccuracyPredictor:
     }
     layers = ofa.read_predictor(path)
     try:
-        return AccuracyPredictor.once_for_all(space, layers, card)
+        return AccuracyPredictor.from_once_for_all(space, layers, card)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -164,7 +164,7 @@ def _device(name: str, directory: Path, space: SearchSpace) -> dict[str, Any]:
     except ValidationError as error:
         raise InputError(f"--device is {name!r}: {error.errors()[0]['msg']}") from error
     tables = ofa.read_latency_tables(directory, space)
-    model = LatencyModel.published(CostTables(space), tables, "latency tables that Once-for-All published")
+    model = LatencyModel.from_published(CostTables(space), tables, "latency tables that Once-for-All published")
     return {**device.model_dump(exclude={"name"}), "latency_model": model.to_json()}
 
 

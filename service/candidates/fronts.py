@@ -4,7 +4,7 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from evolution.limits import Limit, cost_of
-from evolution.pareto import ParetoFront, spread_out
+from evolution.pareto import ParetoFront, thin_out
 from evolution.problem import Problem
 from service.candidates import queries
 from service.candidates.schemas import Cost, FrontOut
@@ -46,9 +46,9 @@ def front(
     ids, genomes, accuracy = queries.of_supernet(session, supernet)
     values = np.stack([cost(genomes) for cost in problem.pareto], axis=1) if ids else np.zeros((0, len(names)))
     known = np.isfinite(values).all(1)
-    merged = ParetoFront.of(genomes[known], accuracy[known], values[known], problem.cost_names[: len(names)])
+    merged = ParetoFront.from_genomes(genomes[known], accuracy[known], values[known], problem.cost_names[: len(names)])
     by_genome = {genome.tobytes(): one for genome, one in zip(genomes, ids, strict=True)}
-    kept = merged.genomes[spread_out(merged.objectives, MOST_MERGED)]
+    kept = merged.genomes[thin_out(merged.objectives, MOST_MERGED)]
     candidates = queries.by_id(session, [by_genome[genome.tobytes()] for genome in kept])
     return FrontOut(
         supernet=supernet.id,

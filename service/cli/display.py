@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from evolution.predictors.accuracy import poor_ranking
+from evolution.predictors.accuracy import ranking_warning
 from service.quantities import handy, rounded
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def show_predictor(card: Mapping[str, Any], console: Console) -> None:
         f"accuracy predictor: {card['pairs']} pairs, RMSE {card['rmse']:.2%}, Kendall tau {tau(card)}{front} "
         f"({card['validation']}{kind})"
     )
-    if warning := poor_ranking(card):
+    if warning := ranking_warning(card):
         console.print(f"[yellow]warning:[/] {warning}")
 
 

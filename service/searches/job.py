@@ -60,7 +60,7 @@ def _search(context: Context, search_id: str) -> None:
             row.progress = {
                 "phase": progress.phase,
                 "evaluations": progress.evaluations,
-                "budget": progress.budget,
+                "budget": progress.max_evaluations,
                 "best_predicted_accuracy": progress.predicted_accuracy,
             }
             queries.save_state(session, search_id, progress.generation, pack(search.state()))

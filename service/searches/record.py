@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy.orm import Session
 
-from evolution.pareto import spread_out
+from evolution.pareto import thin_out
 from evolution.problem import Problem
 from evolution.search import SearchResult
 from evolution.sensitivity import sensitivities
@@ -105,7 +105,7 @@ def sensitivity(problem: Problem, best: Genomes) -> list[dict[str, Any]]:
 
 def _kept(result: SearchResult) -> tuple[Genomes, np.ndarray[Any, np.dtype[np.bool_]]]:
     """(N, G) the finalists, best first, then the rest of the front, and whether each is on the front."""
-    members = result.front.genomes[spread_out(result.front.objectives, MOST_ON_FRONT)]
+    members = result.front.genomes[thin_out(result.front.objectives, MOST_ON_FRONT)]
     front = {genome.tobytes() for genome in members}
     finalists = [genome.tobytes() for genome in result.finalists.genomes[:FINALISTS]]
     rest = [key for genome in members[::-1] if (key := genome.tobytes()) not in set(finalists)]

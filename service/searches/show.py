@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from evolution.arrays import Floats
-from evolution.predictors.accuracy import poor_ranking
+from evolution.predictors.accuracy import ranking_warning
 from service.candidates import queries as candidates
 from service.candidates.queries import genomes_of
 from service.candidates.schemas import CandidateOut
@@ -39,7 +39,7 @@ def show(session: Session, context: Context, search: models.Search, *, from_stor
         sensitivity=findings.get("sensitivity", []) if best else [],
         seed=search.seed,
         predictor=search.predictor_version,
-        predictor_warning=poor_ranking(supernets.get(session, search.supernet_id).predictor_card or {}),
+        predictor_warning=ranking_warning(supernets.get(session, search.supernet_id).predictor_card or {}),
         latency_models=search.latency_models,
         answered_from=search.id if from_storage else None,
         warm_starts=search.warm_starts,

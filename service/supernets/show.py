@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from evolution.predictors.accuracy import poor_ranking
+from evolution.predictors.accuracy import ranking_warning
 from service.storage.tables import Supernet
 from service.supernets.schemas import SupernetDetail, SupernetOut
 
@@ -39,6 +39,6 @@ def _fields(supernet: Supernet) -> dict[str, Any]:
         "classes": manifest["classes"],
         "resolutions": manifest["space"]["resolutions"],
         "predictor": supernet.predictor_card,
-        "predictor_warning": poor_ranking(supernet.predictor_card or {}),
+        "predictor_warning": ranking_warning(supernet.predictor_card or {}),
         "created_at": supernet.created_at,
     }

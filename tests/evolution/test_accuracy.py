@@ -11,7 +11,7 @@ import torch
 from evolution.arrays import Floats
 from evolution.costs import CostTables
 from evolution.predictors import accuracy as module
-from evolution.predictors.accuracy import AccuracyPredictor, Link, _Pairs, learning_curve, one_hot, poor_ranking
+from evolution.predictors.accuracy import AccuracyPredictor, Link, _Pairs, learning_curve, one_hot, ranking_warning
 from evolution.predictors.validation import kendall_tau
 from supernet.families import preset
 from supernet.space import Architecture, Genomes
@@ -226,7 +226,7 @@ def test_once_for_alls_predictor_predicts_what_its_features_say(tmp_path: Path) 
         x = np.maximum(x @ weight + bias, 0)
     expected = (x @ layers[-1][0] + layers[-1][1])[:, 0]
     assert 0 < expected.min() < expected.max() < 1
-    made = AccuracyPredictor.once_for_all(space, layers, {"kind": "published"})
+    made = AccuracyPredictor.from_once_for_all(space, layers, {"kind": "published"})
     (tmp_path / "predictor.npz").write_bytes(made.to_bytes())
     loaded = AccuracyPredictor.load(tmp_path / "predictor.npz", space)
     assert loaded.predict(genomes) == pytest.approx(expected, abs=1e-5)
@@ -237,7 +237,7 @@ def test_once_for_alls_predictor_predicts_what_its_features_say(tmp_path: Path) 
 def test_a_predictor_without_a_link_still_predicts_fractions() -> None:
     wild = [(weight * 10, bias) for weight, bias in once_for_all_layers()]
     space = preset("mbv3-imagenet-w1.0")
-    predictor = AccuracyPredictor.once_for_all(space, wild, {})
+    predictor = AccuracyPredictor.from_once_for_all(space, wild, {})
     genomes = space.sample(np.random.default_rng(2), 100)
     assert np.ptp(predictor.score(genomes)) > 1
     assert (predictor.predict(genomes) == np.clip(predictor.score(genomes), 0, 1)).all()
@@ -246,9 +246,9 @@ def test_a_predictor_without_a_link_still_predicts_fractions() -> None:
 def test_once_for_alls_predictor_needs_its_layers_and_its_space() -> None:
     layers = once_for_all_layers()
     with pytest.raises(ValueError, match="has layers 128-400-400-400-1; these are"):
-        AccuracyPredictor.once_for_all(preset("mbv3-imagenet-w1.2"), layers[1:], {})
+        AccuracyPredictor.from_once_for_all(preset("mbv3-imagenet-w1.2"), layers[1:], {})
     with pytest.raises(ValueError, match="is of its MobileNetV3 space, which mbv3-cifar is not"):
-        AccuracyPredictor.once_for_all(preset("mbv3-cifar"), layers, {})
+        AccuracyPredictor.from_once_for_all(preset("mbv3-cifar"), layers, {})
 
 
 def test_a_learning_curve_falls_as_pairs_are_added_and_ends_at_the_cards_error() -> None:
@@ -293,5 +293,5 @@ def test_the_pairs_near_the_front_are_those_that_fewest_others_beat() -> None:
     ],
 )
 def test_a_poor_ranking_is_told(card: dict[str, Any], said: str | None) -> None:
-    warning = poor_ranking(card)
+    warning = ranking_warning(card)
     assert warning is None if said is None else said in (warning or "")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evolution.comparison import Comparison, Run, runs
+from evolution.comparison import Comparison, Run, run_strategies
 from evolution.costs import CostTables
 from evolution.limits import Limit, constrain
 from evolution.problem import Problem
@@ -35,12 +35,12 @@ def problem() -> Problem:
 
 @pytest.fixture(scope="module")
 def optimum(problem: Problem) -> float:
-    return float(problem.predictor.predict(ALL[problem.region.holds(ALL)]).max())
+    return float(problem.predictor.predict(ALL[problem.region.contains(ALL)]).max())
 
 
 @pytest.fixture(scope="module")
 def done(problem: Problem) -> list[Run]:
-    return list(runs(problem, sorted(STRATEGIES), evaluations=600, seeds=SEEDS, local_search=False))
+    return list(run_strategies(problem, sorted(STRATEGIES), evaluations=600, seeds=SEEDS, local_search=False))
 
 
 def test_the_space_is_small_enough_to_enumerate_and_too_large_for_the_budget() -> None:
@@ -49,7 +49,7 @@ def test_the_space_is_small_enough_to_enumerate_and_too_large_for_the_budget() -
 
 
 def test_regret_is_the_distance_to_the_true_optimum(done: list[Run], optimum: float) -> None:
-    comparison = Comparison.of(done, optimum)
+    comparison = Comparison.from_runs(done, optimum)
     assert comparison.best_known == optimum
     assert [summary.regret for summary in comparison.summaries] == sorted(s.regret for s in comparison.summaries)
     for summary in comparison.summaries:
@@ -68,14 +68,14 @@ def test_all_have_the_same_budget(done: list[Run], problem: Problem) -> None:
         assert (np.diff(run.evaluations) >= 0).all()
         assert (np.diff(run.accuracy) >= 0).all()
         assert run.evaluations[-1] <= 600 + 64
-        assert problem.region.holds(run.best[None]).all()
+        assert problem.region.contains(run.best[None]).all()
         assert run.accuracy[-1] == pytest.approx(problem.predictor.predict(run.best[None])[0])
         if run.strategy in ("evolution", "nsga2", "random"):
             assert run.evaluations[-1] == 600
 
 
 def test_curves_are_the_best_so_far(done: list[Run]) -> None:
-    comparison = Comparison.of(done)
+    comparison = Comparison.from_runs(done)
     grid = np.array([1, 50, 600])
     curves = comparison.curves(grid)
     for summary in comparison.summaries:
@@ -90,8 +90,10 @@ def test_curves_are_the_best_so_far(done: list[Run]) -> None:
 
 
 def test_with_the_local_search_all_but_the_baseline_end_with_it(problem: Problem, optimum: float) -> None:
-    comparison = Comparison.of(runs(problem, ["evolution", "random"], evaluations=600, seeds=2))
-    alone = Comparison.of(runs(problem, ["evolution", "random"], evaluations=600, seeds=2, local_search=False))
+    comparison = Comparison.from_runs(run_strategies(problem, ["evolution", "random"], evaluations=600, seeds=2))
+    alone = Comparison.from_runs(
+        run_strategies(problem, ["evolution", "random"], evaluations=600, seeds=2, local_search=False)
+    )
     random = [{s.strategy: s.accuracies for s in one.summaries}["random"] for one in (comparison, alone)]
     assert random[0] == random[1]
 
@@ -99,4 +101,4 @@ def test_with_the_local_search_all_but_the_baseline_end_with_it(problem: Problem
 def test_another_objective_is_refused(problem: Problem) -> None:
     front = Problem(TABLES, problem.predictor, pareto=(TABLES.flops_cost,))
     with pytest.raises(ValueError, match="compared by the accuracy that they reach"):
-        next(runs(front, ["random"], evaluations=10, seeds=1))
+        next(run_strategies(front, ["random"], evaluations=10, seeds=1))

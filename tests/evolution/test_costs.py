@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from evolution.costs import AdditiveCost, CostTables, PeakCost, on_grid
+from evolution.costs import AdditiveCost, CostTables, PeakCost, round_to_grid
 from supernet.families import preset
 from supernet.operators import block_key
 from supernet.space import Genomes, SearchSpace
+from tests.support.neighbours import neighbours
 from tests.support.tiny import TINY, enumerate_space, random_cost
 
 SPACES = [TINY, preset("mbv3-digits"), preset("mbv3-imagenet-w1.0")]
@@ -98,7 +99,7 @@ def test_floors_of_a_large_space_hold_for_samples_and_neighbours() -> None:
     genomes = space.sample(np.random.default_rng(4), 5000)
     assert (tables.flops(genomes) >= floors[genomes[:, 0]]).all()
     lowest: Genomes = tables.flops_cost.cheapest[3]
-    around = space.neighbours(lowest)
+    around = neighbours(space, lowest)
     same = around[:, 0] == lowest[0]
     assert (tables.flops(around[same]) >= floors[3]).all()
     smallest = space.decode(lowest)
@@ -109,10 +110,10 @@ def test_floors_of_a_large_space_hold_for_samples_and_neighbours() -> None:
 def test_the_grid_keeps_integers_and_makes_sums_independent_of_their_order() -> None:
     rng = np.random.default_rng(5)
     integers = rng.integers(0, 2**40, 100).astype(np.float64)
-    assert (on_grid(integers) == integers).all()
-    values = on_grid(rng.exponential(1, 1000))
+    assert (round_to_grid(integers) == integers).all()
+    values = round_to_grid(rng.exponential(1, 1000))
     assert len({rng.permutation(values).sum() for _ in range(20)}) == 1
-    assert np.isinf(on_grid(np.array([np.inf]))).all()
+    assert np.isinf(round_to_grid(np.array([np.inf]))).all()
 
 
 def test_bad_tables_are_refused() -> None:

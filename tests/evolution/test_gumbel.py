@@ -83,7 +83,7 @@ def test_it_climbs_to_within_the_limits(kind: type[Gumbel]) -> None:
         strategy.tell(genomes, problem.score(genomes))
     assert (problem.region.costs(genomes[:1]) <= 1.01 * problem.region.maxima).all()
     some = DIGITS.space.sample(np.random.default_rng(1), 5000)
-    inside = some[problem.region.holds(some)]
+    inside = some[problem.region.contains(some)]
     most_probable = problem.region.repair(genomes[:1], np.random.default_rng(0))
     assert problem.predictor.predict(most_probable)[0] > np.quantile(problem.predictor.predict(inside), 0.99)
 
@@ -97,7 +97,7 @@ def test_its_own_predictions_are_counted(name: str) -> None:
     result = search.result()
     assert result.evaluations > 1000 - 64
     assert result.evaluations > 2 * len(result.evaluated)
-    assert problem.region.holds(result.evaluated.genomes).all()
+    assert problem.region.contains(result.evaluated.genomes).all()
 
 
 def test_the_least_cost_of_a_tiny_space_is_found() -> None:

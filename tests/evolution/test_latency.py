@@ -184,7 +184,7 @@ def published() -> dict[int, dict[str, float]]:
 
 def test_a_published_table_adds_up_per_resolution() -> None:
     tables = published()
-    model = LatencyModel.published(TABLES, tables, "a table")
+    model = LatencyModel.from_published(TABLES, tables, "a table")
     model = LatencyModel.from_json(json.loads(json.dumps(model.to_json())), TABLES)
     genomes = SPACE.sample(np.random.default_rng(12), 200)
     for genome, predicted in zip(genomes, model.predict(genomes), strict=True):
@@ -196,11 +196,11 @@ def test_a_published_table_adds_up_per_resolution() -> None:
 
 
 def test_a_published_table_says_that_its_error_is_unknown() -> None:
-    model = LatencyModel.published(TABLES, published(), "a table")
+    model = LatencyModel.from_published(TABLES, published(), "a table")
     assert model.card["networks"] == 0
     assert "the error is unknown" in model.card["validation"]
     assert model.card["resolutions"] == [12, 16]
     with pytest.raises(ValueError, match=r"confidence is 0\.9; .* its error is unknown; leave the confidence out"):
         model.factor(0.9)
     with pytest.raises(ValueError, match=r"block 12:.*: nan ms"):
-        LatencyModel.published(TABLES, {12: {"00": float("nan")}}, "a table")
+        LatencyModel.from_published(TABLES, {12: {"00": float("nan")}}, "a table")

@@ -8,7 +8,7 @@ from evolution.limits import Constraint, Limit, constrain
 from evolution.pareto import ParetoFront
 from evolution.problem import Problem
 from evolution.search import Search, solve
-from evolution.strategies.nsga2 import survivors
+from evolution.strategies.nsga2 import select_survivors
 from supernet.families import preset
 from tests.support.tiny import TINY, enumerate_space, random_cost, smooth_accuracy
 
@@ -35,7 +35,7 @@ def test_the_front_of_a_tiny_space_is_that_of_enumeration(seed: int, costs: int)
     problem = tiny_problem(seed, costs)
     result = solve(problem, seed=seed)
     values = np.column_stack([cost(ALL) for cost in problem.pareto])
-    true = ParetoFront.of(ALL, problem.predictor.predict(ALL), values, [cost.name for cost in problem.pareto])
+    true = ParetoFront.from_genomes(ALL, problem.predictor.predict(ALL), values, [cost.name for cost in problem.pareto])
     assert result.front.genomes.tolist() == true.genomes.tolist()
     assert result.front.names == true.names
     assert result.predicted_accuracy == pytest.approx(true.accuracy.max())
@@ -103,8 +103,8 @@ def test_nsga2_finds_a_better_front_than_random_search() -> None:
 def test_survivors_are_the_first_ranks_and_of_the_last_the_least_crowded() -> None:
     line = np.array([[0, 10], [1, 9], [2, 8], [6, 4], [10, 0]], float)
     dominated = line + 11
-    assert survivors(np.concatenate([dominated, line]), 5).tolist() == [5, 9, 8, 7, 6]
-    assert sorted(survivors(line, 3).tolist()) == [0, 3, 4]
+    assert select_survivors(np.concatenate([dominated, line]), 5).tolist() == [5, 9, 8, 7, 6]
+    assert sorted(select_survivors(line, 3).tolist()) == [0, 3, 4]
 
 
 def test_fronts_that_make_no_sense_are_refused() -> None:

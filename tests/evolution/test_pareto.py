@@ -58,7 +58,7 @@ def test_hypervolumes_are_those_of_ever_more_points() -> None:
 
 def front(accuracy: list[float], flops: list[float]) -> ParetoFront:
     genomes = np.arange(len(accuracy), dtype=np.int8)[:, None]
-    return ParetoFront.of(genomes, np.array(accuracy), np.array(flops)[:, None], ["flops"])
+    return ParetoFront.from_genomes(genomes, np.array(accuracy), np.array(flops)[:, None], ["flops"])
 
 
 def test_a_front_is_sorted_by_cost_and_rises_in_accuracy() -> None:
@@ -85,16 +85,21 @@ def test_an_empty_front_dominates_nothing() -> None:
     assert empty.hypervolume([1, 1]) == 0
 
 
-def test_merged_fronts_are_the_front_of_both() -> None:
+def test_the_front_of_two_fronts_keeps_what_neither_dominates() -> None:
     now, stored = front([0.9, 0.7], [30, 10]), front([0.95, 0.8, 0.6], [40, 9, 8])
-    both = now.merge(stored)
+    both = joined(now, stored)
     assert both.costs[:, 0].tolist() == [8, 9, 30, 40]
     assert both.accuracy.tolist() == [0.6, 0.8, 0.9, 0.95]
     assert both.hypervolume([1, 50]) >= max(now.hypervolume([1, 50]), stored.hypervolume([1, 50]))
-    assert now.merge(now).genomes.tolist() == now.genomes.tolist()
-    assert now.merge(front([], [])).genomes.tolist() == now.genomes.tolist()
-    other = ParetoFront.of(now.genomes, now.accuracy, now.costs, ["params"])
-    with pytest.raises(ValueError, match="over flops cannot be merged with one over params"):
-        now.merge(other)
+    assert joined(now, now).genomes.tolist() == now.genomes.tolist()
+    assert joined(now, front([], [])).genomes.tolist() == now.genomes.tolist()
     with pytest.raises(ValueError, match="read-only"):
         both.accuracy[0] = 1
+
+
+def joined(first: ParetoFront, second: ParetoFront) -> ParetoFront:
+    """The front of the architectures of two fronts."""
+    genomes, accuracy, costs = (
+        np.concatenate([getattr(first, name), getattr(second, name)]) for name in ("genomes", "accuracy", "costs")
+    )
+    return ParetoFront.from_genomes(genomes, accuracy, costs, first.names)

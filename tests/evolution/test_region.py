@@ -41,9 +41,9 @@ def test_a_region_is_refused_exactly_when_enumeration_finds_it_empty(count: int)
         inside = (costs <= [constraint.max for constraint in constraints]).all(1)
         decision = decide(constraints)
         if isinstance(decision, Region):
-            assert (decision.holds(ALL) == inside).all()
+            assert (decision.contains(ALL) == inside).all()
             assert set(np.flatnonzero(decision.anchored)) == set(ALL[inside, 0].tolist())
-            assert decision.holds(decision.anchors[decision.anchored]).all()
+            assert decision.contains(decision.anchors[decision.anchored]).all()
         else:
             assert isinstance(decision, Infeasible)
             assert not inside.any()
@@ -57,7 +57,7 @@ def test_a_refusal_names_the_floor_and_the_architecture_that_reaches_it() -> Non
     cost = random_cost(TABLES, np.random.default_rng(0), "latency_ms@board")
     floor = cost.floors.min()
     region = Region(TABLES, [Constraint(cost, floor)])
-    assert region.holds(region.anchors[region.anchored]).all()
+    assert region.contains(region.anchors[region.anchored]).all()
     with pytest.raises(Infeasible, match="latency_ms@board is limited to") as caught:
         Region(TABLES, [Constraint(cost, np.nextafter(floor, 0))])
     refusal = caught.value
@@ -100,7 +100,7 @@ def test_what_is_known_to_be_within_the_limits_counts_where_the_search_was_cut_o
         inside = np.logical_and.reduce([limit.cost(ALL) <= limit.max for limit in limits])
         if isinstance(decide(limits, max_nodes=0), NotProven) and inside.any():
             region = Region(TABLES, limits, max_nodes=0, known=ALL)
-            assert region.holds(region.anchors[region.anchored]).all()
+            assert region.contains(region.anchors[region.anchored]).all()
             rescued += 1
         elif not inside.any():
             with pytest.raises(Refused):
@@ -137,7 +137,7 @@ def test_a_resolution_that_a_published_table_lacks_is_infeasible_under_a_limit_o
     sides, rng = IMAGENET.space.resolutions, np.random.default_rng(0)
     entries = np.unique(IMAGENET.elimination.entries[3])
     keys = [key for entry in entries if (key := IMAGENET.block_keys[entry]) is not None]
-    device = LatencyModel.published(IMAGENET, {sides[3]: dict.fromkeys(keys, 1.0)}, "a test")
+    device = LatencyModel.from_published(IMAGENET, {sides[3]: dict.fromkeys(keys, 1.0)}, "a test")
     limits = constrain([Limit("latency_ms", 1000.0, "note"), Limit("flops", 1e12)], IMAGENET, {"note": device})
     region = Region(IMAGENET, limits)
     assert np.flatnonzero(region.anchored).tolist() == [3]
@@ -181,10 +181,10 @@ def test_nearest_budgets_and_peaks_are_those_of_enumeration() -> None:
         decision = decide([Constraint(cost, most) for cost, most in zip(costs, maxima, strict=True)])
         if isinstance(decision, Region):
             outcomes.add("met")
-            assert (decision.holds(ALL) == met.all(1)).all()
+            assert (decision.contains(ALL) == met.all(1)).all()
             assert set(np.flatnonzero(decision.anchored)) == set(ALL[met.all(1), 0].tolist())
-            assert decision.holds(decision.anchors[decision.anchored]).all()
-            assert decision.holds(decision.repair(ALL[rng.choice(len(ALL), 50)], rng)).all()
+            assert decision.contains(decision.anchors[decision.anchored]).all()
+            assert decision.contains(decision.repair(ALL[rng.choice(len(ALL), 50)], rng)).all()
             continue
         assert isinstance(decision, Infeasible)
         assert not met.all(1).any()
@@ -229,9 +229,9 @@ def test_repair_ends_inside_and_leaves_alone_what_is_inside(slack: float) -> Non
     rng = np.random.default_rng(0)
     genomes = IMAGENET.space.sample(rng, 500)
     repaired = region.repair(genomes, rng)
-    assert region.holds(repaired).all()
+    assert region.contains(repaired).all()
     assert (repaired == IMAGENET.space.canonical(repaired)).all()
-    inside = region.holds(genomes)
+    inside = region.contains(genomes)
     assert (repaired[inside] == genomes[inside]).all()
     assert (region.repair(repaired, rng) == repaired).all()
     if slack == 2.0:
@@ -254,7 +254,7 @@ def test_an_impossible_pair_of_limits_on_a_large_space_is_decided() -> None:
             Region(IMAGENET, [Constraint(cost, near.value * 0.9999), Constraint(held, float(held.floors.min() * 1.3))])
     region = Region(IMAGENET, [Constraint(cost, float(cost.floors.min() * 3)) for cost in (one, other)])
     assert region.anchored.any()
-    assert region.holds(region.anchors[region.anchored]).all()
+    assert region.contains(region.anchors[region.anchored]).all()
 
 
 def test_limits_are_checked_when_they_are_made() -> None:

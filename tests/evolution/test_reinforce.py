@@ -43,8 +43,8 @@ def test_it_learns_to_sample_within_the_limits(count: int) -> None:
     inside = []
     for strategy in (first, last):
         moved = strategy.ask()
-        assert problem.region.holds(moved).all()
-        inside.append(problem.region.holds(strategy._samples).mean())
+        assert problem.region.contains(moved).all()
+        inside.append(problem.region.contains(strategy._samples).mean())
     assert inside[1] > inside[0] + 0.3
 
 

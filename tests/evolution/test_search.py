@@ -293,7 +293,7 @@ def test_two_opt_is_claimed_only_of_what_nothing_within_two_moves_improves() -> 
         problem = imagenet_problem(1.2)
         result = solve(problem, evaluations=evaluations, strategy="random")
         near = IMAGENET.moves.within_two(result.best)
-        inside = near[problem.region.holds(near)]
+        inside = near[problem.region.contains(near)]
         scored = {genome.tobytes() for genome in result.evaluated.genomes}
         assert result.two_opt == all(genome.tobytes() in scored for genome in inside)
         if result.two_opt:
@@ -369,7 +369,7 @@ def test_progress_rises_and_the_answer_so_far_is_there_at_every_step() -> None:
     best = 0.0
     for progress in search.run():
         assert progress.predicted_accuracy >= best
-        assert progress.evaluations <= progress.budget == 800
+        assert progress.evaluations <= progress.max_evaluations == 800
         best = progress.predicted_accuracy
         result = search.result()
         assert result.predicted_accuracy == best

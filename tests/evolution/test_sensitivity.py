@@ -11,13 +11,14 @@ from evolution.problem import Problem
 from evolution.search import solve
 from evolution.sensitivity import STEP, Sensitivity, sensitivities
 from supernet.space import Gene, Genomes
+from tests.support.neighbours import neighbours
 from tests.support.tiny import TINY, random_cost, smooth_accuracy
 
 
 def near(genome: Genomes) -> Genomes:
     """(K, G) the genome and what one or two moves make of it."""
-    once = TINY.neighbours(genome)
-    return np.unique(np.concatenate([genome[None], once, *(TINY.neighbours(one) for one in once)]), axis=0)
+    once = neighbours(TINY, genome)
+    return np.unique(np.concatenate([genome[None], once, *(neighbours(TINY, one) for one in once)]), axis=0)
 
 
 def problem(seed: int, *, minimise: bool = False, resolution: int | None = None) -> Problem:
@@ -60,7 +61,7 @@ def test_gains_and_losses_are_of_the_best_architecture_within_two_moves(seed: in
 def test_the_cheapest_gene_saves_at_the_least_accuracy(seed: int) -> None:
     asked = problem(seed)
     answer = solve(asked, evaluations=200, seed=seed).best
-    moves = TINY.neighbours(answer)
+    moves = neighbours(TINY, answer)
     for one, changed, held in zip(
         sensitivities(asked, answer), asked.constraints, asked.constraints[::-1], strict=True
     ):

@@ -35,7 +35,7 @@ def variant(bundle_path: Path, folder: Path, tables: CostTables, **changes: Any)
     """The untrained bundle with a published device, without weights and images unless the changes say otherwise."""
     whole = Bundle.open(bundle_path)
     assert whole.predictor_path is not None
-    model = LatencyModel.published(tables, table(tables), "a test")
+    model = LatencyModel.from_published(tables, table(tables), "a test")
     fields: dict[str, Any] = {
         "name": "published",
         "space": whole.space,
@@ -116,7 +116,7 @@ def test_a_device_of_the_same_name_and_other_settings_is_a_conflict(context: Con
 def test_a_device_that_cannot_be_read_is_refused(
     broken: dict[str, Any], context: Context, bundle_path: Path, tmp_path: Path, tables: CostTables
 ) -> None:
-    model = LatencyModel.published(tables, table(tables), "a test").to_json()
+    model = LatencyModel.from_published(tables, table(tables), "a test").to_json()
     device = {**PUBLISHED, "latency_model": model, **broken}
     with pytest.raises(InvalidError, match="the bundle's device 'phone' cannot be read: "):
         registered(context, variant(bundle_path, tmp_path, tables, devices={"phone": device}))
@@ -130,7 +130,7 @@ def test_it_is_searched_under_the_published_latencies(
     answer = client.post("/v1/searches", json=body)
     assert answer.status_code == 201, answer.text
     best = answer.json()["best"]
-    model = LatencyModel.published(tables, table(tables), "a test")
+    model = LatencyModel.from_published(tables, table(tables), "a test")
     genome = tables.space.encode(Architecture.from_json(best["arch"]))
     assert best["predicted_latency_ms"] == {"phone": pytest.approx(float(model.predict(genome[None])[0]))}
     assert best["predicted_latency_ms"]["phone"] <= 1.2

@@ -76,7 +76,7 @@ def test_the_answer_says_whether_any_one_or_two_changes_improve_it(
     with context.database.reading() as session:
         problem = make_problem(context, load_question(session, context, session.get_one(Search, full["id"])))
     near = tables.moves.within_two(tables.space.encode(Architecture.from_json(full["best"]["arch"])))
-    near = near[problem.region.holds(near)]
+    near = near[problem.region.contains(near)]
     assert len(near) > 100
     assert (
         problem.score(near).accuracy.max() <= full["best"]["predicted_accuracy"] + 1e-6

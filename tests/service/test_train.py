@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from evolution.predictors.accuracy import LEAST_PAIRS
+from evolution.predictors.accuracy import MIN_PAIRS
 from service.bundles import config as training_config
 from service.bundles.config import DatasetConfig, EvaluationConfig, TrainingConfig, load_data
 from service.bundles.export import export_subnet_of
@@ -73,7 +73,7 @@ def test_a_short_training_ends_in_a_bundle_that_searches_and_exports(
         name,
         DatasetConfig("digits", holdout=1400),
         Schedule(PHASES, batch_size=8, clip=2.0),
-        EvaluationConfig(subnets=LEAST_PAIRS, calibration_images=8),
+        EvaluationConfig(subnets=MIN_PAIRS, calibration_images=8),
         threads=1,
     )
     for _ in train_bundle(config, tmp_path, data_root=tmp_path):

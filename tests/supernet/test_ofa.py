@@ -190,7 +190,10 @@ def test_the_predictor_is_read_as_inputs_by_outputs(tmp_path: Path) -> None:
     for weight, bias in layers[:-1]:
         actual = np.maximum(actual @ weight + bias, 0)
     assert actual @ layers[-1][0] + layers[-1][1] == pytest.approx(expected.numpy(), abs=1e-5)
-    assert AccuracyPredictor.once_for_all(preset("mbv3-imagenet-w1.2"), layers, {}).layers[1][0].shape == (400, 400)
+    assert AccuracyPredictor.from_once_for_all(preset("mbv3-imagenet-w1.2"), layers, {}).layers[1][0].shape == (
+        400,
+        400,
+    )
 
 
 def test_another_predictor_is_refused_by_name(tmp_path: Path) -> None:
@@ -208,7 +211,7 @@ def test_tables_add_up_as_once_for_all_adds_them(name: str, tmp_path: Path) -> N
     sides = (176, 192)  # both end with blocks of 6 x 6, which their tables time differently
     found = read_latency_tables(write_tables(tmp_path / "tables", name, sides), space)
     assert tuple(found) == sides
-    model = LatencyModel.published(CostTables(space), found, "a test")
+    model = LatencyModel.from_published(CostTables(space), found, "a test")
     genomes = space.sample(np.random.default_rng(0), 200)
     for genome, predicted in zip(genomes, model.predict(genomes), strict=True):
         arch = space.decode(genome)
