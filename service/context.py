@@ -13,9 +13,9 @@ from evolution.predictors.latency import LatencyModel
 from service.errors import InvalidError
 from service.jobs.queue import Jobs
 from service.settings import Settings
-from service.storage import tables as models
 from service.storage.database import Database
 from service.storage.store import Store
+from service.storage.tables import LatencyModelRow, Supernet
 from supernet.bundle import Bundle
 from supernet.families import space_from_json
 from supernet.space import SearchSpace
@@ -74,7 +74,7 @@ class Context:
         """The queue that workers take from."""
         return Jobs(self.database)
 
-    def loaded(self, supernet: models.Supernet) -> Loaded:
+    def loaded(self, supernet: Supernet) -> Loaded:
         """A supernet's space, cost tables and accuracy predictor."""
 
         def load() -> Loaded:
@@ -85,7 +85,7 @@ class Context:
 
         return self._loaded.get(supernet.id, load)
 
-    def predictor(self, supernet: models.Supernet) -> AccuracyPredictor:
+    def predictor(self, supernet: Supernet) -> AccuracyPredictor:
         """A supernet's accuracy predictor.
 
         Raises:
@@ -98,11 +98,11 @@ class Context:
             )
         return predictor
 
-    def latency_model(self, row: models.LatencyModel, tables: CostTables) -> LatencyModel:
+    def latency_model(self, row: LatencyModelRow, tables: CostTables) -> LatencyModel:
         """A stored latency model. tables: of the space it was fitted for."""
         return self._latency_models.get(row.id, lambda: LatencyModel.from_json(row.model, tables))
 
-    def evaluator(self, supernet: models.Supernet) -> "tuple[Bundle, Evaluator]":
+    def evaluator(self, supernet: Supernet) -> "tuple[Bundle, Evaluator]":
         """A supernet's bundle and its weights, ready to extract, recalibrate and score. Loads torch."""
 
         def load() -> "tuple[Bundle, Evaluator]":

@@ -26,7 +26,7 @@ class SuppleError(Exception):
         self.detail = detail
         self.more = more
 
-    def problem(self) -> dict[str, Any]:
+    def problem_document(self) -> dict[str, Any]:
         """The problem document."""
         return {"type": "about:blank", "title": self.title, "status": self.status, "detail": self.detail, **self.more}
 
@@ -83,10 +83,10 @@ def _plain(status: int, detail: str, **more: Any) -> dict[str, Any]:
     return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more}
 
 
-def problem_of(error: Exception) -> dict[str, Any]:
+def problem_document_of(error: Exception) -> dict[str, Any]:
     """Any error as a problem document. Of one that nobody could act on it says no more than that it happened."""
     if isinstance(error, SuppleError):
-        return error.problem()
+        return error.problem_document()
     if isinstance(error, ValueError) and not isinstance(error, ValidationError):  # those are of values we made
         return _plain(422, shortened(str(error), 1_000))
     return _plain(500, "an unexpected error, which the service's log describes")

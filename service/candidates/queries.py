@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from evolution.arrays import Floats
 from service.errors import NotFoundError
-from service.storage import tables as models
 from service.storage.database import insert_missing
 from service.storage.tables import (
     AccuracyPrediction,
@@ -140,6 +139,6 @@ def candidate_id(supernet_id: str, architecture_id: str) -> str:
     return hashlib.sha256(f"{supernet_id} {architecture_id}".encode()).hexdigest()[:16]
 
 
-def genomes_of(candidates: Sequence[models.Candidate]) -> Genomes:
+def genomes_of(candidates: Sequence[Candidate]) -> Genomes:
     """(N, G) the genomes of at least one candidate, all of one space."""
     return np.stack([np.frombuffer(candidate.genome, np.int8) for candidate in candidates])

@@ -12,7 +12,7 @@ from service.candidates.queries import genomes_of
 from service.candidates.schemas import CandidateOut, MeasuredLatency
 from service.context import Context
 from service.devices import queries as devices
-from service.storage import tables as models
+from service.storage.tables import Candidate, LatencyMeasurement, Verification
 from service.supernets import queries as supernets
 from service.supernets.extractable import why_not_extractable
 
@@ -34,7 +34,7 @@ class Predicted:
 def describe(
     session: Session,
     context: Context,
-    candidates: Sequence[models.Candidate],
+    candidates: Sequence[Candidate],
     predicted: Sequence[Predicted],
     search_id: str | None = None,
 ) -> list[CandidateOut]:
@@ -53,7 +53,7 @@ def describe(
     ]
 
 
-def _sizes(tables: CostTables, candidates: Sequence[models.Candidate]) -> dict[str, tuple[int, int]]:
+def _sizes(tables: CostTables, candidates: Sequence[Candidate]) -> dict[str, tuple[int, int]]:
     """By candidate: the bytes of its file, at most, and its peak memory."""
     genomes = genomes_of(candidates)
     sizes = (tables.model_bytes(genomes).astype(int).tolist(), tables.peak_memory_bytes(genomes).astype(int).tolist())
@@ -61,11 +61,11 @@ def _sizes(tables: CostTables, candidates: Sequence[models.Candidate]) -> dict[s
 
 
 def _describe(
-    candidate: models.Candidate,
+    candidate: Candidate,
     sizes: tuple[int, int],
     predicted: Predicted,
-    verification: models.Verification | None,
-    measured: Mapping[str, models.LatencyMeasurement] | None,
+    verification: Verification | None,
+    measured: Mapping[str, LatencyMeasurement] | None,
     wanting: str | None,
 ) -> CandidateOut:
     """wanting: why the supernet gives no networks to verify and measure, None where it does."""
@@ -96,7 +96,7 @@ def _describe(
     )
 
 
-def predict_now(session: Session, context: Context, candidates: Sequence[models.Candidate]) -> list[Predicted]:
+def predict_now(session: Session, context: Context, candidates: Sequence[Candidate]) -> list[Predicted]:
     """What the newest models say of candidates of one supernet, on every device measured for its space."""
     if not candidates:
         return []

@@ -339,9 +339,9 @@ def search(
 
         refused = refusal(error)
         if as_json:
-            _print_json(refused.problem())
+            _print_json(refused.problem_document())
         else:
-            show_refused(refused.problem(), [gene.name for gene in opened.space.block_genes], err)
+            show_refused(refused.problem_document(), [gene.name for gene in opened.space.block_genes], err)
         raise refused from error
     _print_json(found) if as_json else show_answer(found, out)
 

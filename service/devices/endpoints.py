@@ -10,7 +10,7 @@ from service.devices import register as rules
 from service.devices.measurements import MeasurementsIn, add_model, check, fit
 from service.devices.schemas import DeviceIn, DeviceOut, LatencyModelOut
 from service.web.dependencies import ContextOf
-from service.web.schemas import Cursor, Id, Limit, Page
+from service.web.schemas import Cursor, Id, Page, PageSize
 
 router = APIRouter(tags=["devices"])
 PROBE = Path(__file__).with_name("probe.py")
@@ -26,7 +26,7 @@ def register(body: DeviceIn, context: ContextOf, response: Response) -> DeviceOu
 
 
 @router.get("/devices")
-def every(context: ContextOf, limit: Limit = 20, cursor: Cursor = None) -> Page[DeviceOut]:
+def every(context: ContextOf, limit: PageSize = 20, cursor: Cursor = None) -> Page[DeviceOut]:
     """All devices by name."""
     with context.database.reading() as session:
         return show.page(session, limit, cursor)

@@ -12,9 +12,8 @@ from evolution.predictors.latency import LatencyModel
 from service.devices import queries
 from service.devices.schemas import LatencyModelOut
 from service.errors import ConflictError
-from service.storage import tables as models
 from service.storage.store import Store
-from service.storage.tables import new_id
+from service.storage.tables import BlockMeasurement, Device, LatencyModelRow, NetworkMeasurement, new_id
 from service.web.schemas import Hash, PlainJson, Positive, Request, Text
 from supernet.space import Architecture
 
@@ -55,7 +54,7 @@ class MeasurementsIn(Request):
 FIT_SEED = 0  # of the split into folds when a latency model's error is estimated
 
 
-def check(device: models.Device, body: MeasurementsIn) -> None:
+def check(device: Device, body: MeasurementsIn) -> None:
     """Refuse measurements that were not made as the device is used.
 
     Raises:
@@ -92,7 +91,7 @@ def add_model(session: Session, store: Store, name: str, body: MeasurementsIn, m
     for newest in queries.latest_models(session, devices=[name], space_hash=body.space_hash):
         if newest.measurements == artifact:
             return LatencyModelOut.model_validate(newest)
-    row = models.LatencyModel(
+    row = LatencyModelRow(
         id=new_id(),
         device=name,
         space_hash=body.space_hash,
@@ -104,11 +103,10 @@ def add_model(session: Session, store: Store, name: str, body: MeasurementsIn, m
         measurements=artifact,
     )
     blocks = [
-        models.BlockMeasurement(latency_model_id=row.id, block_key=key, measured_ms=ms)
-        for key, ms in body.blocks.items()
+        BlockMeasurement(latency_model_id=row.id, block_key=key, measured_ms=ms) for key, ms in body.blocks.items()
     ]
     networks = [
-        models.NetworkMeasurement(
+        NetworkMeasurement(
             latency_model_id=row.id, number=number, architecture=network.architecture, measured_ms=network.ms
         )
         for number, network in enumerate(body.networks)

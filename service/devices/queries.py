@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from service.errors import InvalidError, NotFoundError
 from service.storage.database import insert_missing
-from service.storage.tables import BlockMeasurement, Device, LatencyModel, NetworkMeasurement, Supernet
+from service.storage.tables import BlockMeasurement, Device, LatencyModelRow, NetworkMeasurement, Supernet
 
 
 def find(session: Session, name: str) -> Device | None:
@@ -67,26 +67,26 @@ def get_supernet_of_space(session: Session, space_hash: str) -> Supernet:
 
 def latest_models(
     session: Session, *, devices: Sequence[str] | None = None, space_hash: str | None = None
-) -> list[LatencyModel]:
+) -> list[LatencyModelRow]:
     """The newest latency model for each device and space, of the given ones only where given."""
     newest = select(
-        LatencyModel.device, LatencyModel.space_hash, func.max(LatencyModel.version).label("version")
-    ).group_by(LatencyModel.device, LatencyModel.space_hash)
+        LatencyModelRow.device, LatencyModelRow.space_hash, func.max(LatencyModelRow.version).label("version")
+    ).group_by(LatencyModelRow.device, LatencyModelRow.space_hash)
     if devices is not None:
-        newest = newest.where(LatencyModel.device.in_(devices))
+        newest = newest.where(LatencyModelRow.device.in_(devices))
     if space_hash is not None:
-        newest = newest.where(LatencyModel.space_hash == space_hash)
+        newest = newest.where(LatencyModelRow.space_hash == space_hash)
     wanted = newest.subquery()
     same = (
-        (LatencyModel.device == wanted.c.device)
-        & (LatencyModel.space_hash == wanted.c.space_hash)
-        & (LatencyModel.version == wanted.c.version)
+        (LatencyModelRow.device == wanted.c.device)
+        & (LatencyModelRow.space_hash == wanted.c.space_hash)
+        & (LatencyModelRow.version == wanted.c.version)
     )
-    order = LatencyModel.device, LatencyModel.space_hash
-    return list(session.scalars(select(LatencyModel).join(wanted, same).order_by(*order)))
+    order = LatencyModelRow.device, LatencyModelRow.space_hash
+    return list(session.scalars(select(LatencyModelRow).join(wanted, same).order_by(*order)))
 
 
-def models_for(session: Session, names: Sequence[str], space_hash: str) -> dict[str, LatencyModel]:
+def models_for(session: Session, names: Sequence[str], space_hash: str) -> dict[str, LatencyModelRow]:
     """The newest latency model of each named device for a space, by device.
 
     Raises:
@@ -102,35 +102,35 @@ def models_for(session: Session, names: Sequence[str], space_hash: str) -> dict[
     return models
 
 
-def models_by_id(session: Session, ids: Sequence[str]) -> list[LatencyModel]:
+def models_by_id(session: Session, ids: Sequence[str]) -> list[LatencyModelRow]:
     """Latency models."""
-    return list(session.scalars(select(LatencyModel).where(LatencyModel.id.in_(ids))))
+    return list(session.scalars(select(LatencyModelRow).where(LatencyModelRow.id.in_(ids))))
 
 
 def has_model(session: Session, device: str, space_hash: str, measurements: str) -> bool:
     """Whether a device has a latency model for a space, of any version, made from this artifact."""
-    wanted = select(LatencyModel.id).where(
-        LatencyModel.device == device,
-        LatencyModel.space_hash == space_hash,
-        LatencyModel.measurements == measurements,
+    wanted = select(LatencyModelRow.id).where(
+        LatencyModelRow.device == device,
+        LatencyModelRow.space_hash == space_hash,
+        LatencyModelRow.measurements == measurements,
     )
     return session.scalar(wanted.limit(1)) is not None
 
 
 def next_version(session: Session, device: str, space_hash: str) -> int:
     """The version that a new latency model gets. Call it with the device locked."""
-    newest = select(func.max(LatencyModel.version)).where(
-        LatencyModel.device == device, LatencyModel.space_hash == space_hash
+    newest = select(func.max(LatencyModelRow.version)).where(
+        LatencyModelRow.device == device, LatencyModelRow.space_hash == space_hash
     )
     return (session.scalar(newest) or 0) + 1
 
 
 def add_model(
     session: Session,
-    model: LatencyModel,
+    model: LatencyModelRow,
     blocks: Sequence[BlockMeasurement],
     networks: Sequence[NetworkMeasurement],
-) -> LatencyModel:
+) -> LatencyModelRow:
     """Write a latency model and what it was fitted on."""
     session.add(model)
     session.flush()

@@ -12,9 +12,8 @@ from service.devices import queries
 from service.devices.schemas import DeviceIn, DeviceOut
 from service.devices.show import describe
 from service.errors import ConflictError, InvalidError
-from service.storage import tables as models
 from service.storage.store import Store
-from service.storage.tables import new_id
+from service.storage.tables import LatencyModelRow, new_id
 
 
 def register(session: Session, body: DeviceIn) -> DeviceOut:
@@ -58,7 +57,7 @@ def register_published(
     space_hash = tables.space.hash
     if queries.has_model(session, name, space_hash, artifact):
         return
-    row = models.LatencyModel(
+    row = LatencyModelRow(
         id=new_id(),
         device=name,
         space_hash=space_hash,

@@ -6,11 +6,11 @@ from sqlalchemy.orm import Session
 
 from service.devices import queries
 from service.devices.schemas import DeviceOut, LatencyModelOut
-from service.storage import tables as models
+from service.storage.tables import Device, LatencyModelRow
 from service.web.schemas import Page
 
 
-def describe(device: models.Device, latency_models: Sequence[models.LatencyModel]) -> DeviceOut:
+def describe(device: Device, latency_models: Sequence[LatencyModelRow]) -> DeviceOut:
     """A device with those of the given latency models that are its own."""
     own = [LatencyModelOut.model_validate(model) for model in latency_models if model.device == device.name]
     return DeviceOut(

@@ -75,7 +75,7 @@ class ArtifactResponse(FileResponse):
             if found:
                 headers["range"] = "bytes=" + ",".join(f"{first}-{last}" for first, last in found)
             elif found is not None and condition in (None, self.headers["etag"]):
-                problem = rules.RangeError(f"Range is {asked!r:.80}; the file has {size} bytes").problem()
+                problem = rules.RangeError(f"Range is {asked!r:.80}; the file has {size} bytes").problem_document()
                 response = problem_response(problem, {"Content-Range": f"bytes */{size}"})
                 await response(scope, receive, send)
                 return

@@ -7,11 +7,11 @@ from torch import nn
 from service.candidates import queries as candidates
 from service.candidates.queries import genomes_of
 from service.context import Context
-from service.errors import problem_of
+from service.errors import problem_document_of
 from service.exports import queries
 from service.exports.request import Precision
 from service.jobs.queue import MOST_ATTEMPTS, Step
-from service.storage import tables as models
+from service.storage.tables import Candidate
 from service.supernets import queries as supernets
 from supernet.bundle import Bundle
 from supernet.evaluation.evaluate import Evaluator
@@ -27,7 +27,7 @@ class Subnet:
     most_bytes: how large its file was counted to be at most, which limits on searches relied on.
     """
 
-    candidate: models.Candidate
+    candidate: Candidate
     most_bytes: int
     predicted_accuracy: float | None
     bundle: Bundle
@@ -104,5 +104,5 @@ def build_export(context: Context, step: Step, subject: str) -> None:
     except Exception as error:
         status = "impossible" if isinstance(error, ExportError) else "failed"
         with context.database.writing() as session:
-            queries.finish(session, candidate_id, precision, status=status, problem=problem_of(error))
+            queries.finish(session, candidate_id, precision, status=status, problem=problem_document_of(error))
         raise

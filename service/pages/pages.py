@@ -51,7 +51,7 @@ class PageRoute(APIRoute):
 
 async def _explain(request: Request, error: Exception) -> Response:
     if isinstance(error, SuppleError):
-        problem = error.problem()
+        problem = error.problem_document()
         if error.status == 401:
             back = request.url.path if request.method == "GET" else "/"
             return _page(request, "login.html", 401, {"HX-Refresh": "true"}, next=back)

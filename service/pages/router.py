@@ -19,7 +19,7 @@ from service.candidates.schemas import Cost
 from service.context import Context
 from service.devices import queries as device_queries
 from service.devices.show import every
-from service.errors import SuppleError, problem_of
+from service.errors import SuppleError, problem_document_of
 from service.pages import show
 from service.pages.charts import chart, search_chart
 from service.pages.form import COST_FIELDS, Budget, BudgetError
@@ -66,7 +66,7 @@ async def ask(request: Request, context: ContextOf, budget: Annotated[Budget, Fo
     except BudgetError as error:
         problem: dict[str, Any] = {"fields": error.fields}
     except (SuppleError, ValueError) as error:
-        problem = problem_of(error)
+        problem = problem_document_of(error)
         if "floors" not in problem:
             problem["title"] = "This cannot be searched"
     else:

@@ -15,7 +15,7 @@ from service.searches import show as answers
 from service.searches.ask import _search, _show, job_id
 from service.searches.schemas import SearchIn, SearchOut, SearchSummary
 from service.web.dependencies import ContextOf
-from service.web.schemas import Cursor, Id, Limit, Page
+from service.web.schemas import Cursor, Id, Page, PageSize
 
 router = APIRouter(prefix="/searches", tags=["searches"])
 MOST_SECONDS = 60  # that a client may be kept waiting for a job
@@ -68,7 +68,7 @@ async def ask(
 
 
 @router.get("")
-def every(context: ContextOf, limit: Limit = 20, cursor: Cursor = None) -> Page[SearchSummary]:
+def every(context: ContextOf, limit: PageSize = 20, cursor: Cursor = None) -> Page[SearchSummary]:
     """All searches, newest first."""
     with context.database.reading() as session:
         found, following = queries.page(session, limit, cursor)

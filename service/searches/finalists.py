@@ -21,7 +21,7 @@ from service.searches.queries import _lock
 from service.searches.question import load_question
 from service.searches.record import least_certain, limit_holds, sensitivity
 from service.searches.verify import measurable, measure_latency, verify
-from service.storage import tables as models
+from service.storage.tables import Candidate, Search, Verification
 from service.supernets import queries as supernets
 
 ROUND = 5  # finalists verified before asking whether one of them wins
@@ -101,7 +101,7 @@ def _conclude(context: Context, search_id: str, tried: Sequence[str], last: bool
                 session, search_id, status="done", best_candidate_id=best, limits_hold=holds, findings=findings
             )
         elif last:
-            queries.finish(session, search_id, status="not_verified", problem=found.problem())
+            queries.finish(session, search_id, status="not_verified", problem=found.problem_document())
         return bool(holding) or last
 
 
@@ -112,10 +112,10 @@ class Found:
     counted: by candidate, the cost to minimise where that is none of a device.
     """
 
-    search: models.Search
-    rows: Mapping[str, models.Candidate]
+    search: Search
+    rows: Mapping[str, Candidate]
     counted: Mapping[str, float]
-    verifications: Mapping[str, models.Verification]
+    verifications: Mapping[str, Verification]
     predicted_ms: Mapping[str, Mapping[str, float]]
     measured_ms: Mapping[str, Mapping[str, float]]
 
@@ -181,7 +181,7 @@ class Found:
         likelihood = (verification.log_likelihood if verification else None) or 0.0
         return cost, -(self.accuracy(one) or 0.0), -likelihood
 
-    def problem(self) -> dict[str, Any]:
+    def problem_document(self) -> dict[str, Any]:
         """Why none of them is the answer, and which comes closest."""
         count = {one: self.violations(one) for one in self.rows}
         closest = min(count, key=lambda one: (len(count[one]), self._excess(one)))
@@ -189,7 +189,7 @@ class Found:
             f"the closest of {len(count)} finalists tried is candidate {closest}: {'; '.join(count[closest])}. "
             "Raise the limit, limit the bound at a confidence, or measure the device again",
             closest=closest,
-        ).problem()
+        ).problem_document()
 
     def _excess(self, one: str) -> float:
         ratios = [self.measured_ms.get(one, {}).get(x["device"], 0.0) / x["max"] for x in self.limits if x["device"]]

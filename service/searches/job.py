@@ -4,7 +4,7 @@ import time
 
 from evolution.search import Search
 from service.context import Context
-from service.errors import problem_of
+from service.errors import problem_document_of
 from service.jobs.queue import MOST_ATTEMPTS, Step
 from service.searches import problem as rules
 from service.searches import queries
@@ -37,7 +37,7 @@ def run_search(context: Context, step: Step, subject: str) -> None:
         return
     except Exception as error:
         with context.database.writing() as session:
-            queries.finish(session, subject, status="failed", problem=problem_of(error))
+            queries.finish(session, subject, status="failed", problem=problem_document_of(error))
         raise
 
 

@@ -8,15 +8,8 @@ from sqlalchemy.orm import Session
 
 from service.errors import InvalidError, NotFoundError
 from service.searches import queries
-from service.storage import tables as models
 from service.storage.database import insert_missing
-from service.storage.tables import (
-    Candidate,
-    Search,
-    SearchCandidate,
-    SearchState,
-    now,
-)
+from service.storage.tables import Candidate, Search, SearchCandidate, SearchState, now
 
 UNFINISHED = ("queued", "running")
 
@@ -112,7 +105,7 @@ class _CancelledError(Exception):
     """The search was cancelled while it ran."""
 
 
-def _lock(session: Session, search_id: str) -> models.Search:
+def _lock(session: Session, search_id: str) -> Search:
     row = queries.lock(session, search_id)
     if row.status not in queries.UNFINISHED:
         raise _CancelledError

@@ -16,8 +16,8 @@ from service.devices import queries as devices
 from service.errors import ConflictError, InvalidError
 from service.searches import queries
 from service.searches.schemas import SearchIn
-from service.storage import tables as models
 from service.storage.store import unpack
+from service.storage.tables import LatencyModelRow, Search, Supernet
 from service.supernets import queries as supernets
 from service.supernets.extractable import check_extractable
 from supernet.space import Genomes
@@ -30,9 +30,9 @@ SHORTHANDS = {f"max_{cost}": cost for cost in ("latency_ms", "flops", "params", 
 class Question:
     """Everything that an answer depends on, its seed included. latency_models: by device."""
 
-    supernet: models.Supernet
+    supernet: Supernet
     request: Mapping[str, Any]
-    latency_models: Mapping[str, models.LatencyModel]
+    latency_models: Mapping[str, LatencyModelRow]
     warm_start: Genomes | None = None  # (N, G)
 
     @property
@@ -63,7 +63,7 @@ def ask(session: Session, body: SearchIn) -> Question:
     return Question(supernet, request, latency)
 
 
-def answered_before(session: Session, question: Question) -> models.Search | None:
+def answered_before(session: Session, question: Question) -> Search | None:
     """The stored search that answers a question, unless it asks for nothing stored to count.
 
     A verified one whose latency was left as predicted does not: a worker on the device may measure it this time.
@@ -75,7 +75,7 @@ def answered_before(session: Session, question: Question) -> models.Search | Non
     return None if unmeasured and question.request["verify"] else search
 
 
-def asked_before(session: Session, idempotency_key: str | None, body: SearchIn) -> models.Search | None:
+def asked_before(session: Session, idempotency_key: str | None, body: SearchIn) -> Search | None:
     """The search that this key was sent with before.
 
     Raises:
@@ -162,7 +162,7 @@ def _check_confidences(limits: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-def load_question(session: Session, context: Context, search: models.Search) -> Question:
+def load_question(session: Session, context: Context, search: Search) -> Question:
     """The question that a stored search asks, with the models and genomes it was asked with."""
     genomes = None
     if search.warm_start is not None:

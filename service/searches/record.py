@@ -19,20 +19,19 @@ from service.searches import queries
 from service.searches.problem import MOST_ON_FRONT, Answered
 from service.searches.question import Question
 from service.searches.schemas import Holds
-from service.storage import tables as models
 from service.storage.store import Store, pack
-from service.storage.tables import new_id, now
+from service.storage.tables import Search, new_id, now
 from supernet.space import Genomes
 
 FINALISTS = 64  # kept beside the front, for verification to choose from
 
 
-def add(session: Session, store: Store, question: Question, *, status: str, key: str | None) -> models.Search:
+def add(session: Session, store: Store, question: Question, *, status: str, key: str | None) -> Search:
     """Write a question as a search without an answer yet."""
     warm_start = None if question.warm_start is None else store.put(pack({"genomes": question.warm_start}))
     return queries.add(
         session,
-        models.Search(
+        Search(
             id=new_id(),
             supernet_id=question.supernet.id,
             request=dict(question.request),
@@ -48,7 +47,7 @@ def add(session: Session, store: Store, question: Question, *, status: str, key:
     )
 
 
-def add_answer(session: Session, context: Context, search: models.Search, question: Question, answer: Answered) -> None:
+def add_answer(session: Session, context: Context, search: Search, question: Question, answer: Answered) -> None:
     """Write what a search found: its front and finalists as candidates, with predictions, and all it evaluated."""
     result = answer.result
     search.evaluations, search.elapsed_ms = result.evaluations, answer.elapsed_ms

@@ -16,11 +16,11 @@ from service.devices import queries as devices
 from service.searches import queries
 from service.searches.record import limit_holds
 from service.searches.schemas import LimitOut, SearchOut, SearchSummary
-from service.storage import tables as models
+from service.storage.tables import Candidate, Search
 from service.supernets import queries as supernets
 
 
-def show(session: Session, context: Context, search: models.Search, *, from_storage: bool = False) -> SearchOut:
+def show(session: Session, context: Context, search: Search, *, from_storage: bool = False) -> SearchOut:
     """A search with its answer. from_storage: it is shown instead of searching for the same again."""
     kept = queries.members(session, search.id, on_front=True)
     best_id = search.best_candidate_id
@@ -52,7 +52,7 @@ def show(session: Session, context: Context, search: models.Search, *, from_stor
     )
 
 
-def summaries(session: Session, context: Context, searches: Sequence[models.Search]) -> list[SearchSummary]:
+def summaries(session: Session, context: Context, searches: Sequence[Search]) -> list[SearchSummary]:
     """Searches in a list."""
     result = []
     for search in searches:
@@ -62,15 +62,13 @@ def summaries(session: Session, context: Context, searches: Sequence[models.Sear
     return result
 
 
-def front(session: Session, context: Context, search: models.Search) -> list[CandidateOut]:
+def front(session: Session, context: Context, search: Search) -> list[CandidateOut]:
     """A search's Pareto front, from the least of its first cost."""
     found = members(session, context, search, queries.members(session, search.id, on_front=True))
     return _from_least(found, search.request)
 
 
-def members(
-    session: Session, context: Context, search: models.Search, rows: Sequence[models.Candidate]
-) -> list[CandidateOut]:
+def members(session: Session, context: Context, search: Search, rows: Sequence[Candidate]) -> list[CandidateOut]:
     """Candidates as a search saw them: with the predictions it used, and the latency measured for it."""
     if not rows:
         return []
@@ -91,9 +89,7 @@ def members(
     return describe(session, context, rows, predicted, search.id)
 
 
-def _bounds(
-    session: Session, context: Context, search: models.Search, found: Sequence[models.Candidate]
-) -> dict[str, Floats]:
+def _bounds(session: Session, context: Context, search: Search, found: Sequence[Candidate]) -> dict[str, Floats]:
     """By device, the bound on each candidate's latency that the search asked for, to the bit as it was held."""
     asked = {limit["device"]: limit["confidence"] for limit in search.request["limits"] if limit["confidence"]}
     if not asked:
@@ -107,7 +103,7 @@ def _bounds(
     }
 
 
-def _summary(search: models.Search, best: CandidateOut | None) -> dict[str, Any]:
+def _summary(search: Search, best: CandidateOut | None) -> dict[str, Any]:
     return {
         "id": search.id,
         "supernet": search.supernet_id,
@@ -121,7 +117,7 @@ def _summary(search: models.Search, best: CandidateOut | None) -> dict[str, Any]
     }
 
 
-def _limits(search: models.Search, best: CandidateOut | None) -> list[LimitOut]:
+def _limits(search: Search, best: CandidateOut | None) -> list[LimitOut]:
     """The limits, and how the best candidate stands to each."""
     result = []
     for limit in search.request["limits"]:

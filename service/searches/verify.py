@@ -9,8 +9,7 @@ from service.context import Context
 from service.devices.probe import Model, fingerprint, in_ms, measure
 from service.exports import queries as exports
 from service.exports.job import export, extract
-from service.storage import tables as models
-from service.storage.tables import now
+from service.storage.tables import Device, LatencyModelRow, now
 from supernet.export.probe_plan import reference_onnx
 
 MEASURE_SECONDS = 20.0  # the longest that a round of finalists may take; small networks need less
@@ -42,7 +41,7 @@ def verify(context: Context, candidate_id: str) -> None:
     export(context, subnet, "fp32", evaluation.accuracy if evaluation else None)
 
 
-def measurable(devices: Mapping[str, models.LatencyModel]) -> list[str]:
+def measurable(devices: Mapping[str, LatencyModelRow]) -> list[str]:
     """Those of the devices that were measured on a machine like this one."""
     here = fingerprint()
     return [device for device, model in devices.items() if model.host == here]
@@ -55,8 +54,8 @@ def measure_latency(context: Context, search_id: str, candidate_ids: Sequence[st
     then. So a machine that is slower for a minute does not count against a candidate.
     """
     with context.database.reading() as session:
-        settings = session.get_one(models.Device, device)
-        reference_ms = session.get_one(models.LatencyModel, model_id).reference_ms
+        settings = session.get_one(Device, device)
+        reference_ms = session.get_one(LatencyModelRow, model_id).reference_ms
         files = {}
         for one in candidate_ids:
             exported = exports.find(session, one, "fp32")

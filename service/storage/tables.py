@@ -111,7 +111,7 @@ class Device(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
-class LatencyModel(Base):
+class LatencyModelRow(Base):
     """A latency model of one device for one search space. Measuring again makes a new version."""
 
     __tablename__ = "latency_models"

@@ -7,7 +7,7 @@ from service.supernets import register as rules
 from service.supernets.schemas import SupernetDetail, SupernetIn, SupernetOut
 from service.supernets.show import detail, summary
 from service.web.dependencies import ContextOf
-from service.web.schemas import Cursor, Id, Limit, Page
+from service.web.schemas import Cursor, Id, Page, PageSize
 
 router = APIRouter(prefix="/supernets", tags=["supernets"])
 
@@ -29,7 +29,7 @@ def register(body: SupernetIn, context: ContextOf, response: Response) -> Supern
 
 
 @router.get("")
-def every(context: ContextOf, limit: Limit = 20, cursor: Cursor = None) -> Page[SupernetOut]:
+def every(context: ContextOf, limit: PageSize = 20, cursor: Cursor = None) -> Page[SupernetOut]:
     """All registered supernets, newest first."""
     with context.database.reading() as session:
         found, following = queries.page(session, limit, cursor)

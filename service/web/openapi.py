@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from service.web.schemas import Problem
+from service.web.schemas import ProblemDocument
 
 ANY = {
     401: "A key is needed, and none that is known was sent.",
@@ -28,8 +28,8 @@ def document(app: FastAPI) -> dict[str, Any]:
     schemas = found["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    schemas["Problem"] = Problem.model_json_schema()
-    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
     for path, operations in found["paths"].items():
         for method, operation in operations.items():
             known = operation["responses"]

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from service.errors import SuppleError, _plain, log, problem_of, shortened
+from service.errors import SuppleError, _plain, log, problem_document_of, shortened
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MOST_ERRORS = 20  # of one request that are listed
@@ -47,7 +47,7 @@ def _sentence(error: Mapping[str, Any]) -> str:
 async def _on_supple_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, SuppleError)
     headers = {"WWW-Authenticate": 'Bearer realm="supple"'} if error.status == 401 else None
-    return problem_response(error.problem(), headers)
+    return problem_response(error.problem_document(), headers)
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
@@ -87,7 +87,7 @@ async def _on_unfit_data(request: Request, error: Exception) -> Response:
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    problem = problem_of(error)
+    problem = problem_document_of(error)
     level = logging.ERROR if problem["status"] >= 500 else logging.INFO
     log.log(level, "%s %s", request.method, request.url.path, exc_info=error)
     return problem_response(problem)

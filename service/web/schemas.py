@@ -45,7 +45,7 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
     raise ValueError(f"is nested more than {DEEPEST} deep")
 
 
-Limit = Annotated[int, Query(ge=1, le=100)]
+PageSize = Annotated[int, Query(ge=1, le=100)]
 Cursor = Annotated[Id | None, Query(description="The `next` of the page before.")]
 Text = Annotated[str, AfterValidator(_printable)]
 PlainJson = Annotated[dict[str, Any], AfterValidator(_plain)]
@@ -70,7 +70,7 @@ class FieldProblem(BaseModel):
     message: str
 
 
-class Problem(BaseModel):
+class ProblemDocument(BaseModel):
     """Why a request was refused (RFC 9457)."""
 
     model_config = ConfigDict(extra="allow")

@@ -16,7 +16,7 @@ from service.devices.measurements import MeasurementsIn, add_model
 from service.devices.schemas import DeviceIn
 from service.errors import ConflictError, InvalidError
 from service.searches.verify import measurable
-from service.storage import tables as models
+from service.storage.tables import Export, LatencyModelRow, Search, Supernet
 from service.supernets.register import register
 from supernet.bundle import Bundle, write_bundle
 from supernet.evaluation.views import Views
@@ -77,7 +77,7 @@ def test_registering_a_bundle_registers_its_devices_once(client: TestClient, con
     assert (model["version"], model["host"], model["card"]["networks"]) == (1, {}, 0)
     assert "the error is unknown" in model["card"]["validation"]
     with context.database.reading() as session:
-        assert session.scalar(select(func.count()).select_from(models.LatencyModel)) == 1
+        assert session.scalar(select(func.count()).select_from(LatencyModelRow)) == 1
 
 
 def test_what_was_measured_since_stays_the_newest(
@@ -101,7 +101,7 @@ def test_a_device_of_the_same_name_and_other_settings_is_a_conflict(context: Con
     with pytest.raises(ConflictError, match=r"device 'phone' has .* import the latency tables again with another"):
         registered(context, bundle)
     with context.database.reading() as session:
-        assert session.scalar(select(func.count()).select_from(models.Supernet)) == 0
+        assert session.scalar(select(func.count()).select_from(Supernet)) == 0
 
 
 @pytest.mark.parametrize(
@@ -181,12 +181,12 @@ def test_what_needs_weights_or_images_is_refused_without(
         assert refused.headers["content-type"] == "application/problem+json"
         assert re.search(message, refused.json()["detail"])
     with context.database.reading() as session:
-        assert session.scalar(select(func.count()).select_from(models.Export)) == 0
-        assert session.scalar(select(func.count()).select_from(models.Search)) == 1
+        assert session.scalar(select(func.count()).select_from(Export)) == 0
+        assert session.scalar(select(func.count()).select_from(Search)) == 1
 
 
 def test_its_host_is_no_machine_that_could_measure(client: TestClient, context: Context, bundle: Bundle) -> None:
     registered(context, bundle)
     with context.database.reading() as session:
-        (model,) = session.scalars(select(models.LatencyModel))
+        (model,) = session.scalars(select(LatencyModelRow))
         assert measurable({"phone": model}) == []

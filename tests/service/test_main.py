@@ -22,8 +22,8 @@ from service.cli.inputs import without_password
 from service.context import Context
 from service.devices.measurements import latency_model
 from service.quantities import BYTES, COUNTS, MILLISECONDS, PLAIN, Units, fraction, handy, quantity, rounded
-from service.storage import tables as models
 from service.storage.database import Database
+from service.storage.tables import ApiKey, Candidate
 from supernet.families import preset
 from supernet.space import Architecture
 from tests.support.command_line import Run, refused
@@ -233,7 +233,7 @@ def test_an_architecture_is_found_by_its_id(
     monkeypatch.setenv("SUPPLE_DATABASE_URL", context.settings.database)
     genome = space.sample(np.random.default_rng(0), 1)[0]
     arch = space.decode(genome)
-    row = models.Candidate(
+    row = Candidate(
         id="f" * 32,
         supernet_id=supernet,
         architecture_id=space.id(genome),
@@ -262,7 +262,7 @@ def test_keys_are_made_once_the_tables_are_there(run: Run, tmp_path: Path) -> No
     refused(run("keys", "create", "me"), 2, "there is a key named 'me'")
     database = Database(f"sqlite:///{tmp_path}/data/supple.db")
     with database.reading() as session:
-        assert session.scalars(select(models.ApiKey.name)).all() == ["me"]
+        assert session.scalars(select(ApiKey.name)).all() == ["me"]
     database.close()
 
 

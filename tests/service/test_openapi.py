@@ -29,7 +29,7 @@ def test_the_openapi_document_says_how_to_sign_in_and_what_is_refused(client: Te
             refused = {status: answer for status, answer in operation["responses"].items() if status >= "4"}
             for answer in refused.values():
                 schema = answer["content"]["application/problem+json"]["schema"]
-                assert schema == {"$ref": "#/components/schemas/Problem"}
+                assert schema == {"$ref": "#/components/schemas/ProblemDocument"}
             refusals[f"{method} {path}"] = set(map(int, refused))
     assert refusals["get /healthz"] == set()
     assert refusals["get /readyz"] == {503}

@@ -3,7 +3,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
 from service.context import Context
-from service.web.schemas import Problem
+from service.web.schemas import ProblemDocument
 
 
 def test_not_found_and_wrong_method_are_problems(client: TestClient) -> None:
@@ -58,7 +58,7 @@ def test_a_wrong_method_is_told_all_that_are_right(client: TestClient) -> None:
 
 def test_problems_are_of_the_form_that_is_documented(client: TestClient) -> None:
     for answer in (client.get("/nothing"), client.post("/v1/devices", json={}), client.get("/v1/devices/board")):
-        assert Problem.model_validate(answer.json()).status == answer.status_code
+        assert ProblemDocument.model_validate(answer.json()).status == answer.status_code
 
 
 def test_an_onnx_file_can_be_asked_for_its_head(client: TestClient) -> None:
