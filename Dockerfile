@@ -17,6 +17,7 @@ COPY evolution evolution
 COPY migrations migrations
 COPY service service
 COPY supernet supernet
+COPY supple supple
 RUN pip install --constraint constraints.txt .
 
 FROM python:3.11-slim

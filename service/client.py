@@ -1,4 +1,4 @@
-"""A small client of the HTTP API, for the commands that talk to a service."""
+"""A client of the HTTP API, for programs, notebooks and the commands that talk to a service."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,14 +9,14 @@ import httpx2
 from service.errors import SuppleError
 
 REQUEST_SECONDS = 90.0
-SEARCH_SECONDS = 600.0  # that a search may take before we stop asking
-FILE_SECONDS = 300.0  # that a file may take to be built
+SEARCH_SECONDS = 600.0  # how long to wait for a search
+FILE_SECONDS = 300.0  # how long to wait for a file to be built
 POLL_SECONDS = 0.3
 UNREACHABLE = 503
 
 
 class ServiceError(SuppleError):
-    """The service refused a request, in its own words, or does not answer."""
+    """The service refused a request, or it does not answer. The message is the service's own where it gave one."""
 
     def __init__(self, detail: str, status: int) -> None:
         super().__init__(detail)
@@ -24,21 +24,32 @@ class ServiceError(SuppleError):
 
 
 class Client:
-    """Talks to one service, at an address such as `http://127.0.0.1:8000`.
+    """A connection to one service. Answers are the JSON that `/docs` at the service describes.
+
+    >>> with Client("http://127.0.0.1:8000") as client:
+    ...     answer = client.search({"max_flops": 1_000_000})
+    ...     onnx = client.download(answer["best"]["onnx"])
+    >>> answer["status"], answer["best"]["flops"] <= 1_000_000
+    ('done', True)
+
+    address: such as `http://127.0.0.1:8000`. key: an API key, if the service needs one.
 
     Raises:
-        ServiceError: here, an address that is none; from every method, what the service refuses or that it is silent.
+        ServiceError: the address or the key cannot be used. Every method raises it too, when the service refuses a
+            request or does not answer.
     """
 
     def __init__(self, address: str, key: str | None = None) -> None:
         if not address.startswith(("http://", "https://")):
-            raise ServiceError(f"the service's address is {address!r}; it starts with http:// or https://", 400)
+            raise ServiceError(f"the service's address is {address!r}; it must start with http:// or https://", 400)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._address = address
         try:
             self._http = httpx2.Client(base_url=address, headers=headers, timeout=REQUEST_SECONDS)
         except (httpx2.InvalidURL, UnicodeEncodeError) as error:
-            raise ServiceError(f"the service's address is {address!r} or its key is no text: {error}", 400) from error
+            raise ServiceError(
+                f"the service's address {address!r} or its key cannot be used in a request: {error}", 400
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -53,35 +64,35 @@ class Client:
         except httpx2.TransportError:
             return False
 
-    def device(self, name: str) -> dict[str, Any] | None:
-        """A device, None when the service does not know it."""
+    def get_device(self, name: str) -> dict[str, Any] | None:
+        """A device, or None if the service has no device of this name."""
         response = self._request("GET", f"/v1/devices/{name}")
         return None if response.status_code == 404 else self._json(response)
 
     def check_measurable(self, name: str, space: Mapping[str, Any], *, threads: int, batch_size: int) -> None:
-        """Find out, before measuring, that the service would take measurements of a space, in JSON form, on a device.
+        """Check, before measuring, that the service would accept the measurements. space: a search space in JSON form.
 
         Raises:
-            ServiceError: it has no supernet of this space, or knows the device with other settings.
+            ServiceError: the service has no supernet of this space, or has the device with other settings.
         """
-        device = self.device(name)
-        for field, asked in (("threads", threads), ("batch_size", batch_size)):
-            if device is not None and device[field] != asked:
+        device = self.get_device(name)
+        for field, value in (("threads", threads), ("batch_size", batch_size)):
+            if device is not None and device[field] != value:
                 raise ServiceError(
-                    f"device {name!r} has {field} {device[field]} at {self._address}, not {asked}; measure as it is "
+                    f"device {name!r} has {field} {device[field]} at {self._address}, not {value}; measure as it is "
                     "registered, or choose another name",
                     409,
                 )
-        known = self._listed("/v1/supernets")
-        if all(self._json(self._request("GET", f"/v1/supernets/{one['id']}"))["space"] != space for one in known):
+        supernets = self._list("/v1/supernets")
+        if all(self._json(self._request("GET", f"/v1/supernets/{row['id']}"))["space"] != space for row in supernets):
             raise ServiceError(
                 f"no supernet at {self._address} has the search space {space['name']!r} of this bundle; run `supple "
                 "register` there first",
                 404,
             )
 
-    def _listed(self, path: str) -> Iterator[dict[str, Any]]:
-        """Everything in a list that comes in pages."""
+    def _list(self, path: str) -> Iterator[dict[str, Any]]:
+        """The items of all pages of a list."""
         cursor: str | None = ""
         while cursor is not None:
             page = self._json(self._request("GET", f"{path}?cursor={cursor}" if cursor else path))
@@ -89,11 +100,11 @@ class Client:
             cursor = page["next"]
 
     def post_measurements(self, name: str, measured: Mapping[str, Any]) -> dict[str, Any]:
-        """Register a device should it be new, and post what a probe measured. Returns the latency model fitted."""
-        if self.device(name) is None:
-            about = {"runtime": measured["host"]["runtime"]}
-            about |= {field: measured[field] for field in ("threads", "batch_size")}
-            self._json(self._request("POST", "/v1/devices", json={"name": name, **about}))
+        """Post what a probe measured on a device, which is registered first if it is new. Returns the latency model."""
+        if self.get_device(name) is None:
+            settings = {"runtime": measured["host"]["runtime"]}
+            settings |= {field: measured[field] for field in ("threads", "batch_size")}
+            self._json(self._request("POST", "/v1/devices", json={"name": name, **settings}))
         answer: dict[str, Any] = self._json(
             self._request("POST", f"/v1/devices/{name}/measurements", json=dict(measured))
         )
@@ -105,39 +116,39 @@ class Client:
         watch: Callable[[Mapping[str, Any]], None] = lambda search: None,
         seconds: float = SEARCH_SECONDS,
     ) -> dict[str, Any]:
-        """Post a search and ask for it until it has ended. watch: called with the search as it stands.
+        """Post a search and wait until it has ended. watch: called with the unfinished search at each poll.
 
         Raises:
-            ServiceError: it has not ended after so many seconds.
+            ServiceError: the search has not ended after `seconds`.
         """
-        until = time.monotonic() + seconds
-        found: dict[str, Any] = self._json(
+        deadline = time.monotonic() + seconds
+        search: dict[str, Any] = self._json(
             self._request("POST", "/v1/searches", json=dict(body), headers={"Prefer": "respond-async"})
         )
-        while found["status"] in ("queued", "running"):
-            watch(found)
-            if time.monotonic() > until:
+        while search["status"] in ("queued", "running"):
+            watch(search)
+            if time.monotonic() > deadline:
                 raise ServiceError(
-                    f"search {found['id']} is still {found['status']} after {seconds:g} s; see that a worker runs, "
-                    f"then ask for {self._address}/v1/searches/{found['id']}",
+                    f"search {search['id']} is still {search['status']} after {seconds:g} s; check that a worker runs, "
+                    f"then get {self._address}/v1/searches/{search['id']}",
                     UNREACHABLE,
                 )
             time.sleep(POLL_SECONDS)
-            found = self._json(self._request("GET", f"/v1/searches/{found['id']}"))
-        return found
+            search = self._json(self._request("GET", f"/v1/searches/{search['id']}"))
+        return search
 
     def download(self, path: str, seconds: float = FILE_SECONDS) -> bytes:
-        """A file that may have to be built first, such as a candidate's ONNX.
+        """A file, such as a candidate's ONNX. Waits until the service has built it.
 
         Raises:
-            ServiceError: it is not there after so many seconds.
+            ServiceError: the file is not built after `seconds`.
         """
-        until = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         response = self._request("GET", path)
         while response.status_code == 202:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise ServiceError(
-                    f"{self._address}{path} is not built after {seconds:g} s; see that a worker runs, then ask again",
+                    f"{self._address}{path} is not built after {seconds:g} s; check that a worker runs, then try again",
                     UNREACHABLE,
                 )
             time.sleep(min(POLL_SECONDS, float(response.headers.get("Retry-After", POLL_SECONDS))))
@@ -151,13 +162,17 @@ class Client:
             return self._http.request(method, path, **parts)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise ServiceError(
-                f"the service at {self._address} does not answer: {error or type(error).__name__}; see that it runs "
+                f"the service at {self._address} does not answer: {error or type(error).__name__}; check that it runs "
                 "and that the address is right",
                 UNREACHABLE,
             ) from error
 
     def _json(self, response: httpx2.Response) -> Any:
-        """What the service answered. Raises ServiceError for a refusal, and for what is no answer of ours."""
+        """The JSON of a response.
+
+        Raises:
+            ServiceError: the service refused the request, or the response is not JSON.
+        """
         try:
             data = response.json()
         except ValueError as error:

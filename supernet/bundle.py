@@ -49,6 +49,10 @@ class Bundle:
 
     manifest: space, classes, normalisation, dataset, seeds, versions, and the SHA-256 of every other file.
     hash: SHA-256 of the manifest's bytes, which names the bundle.
+
+    >>> bundle = Bundle.open(Path("runs/digits/bundle"))
+    >>> bundle.space.name, len(bundle.classes), bundle.has_weights
+    ('mbv3-digits', 10, True)
     """
 
     path: Path

@@ -37,6 +37,9 @@ class Architecture:
 
     resolution: input side, pixels. stages: per stage, per kept block, the values of the block's genes.
     extra: values of the genes that belong to no block, in the order of `SearchSpace.extra_genes`.
+
+    >>> Architecture.from_json({"resolution": 8, "stages": [[[3, 2]], [[3, 2]], [[3, 2]]]})
+    Architecture(resolution=8, stages=(((3, 2),), ((3, 2),), ((3, 2),)), extra=())
     """
 
     resolution: int
@@ -88,6 +91,12 @@ class SearchSpace:
     family: a key of `supernet.families.FAMILIES`; layout: that family's own settings.
     depths: per stage, the choices for the number of kept blocks, ascending; a stage keeps its first blocks.
     block_genes: the genes every block has. extra_genes: genes that belong to no block, sorted by name.
+
+    >>> space = preset("mbv3-digits")
+    >>> space.resolutions, space.depths
+    ((8, 12, 16), ((1, 2), (1, 2), (1, 2)))
+    >>> space.smallest().to_json()
+    {'resolution': 8, 'stages': [[[3, 2]], [[3, 2]], [[3, 2]]]}
     """
 
     name: str

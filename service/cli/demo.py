@@ -2,7 +2,6 @@
 
 import json
 import platform
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -57,7 +56,7 @@ def run_demo(
         ValueError: a step refused its input. SuppleError: the port is taken, the service refused a request or did not
             answer in time. OSError: the disk is full.
     """
-    port = port or _free_port()
+    port = port or processes.free_port()
     processes.check_port("127.0.0.1", port)
     started = time.perf_counter()
     directory.mkdir(parents=True, exist_ok=True)
@@ -243,12 +242,6 @@ def _classify(client: Client, best: Mapping[str, Any], bundle: Bundle, directory
 def _card(card: Mapping[str, Any]) -> str:
     error = card["mean_absolute_percentage_error"]
     return f"error {error:.1f} %, Kendall tau {tau(card)} on {card['networks']} whole networks ({card['validation']})"
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def _serve_on(process: subprocess.Popen[bytes]) -> None:

@@ -66,3 +66,10 @@ def check_port(host: str, port: int) -> None:
         raise UnavailableError(
             f"cannot listen on {host}, port {port}: {error.strerror}; choose another with --port, or 0 for a free one"
         ) from error
+
+
+def free_port() -> int:
+    """A port on which no program listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -79,13 +79,20 @@ def supernet_class(family: str) -> Any:
 
 
 def presets() -> dict[str, SearchSpace]:
-    """Every preset space by name."""
+    """Every preset space by name.
+
+    >>> [name for name in presets() if name.startswith("mbv3")]
+    ['mbv3-digits', 'mbv3-cifar', 'mbv3-imagenet-w1.0', 'mbv3-imagenet-w1.2']
+    """
     modules = [family.layout.partition(":")[0] for family in families().values()]
     return {name: space for module in modules for name, space in import_module(module).PRESETS.items()}
 
 
 def preset(name: str, *, classes: int | None = None, in_channels: int | None = None) -> SearchSpace:
     """A preset space, for another number of classes or image channels where asked.
+
+    >>> preset("mbv3-digits", classes=26).classes
+    26
 
     Raises:
         ValueError: no preset has this name.

@@ -67,7 +67,7 @@ def test_a_service_that_is_not_there_is_named(server: Answers) -> None:
     with Client("http://127.0.0.1:1") as client:
         assert not client.is_ready()
         with pytest.raises(ServiceError, match=r"the service at http://127\.0\.0\.1:1 does not answer") as raised:
-            client.device("board")
+            client.get_device("board")
     assert raised.value.status == 503
 
 
@@ -75,7 +75,7 @@ def test_what_answers_without_json_is_no_service_of_ours(server: Answers) -> Non
     for status in (200, 500):
         server.answers = [(status, b"<html>")]
         with Client(server.address) as client, pytest.raises(ServiceError, match="is it a Supple service"):
-            client.device("board")
+            client.get_device("board")
 
 
 def test_a_refusal_is_told_in_the_services_words(server: Answers) -> None:
@@ -98,9 +98,9 @@ def test_a_search_is_watched_until_it_ends(server: Answers) -> None:
 def test_a_search_without_a_worker_does_not_wait_for_ever(server: Answers) -> None:
     server.answers = [(202, {"id": "s", "status": "queued", "progress": None})]
     with Client(server.address) as client:
-        with pytest.raises(ServiceError, match="search s is still queued after 0 s; see that a worker runs"):
+        with pytest.raises(ServiceError, match="search s is still queued after 0 s; check that a worker runs"):
             client.search({}, seconds=0)
-        with pytest.raises(ServiceError, match="/f is not built after 0 s; see that a worker runs"):
+        with pytest.raises(ServiceError, match="/f is not built after 0 s; check that a worker runs"):
             client.download("/f", seconds=0)
         server.answers = [(202, {}), (200, b"onnx")]
         assert client.download("/f") == b"onnx"

@@ -1,0 +1,137 @@
+"""Supple for notebooks and programs: every name in `__all__` is stable.
+
+The packages `service`, `evolution` and `supernet` are internal and may change in any release.
+
+>>> import supple
+>>> bundle = supple.open_bundle("runs/digits/bundle")
+>>> answer = supple.search(bundle, {"flops": 1_000_000})
+>>> best = supple.Architecture.from_json(answer["best"]["arch"])
+>>> supple.describe(bundle.space, best)["flops"] <= 1_000_000
+True
+>>> exported = supple.export(bundle, best, "best.onnx")
+
+`import supple` loads numpy, but neither torch nor a web framework. Only `export` loads torch.
+"""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from evolution.refusal import Refused
+from service.client import Client, ServiceError
+from supernet.bundle import Bundle
+from supernet.costs.architecture import of_architecture
+from supernet.families import preset, presets
+from supernet.space import Architecture, SearchSpace
+
+__all__ = [
+    "Architecture",
+    "Bundle",
+    "Client",
+    "Refused",
+    "SearchSpace",
+    "ServiceError",
+    "describe",
+    "export",
+    "open_bundle",
+    "preset",
+    "presets",
+    "search",
+]
+__version__ = version("supple")
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Open a bundle, the folder that `supple train` writes, and verify the hash of every file.
+
+    >>> bundle = open_bundle("runs/digits/bundle")
+    >>> bundle.name, bundle.space.resolutions, list(bundle.devices)
+    ('untrained digits', (8, 12, 16), [])
+
+    Raises:
+        BundleError: a file is missing or altered.
+    """
+    return Bundle.open(Path(path))
+
+
+def search(
+    bundle: Bundle,
+    limits: Mapping[str, float],
+    *,
+    device: str | Path | None = None,
+    resolution: int | None = None,
+    max_resolution: int | None = None,
+    minimise: str | None = None,
+    min_accuracy: float | None = None,
+    evaluations: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Find the architecture of a bundle that has the best predicted accuracy within hard limits.
+
+    >>> bundle = open_bundle("runs/digits/bundle")
+    >>> answer = search(bundle, {"flops": 1_000_000, "params": 90_000}, seed=1)
+    >>> answer["best"]["flops"] <= 1_000_000 and answer["best"]["params"] <= 90_000
+    True
+
+    limits: by cost, the largest value allowed: `flops` (multiply-adds), `params`, `model_bytes`, `peak_memory_bytes`,
+        and `latency_ms` on `device`. `latency_ms@OTHER` limits the latency on a further device.
+    device: a device inside the bundle, or a file that `supple probe` wrote.
+    resolution, max_resolution: the only image size allowed, and the largest image size allowed, in pixels.
+    minimise: the cost to minimise at `min_accuracy`, a fraction, instead of maximising accuracy.
+    evaluations: how many architectures to evaluate at most. seed: equal seeds give equal answers.
+
+    Raises:
+        Refused: no architecture was found within the limits; the message says which limits would be possible.
+        InputError: there is no such device. ValueError: another argument cannot be used.
+    """
+    from service.bundles.search import search_bundle
+
+    return search_bundle(
+        bundle,
+        limits,
+        device=None if device is None else str(device),
+        resolution=resolution,
+        max_resolution=max_resolution,
+        minimise=minimise,
+        min_accuracy=min_accuracy,
+        budget=evaluations,
+        seed=seed,
+    )
+
+
+def describe(space: SearchSpace, arch: Architecture) -> dict[str, int]:
+    """Count the exact costs of one architecture, for one image at its resolution.
+
+    >>> describe(preset("mbv3-digits"), preset("mbv3-digits").smallest())
+    {'flops': 169152, 'params': 33914, 'model_bytes': 142856, 'peak_memory_bytes': 12288}
+
+    Raises:
+        ValueError: the architecture lies outside the space, or its resolution is not a multiple of 4.
+    """
+    return of_architecture(space, arch)
+
+
+def export(
+    bundle: Bundle,
+    arch: Architecture,
+    output: str | Path,
+    *,
+    batch_norm: Literal["recalibrated", "stored"] = "recalibrated",
+) -> dict[str, Any]:
+    """Extract a subnet with its weights and write it as an ONNX file, after onnxruntime agreed with torch on it.
+
+    >>> bundle = open_bundle("runs/digits/bundle")
+    >>> exported = export(bundle, bundle.space.largest(), "largest.onnx")
+    >>> exported["bytes"] == Path("largest.onnx").stat().st_size
+    True
+
+    batch_norm: `recalibrated` computes the subnet's own statistics; `stored` keeps the supernet's.
+
+    Raises:
+        BundleError: the bundle has no weights. ValueError: it has no images to recalibrate with, or onnxruntime and
+            torch disagree; nothing is written.
+    """
+    from service.bundles.export import export_subnet_of
+
+    return export_subnet_of(bundle, arch, Path(output), batch_norm=batch_norm)
