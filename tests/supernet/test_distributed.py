@@ -94,7 +94,7 @@ import json
 import sys
 from pathlib import Path
 import torch
-from supernet import distributed
+from supernet.training import distributed
 from tests.supernet.test_distributed import SCHEDULE, backpropagated, digits, reductions, trained
 torch.set_num_threads(1)
 distributed.BUCKET_BYTES = 100_000  # several messages a step
