@@ -6,7 +6,7 @@ gather and a sum per cost (for peak memory, a maximum).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -22,16 +22,26 @@ from supernet.costs.tables import PartTables
 from supernet.operators import total_flops, total_params
 from supernet.space import Genomes, SearchSpace
 
+CostBuilder = Callable[["CostTables"], "Cost"]
+
 
 class CostTables(PartTables):
     """The tables of one space, and the costs that follow from operator records alone.
 
-    classes: their names, which an exported file holds; numbers unless given.
+    classes: the names of the classes, which an exported file holds; numbers unless given.
+    builders: by the cost's name, how each counted cost is built from these tables; `COUNTED` unless given.
     """
 
-    def __init__(self, space: SearchSpace, classes: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        classes: Sequence[str] | None = None,
+        builders: Mapping[str, CostBuilder] | None = None,
+    ) -> None:
         super().__init__(space)
         self.classes = classes
+        self._builders = COUNTED if builders is None else builders
+        self._costs: dict[str, Cost] = {}
 
     @cached_property
     def elimination(self) -> Elimination:
@@ -68,6 +78,18 @@ class CostTables(PartTables):
     def peak_memory_cost(self) -> "PeakCost":
         """Bytes of single-precision activations alive at once, for one image."""
         return PeakCost(self, "peak_memory_bytes", self.values(peak_memory))
+
+    def cost(self, name: str) -> "Cost":
+        """The counted cost of this name, built once.
+
+        Raises:
+            ValueError: no counted cost has this name.
+        """
+        if name not in self._builders:
+            raise ValueError(f"unknown cost {name!r}; the costs are {', '.join(self._builders)} and latency_ms")
+        if name not in self._costs:
+            self._costs[name] = self._builders[name](self)
+        return self._costs[name]
 
     def flops(self, genomes: Genomes) -> Floats:
         """(N,) multiply-adds per image of (N, G) genomes; exact."""
@@ -243,3 +265,11 @@ class PeakCost(Cost):
             (self.values > most).astype(np.float64),
             offset=np.ones(len(self.tables.space.resolutions)),
         )
+
+
+COUNTED: Mapping[str, CostBuilder] = {
+    "flops": lambda tables: tables.flops_cost,
+    "params": lambda tables: tables.params_cost,
+    "model_bytes": lambda tables: tables.model_bytes_cost,
+    "peak_memory_bytes": lambda tables: tables.peak_memory_cost,
+}

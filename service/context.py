@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from evolution.costs import CostTables
 from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.predictors.latency import LatencyModel
+from service.costs import cost_tables
 from service.errors import InvalidError
 from service.jobs.queue import Jobs
 from service.settings import Settings
@@ -81,7 +82,7 @@ class Context:
             space = space_from_json(supernet.manifest["space"])
             path = self.store.bundle(supernet.bundle_hash) / "predictor.npz"
             predictor = AccuracyPredictor.load(path, space) if supernet.predictor_version else None
-            return Loaded(CostTables(space, supernet.manifest["classes"]), predictor)
+            return Loaded(cost_tables(space, supernet.manifest["classes"]), predictor)
 
         return self._loaded.get(supernet.id, load)
 

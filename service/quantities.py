@@ -1,90 +1,91 @@
-"""Numbers as people write them."""
+"""Quantities as people write them: `300M`, `1.5MB`, `8.5ms`, `78%`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-Units = Mapping[str, float]  # in small letters, and what each multiplies by
 
-COUNTS: Units = {"k": 1e3, "m": 1e6, "g": 1e9}
-BYTES: Units = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
-MILLISECONDS: Units = {"ms": 1.0}
-PLAIN: Units = {}
-BYTE_COSTS = ("model_bytes", "peak_memory_bytes")
-SCALES = (  # of counts, and of bytes
-    (("G", 1e9), ("M", 1e6), ("k", 1e3)),
-    (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10)),
+@dataclass(frozen=True, eq=False)
+class Units:
+    """The units of a quantity.
+
+    sizes: by its spelling, what each unit multiplies a number by, from large to small; reading ignores case. examples:
+    for messages. shown: the units that answers for people are rounded to; all of them unless given.
+    """
+
+    sizes: Mapping[str, float]
+    examples: tuple[str, ...] = ()
+    shown: tuple[str, ...] | None = None
+
+
+COUNTS = Units({"G": 1e9, "M": 1e6, "k": 1e3}, ("4.5k", "300M", "1.2G"))
+BYTES = Units(
+    {"GB": 1e9, "GiB": 2.0**30, "MB": 1e6, "MiB": 2.0**20, "KB": 1e3, "KiB": 2.0**10, "B": 1.0},
+    ("512KB", "1.5MB", "2MiB"),
+    ("GiB", "MiB", "KiB"),
 )
-UNITS: Mapping[str, Units] = {  # of each cost's limit
-    "flops": COUNTS,
-    "params": COUNTS,
-    "latency_ms": MILLISECONDS,
-    **dict.fromkeys(BYTE_COSTS, BYTES),
-}
-FORMS = {"ms": "8.5ms", "k": "4.5k", "m": "300M", "g": "1.2G", "kb": "512KB", "mb": "1.5MB", "mib": "2MiB"}
+MILLISECONDS = Units({"ms": 1.0}, ("8.5ms",))
+PLAIN = Units({})
 
 
 def quantity(text: str, units: Units) -> float:
-    """A positive number with one of these units behind it, or none.
+    """A positive number, followed by one of the units or by none.
 
     Raises:
-        ValueError: anything else, or no finite positive number.
+        ValueError: the text is not a positive finite number with such a unit.
     """
     lowered = text.strip().lower()
-    unit = max((unit for unit in units if lowered.endswith(unit)), key=len, default="")
+    sizes = {unit.lower(): size for unit, size in units.sizes.items()}
+    unit = max((unit for unit in sizes if lowered.endswith(unit)), key=len, default="")
     try:
-        value = float(lowered.removesuffix(unit)) * units.get(unit, 1.0)
+        value = float(lowered.removesuffix(unit)) * sizes.get(unit, 1.0)
     except ValueError as error:
-        examples = " or ".join(["8.5", *(FORMS[unit] for unit in units if unit in FORMS)])
+        examples = " or ".join(["8.5", *units.examples])
         raise ValueError(f"{text!r} is not a quantity here; write it as {examples}") from error
     if not 0 < value < float("inf"):
         raise ValueError(f"{text!r} is not a limit; a positive number is needed")
     return value
 
 
-def rounded(value: float, cost: str) -> str:
-    """An amount of a cost for people, to three significant digits: `0.043 ms`, `978 k`, `3.21 MiB`."""
-    if cost == "latency_ms":
-        return f"{value:.3g} ms"
-    for unit, size in SCALES[cost in BYTE_COSTS]:
-        if value >= 0.9995 * size:
+def written(value: float, units: Units) -> str:
+    """A quantity as people type it: the shortest text that `quantity` reads as the same number."""
+    sizes = {**{unit: size for unit, size in units.sizes.items() if size > 1}, "": 1.0}
+    texts = [f"{value / size:.4g}{unit}" for unit, size in sizes.items() if value >= size]
+    exact = [text for text in texts if "e" not in text and quantity(text, units) == value]
+    return min(exact, key=len, default=repr(value) if value != round(value) else str(round(value)))
+
+
+def rounded(value: float, units: Units) -> str:
+    """A quantity for people, to three significant digits: `0.043 ms`, `978 k`, `3.21 MiB`."""
+    for unit in units.sizes if units.shown is None else units.shown:
+        size = units.sizes[unit]
+        if size == 1 or value >= 0.9995 * size:
             return f"{value / size:.3g} {unit}"
     return f"{value:.3g}"
 
 
-def handy(limit: float, cost: str) -> float:
-    """A round amount of a cost, some hundredths to a tenth of a limit, to say what it buys."""
-    if cost in BYTE_COSTS:
+def round_amount(limit: float, units: Units) -> float:
+    """A round amount, between a hundredth and a tenth of a limit on a count, to say what it buys.
+
+    Of bytes: 1 MiB, or 1 KiB where the limit is below 2 MiB.
+    """
+    if units is BYTES:
         return 2.0**20 if limit >= 2**21 else 2.0**10
     return float(10.0 ** (math.floor(math.log10(limit)) - 1))
 
 
 def fraction(text: str) -> float:
-    """`98.5%` or `0.985`.
+    """`98.5%` or `0.985`, as 0.985.
 
     Raises:
-        ValueError: anything else.
+        ValueError: the text is neither, or the fraction is not below 1.
     """
-    value = quantity(text.strip().removesuffix("%"), PLAIN)
-    if text.strip().endswith("%"):
-        value /= 100
-    elif value >= 1:
-        raise ValueError(f"{text!r} is no fraction; write {text}% or a number below 1")
+    number, is_percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+    value = quantity(number, PLAIN)
+    share = value / 100
+    if is_percent:
+        value = share
     if value >= 1:
-        raise ValueError(f"{text!r} is no accuracy that can be asked for; write less than 100%")
+        remedy = "less than 100%" if is_percent or share >= 1 else f"{number}% or {share:g}"
+        raise ValueError(f"{text!r} is not a fraction between 0 and 1; write {remedy}")
     return value
-
-
-def limits(typed: Mapping[str, str | None], latency: Sequence[str] = ()) -> dict[str, float]:
-    """Limits by cost from texts, None where there is none. latency: `8ms`, or `DEVICE=8ms`, any number of these.
-
-    A device's name becomes part of the cost's, `latency_ms@DEVICE`; of several limits on it the lowest counts.
-
-    Raises:
-        ValueError: what `quantity` raises.
-    """
-    found = {cost: quantity(text, UNITS[cost]) for cost, text in typed.items() if text is not None}
-    for text in latency:
-        device, on, number = text.rpartition("=")
-        name = f"latency_ms@{device}" if on else "latency_ms"
-        found[name] = min(quantity(number, UNITS["latency_ms"]), found.get(name, float("inf")))
-    return found

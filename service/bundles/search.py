@@ -14,6 +14,7 @@ from evolution.problem import Problem
 from evolution.search import EVALUATIONS, Search
 from evolution.sensitivity import sensitivities
 from service.bundles.paths import check_input
+from service.costs import cost_tables, counted_costs
 from service.devices.measurements import latency_model
 from service.errors import InputError
 from supernet.bundle import Bundle
@@ -65,10 +66,7 @@ def search_bundle(
             "predicted_accuracy": result.predicted_accuracy,
             "latency_ms": next(iter(latency.values()), None),
             "predicted_latency_ms": latency,
-            "flops": int(tables.flops(best)[0]),
-            "params": int(tables.params(best)[0]),
-            "model_bytes": int(tables.model_bytes(best)[0]),
-            "peak_memory_bytes": int(tables.peak_memory_bytes(best)[0]),
+            **{kind.name: kind.number(tables.cost(kind.name)(best)[0]) for kind in counted_costs()},
         },
         "min_accuracy": min_accuracy,
         "min_accuracy_reached": None if min_accuracy is None else result.reached,
@@ -111,7 +109,7 @@ def problem_of(
             "latency needs --device: measurements that `supple probe` wrote, or a device inside the bundle "
             f"({_devices_of(bundle)})"
         )
-    tables = CostTables(bundle.space, bundle.classes)
+    tables = cost_tables(bundle.space, bundle.classes)
     on = [one for name in limits if (one := name.partition("@")[2])]
     names = {one: one if one in bundle.devices else Path(one).stem for one in dict.fromkeys([device, *on]) if one}
     if len(set(names.values())) < len(names):

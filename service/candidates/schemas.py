@@ -1,13 +1,17 @@
 """Bodies about candidates."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, create_model
 
+from service.costs import COSTS, counted_costs
 from service.web.schemas import Answer
 
-Cost = Literal["latency_ms", "flops", "params", "model_bytes", "peak_memory_bytes"]
+if TYPE_CHECKING:
+    Cost = str
+else:
+    Cost = Literal[tuple(kind.name for kind in COSTS)]
 
 
 class MeasuredLatency(Answer):
@@ -25,21 +29,39 @@ class MeasuredLatency(Answer):
     samples: int
 
 
-class CandidateOut(Answer):
-    """An architecture of a supernet, and what is predicted, counted, verified and measured of it, each by itself."""
+class Identified(Answer):
+    """Which architecture of which supernet a candidate is."""
 
     id: str
     supernet: str
     arch: dict[str, Any] = Field(
         description="Resolution, and per stage, per kept block, its choices in the order of the space's block genes."
     )
-    resolution: int = Field(description="Input side, pixels.")
-    flops: int = Field(description="Multiply-adds for one image, counted.")
-    params: int = Field(description="Learned parameters, counted.")
-    model_bytes: int = Field(description="Bytes of its ONNX file, at most; counted.")
-    peak_memory_bytes: int = Field(
-        description="Bytes of single-precision activations alive at once, for one image; counted."
+    resolution: int = Field(description="Image size, pixels.")
+
+
+if TYPE_CHECKING:
+    Counted = Identified
+else:
+    Counted = create_model(
+        "Counted",
+        __base__=Identified,
+        **{
+            kind.name: (
+                int if kind.whole else float,
+                Field(description=f"{kind.description[:1].upper()}{kind.description[1:]}; counted."),
+            )
+            for kind in counted_costs()
+        },
     )
+
+
+class CandidateOut(Counted):
+    """An architecture of a supernet: its costs, and its accuracy and latency as predicted and as verified or measured.
+
+    Predicted and measured values never share a field.
+    """
+
     predicted_accuracy: float | None = Field(description="By the accuracy predictor, in [0, 1].")
     predictor: str | None = Field(description="Version of that predictor.")
     predicted_latency_ms: dict[str, float] = Field(description="By each device's latency model.")

@@ -11,6 +11,7 @@ from service.candidates import queries
 from service.candidates.queries import genomes_of
 from service.candidates.schemas import CandidateOut, MeasuredLatency
 from service.context import Context
+from service.costs import counted_costs
 from service.devices import queries as devices
 from service.storage.tables import Candidate, LatencyMeasurement, Verification
 from service.supernets import queries as supernets
@@ -44,25 +45,28 @@ def describe(
     measured = queries.measurements(session, ids, search_id)
     by_name = {one.supernet_id: supernets.get(session, one.supernet_id) for one in candidates}
     wanting = {name: why_not_extractable(supernet) for name, supernet in by_name.items()}
-    sizes: dict[str, tuple[int, int]] = {}
+    counted: dict[str, dict[str, float]] = {}
     for name, supernet in by_name.items():
-        sizes |= _sizes(context.loaded(supernet).tables, [one for one in candidates if one.supernet_id == name])
+        counted |= _counted(context.loaded(supernet).tables, [one for one in candidates if one.supernet_id == name])
     return [
-        _describe(one, sizes[one.id], said, verified.get(one.id), measured.get(one.id), wanting[one.supernet_id])
+        _describe(one, counted[one.id], said, verified.get(one.id), measured.get(one.id), wanting[one.supernet_id])
         for one, said in zip(candidates, predicted, strict=True)
     ]
 
 
-def _sizes(tables: CostTables, candidates: Sequence[Candidate]) -> dict[str, tuple[int, int]]:
-    """By candidate: the bytes of its file, at most, and its peak memory."""
+def _counted(tables: CostTables, candidates: Sequence[Candidate]) -> dict[str, dict[str, float]]:
+    """By candidate, each counted cost by its name."""
     genomes = genomes_of(candidates)
-    sizes = (tables.model_bytes(genomes).astype(int).tolist(), tables.peak_memory_bytes(genomes).astype(int).tolist())
-    return {one.id: (size, memory) for one, size, memory in zip(candidates, *sizes, strict=True)}
+    columns = {kind: tables.cost(kind.name)(genomes) for kind in counted_costs()}
+    return {
+        candidate.id: {kind.name: kind.number(values[row]) for kind, values in columns.items()}
+        for row, candidate in enumerate(candidates)
+    }
 
 
 def _describe(
     candidate: Candidate,
-    sizes: tuple[int, int],
+    counted: Mapping[str, float],
     predicted: Predicted,
     verification: Verification | None,
     measured: Mapping[str, LatencyMeasurement] | None,
@@ -74,10 +78,7 @@ def _describe(
         supernet=candidate.supernet_id,
         arch=candidate.architecture,
         resolution=candidate.resolution,
-        flops=candidate.flops,
-        params=candidate.params,
-        model_bytes=sizes[0],
-        peak_memory_bytes=sizes[1],
+        **counted,
         predicted_accuracy=predicted.accuracy,
         predictor=predicted.predictor,
         predicted_latency_ms=dict(predicted.latency_ms),

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Column, Table
 
 from evolution.predictors.accuracy import ranking_warning
-from service.quantities import handy, rounded
+from service.costs import cost_kind, counted_costs
+from service.quantities import round_amount, rounded
 
 if TYPE_CHECKING:
     from service.bundles.train import Step
@@ -93,17 +94,14 @@ def architecture_lines(arch: Mapping[str, Any], genes: Sequence[str]) -> list[st
 def show_costs(described: Mapping[str, Any], genes: Sequence[str], console: Console) -> None:
     """The answer of `supple describe`."""
     console.print("\n".join(architecture_lines(described["arch"], genes)))
-    for name, _, text in size_lines(described):
-        console.print(f"{name:<22} {text}")
+    for label, _, text in counted_lines(described):
+        console.print(f"{label:<22} {text}")
 
 
-def size_lines(costs: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """What an architecture costs on any device: a name for people, the cost's name, the number in words."""
+def counted_lines(costs: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The counted costs among `costs`: of each its label, its name, and its value with what that counts."""
     return [
-        ("FLOPs (multiply-adds)", "flops", f"{costs['flops']:,}"),
-        ("parameters", "params", f"{costs['params']:,}"),
-        ("ONNX file", "model_bytes", f"at most {costs['model_bytes']:,} bytes"),
-        ("peak memory", "peak_memory_bytes", f"{costs['peak_memory_bytes']:,} bytes of activations, one image, fp32"),
+        (kind.label, kind.name, f"{costs[kind.name]:,} {kind.unit}") for kind in counted_costs() if kind.name in costs
     ]
 
 
@@ -214,8 +212,8 @@ def show_answer(found: Mapping[str, Any], console: Console) -> None:
         limit = against(f"latency_ms@{device}")
         shown = "not known" if ms is None else f"{ms:.4g} ms"
         console.print(f"predicted latency      {shown} on {device}{limit}", highlight=False)
-    for name, cost, text in size_lines(best):
-        console.print(f"{name:<22} {text}{against(cost)}", highlight=False)
+    for label, cost, text in counted_lines(best):
+        console.print(f"{label:<22} {text}{against(cost)}", highlight=False)
     console.print(f"{found['evaluations']:,} architectures evaluated in {found['search_seconds']:.2f} s")
     if found["two_opt"]:
         console.print("no one or two changes within the limits improve it, by prediction")
@@ -229,13 +227,14 @@ def show_sensitivity(around: Sequence[Mapping[str, Any]], console: Console) -> N
     """What a little more or less of each limit buys, and the gene whose change is cheapest."""
     console.print("what a little more or less of each limit does, by prediction of networks near this one:")
     for one in around:
-        cost, unit = one["cost"].partition("@")[0], handy(one["limit"], one["cost"])
+        units = cost_kind(one["cost"]).units
+        unit = round_amount(one["limit"], units)
         lost = "nothing near" if one["lost"] is None else f"-{one['lost_per_unit'] * unit:.3%}"
-        amount, gained = rounded(unit, cost), one["gained_per_unit"] * unit
+        amount, gained = rounded(unit, units), one["gained_per_unit"] * unit
         console.print(f"  {one['cost']:<26} {amount} more: +{gained:.3%}   {amount} less: {lost}", highlight=False)
         if change := one["cheapest"]:
             moved = f"{change['gene']} {change['old']:g} to {change['new']:g}"
-            saved = f"{rounded(-change['cost'], cost)} for {change['accuracy']:+.3%}"
+            saved = f"{rounded(-change['cost'], units)} for {change['accuracy']:+.3%}"
             console.print(f"    the cheapest gene: {moved} saves {saved}", highlight=False)
 
 

@@ -15,9 +15,9 @@ from rich.markup import escape
 
 from service.bundles.paths import check_folder, check_input, check_output
 from service.cli.inputs import current_database, explain, reaching, read_arch, read_settings
+from service.cli.options import CostOption, limit_options
 from service.errors import InputError
 from service.quantities import fraction
-from service.quantities import limits as read_limits
 from supernet.costs.architecture import of_architecture
 
 app = typer.Typer(
@@ -50,33 +50,9 @@ BudgetOption = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option(help="A device inside the bundle, or measurements as `supple probe` writes them.")
 ]
-LatencyOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="[DEVICE=]MS", help="Hard limit, as in 8 or 8ms; again for every other device, as in phone=8ms."
-    ),
-]
-FlopsOption = Annotated[str | None, typer.Option(help="Hard limit in multiply-adds, as in 300M.")]
-ParamsOption = Annotated[str | None, typer.Option(help="Hard limit, as in 4.5M.")]
-ModelBytesOption = Annotated[
-    str | None, typer.Option(help="Hard limit on the ONNX file, as in 1.5MB or 2MiB: MB is 10^6, MiB 2^20 bytes.")
-]
-PeakMemoryOption = Annotated[
-    str | None, typer.Option(help="Hard limit on activations alive at once, one image in fp32, as in 512KB.")
-]
-ResolutionOption = Annotated[int | None, typer.Option(help="The only input side allowed, pixels.")]
-MaxResolutionOption = Annotated[int | None, typer.Option(help="The largest input side allowed, pixels.")]
+ResolutionOption = Annotated[int | None, typer.Option(help="The only image size allowed, pixels.")]
+MaxResolutionOption = Annotated[int | None, typer.Option(help="The largest image size allowed, pixels.")]
 ChildOption = Annotated[bool, typer.Option("--child", hidden=True, help="End when standard input is closed.")]
-
-
-class CostOption(StrEnum):
-    """What a search may make least."""
-
-    latency_ms = "latency_ms"
-    flops = "flops"
-    params = "params"
-    model_bytes = "model_bytes"
-    peak_memory_bytes = "peak_memory_bytes"
 
 
 class BatchNormOption(StrEnum):
@@ -296,18 +272,16 @@ def probe(
 
 
 @app.command()
+@limit_options
 def search(
     bundle: BundleArgument,
+    *,
     device: DeviceOption = None,
-    max_latency_ms: LatencyOption = None,
-    max_flops: FlopsOption = None,
-    max_params: ParamsOption = None,
-    max_model_bytes: ModelBytesOption = None,
-    max_peak_memory: PeakMemoryOption = None,
+    limits: dict[str, float],
     resolution: ResolutionOption = None,
     max_resolution: MaxResolutionOption = None,
     minimise: Annotated[
-        CostOption | None, typer.Option(help="The cost to make least at --min-accuracy, instead of the best accuracy.")
+        CostOption | None, typer.Option(help="The cost to minimise at --min-accuracy, instead of the best accuracy.")
     ] = None,
     min_accuracy: Annotated[str | None, typer.Option(help="With --minimise, as in 78% or 0.78.")] = None,
     budget: BudgetOption = None,
@@ -319,7 +293,6 @@ def search(
     from service.bundles.search import search_bundle
     from service.cli.display import show_answer, show_refused
 
-    limits = _limits(max_latency_ms, max_flops, max_params, max_model_bytes, max_peak_memory)
     least = None if min_accuracy is None else fraction(min_accuracy)
     opened = _open(bundle)
     try:
@@ -329,7 +302,7 @@ def search(
             device=device,
             resolution=resolution,
             max_resolution=max_resolution,
-            minimise=minimise and minimise.value,
+            minimise=None if minimise is None else str(minimise),
             min_accuracy=least,
             budget=budget,
             seed=seed,
@@ -346,27 +319,13 @@ def search(
     _print_json(found) if as_json else show_answer(found, out)
 
 
-def _limits(
-    latency: list[str] | None,
-    flops: str | None,
-    params: str | None,
-    model_bytes: str | None,
-    peak_memory: str | None,
-) -> dict[str, float]:
-    """The options of that name, by cost."""
-    typed = {"flops": flops, "params": params, "model_bytes": model_bytes, "peak_memory_bytes": peak_memory}
-    return read_limits(typed, latency or [])
-
-
 @app.command()
+@limit_options
 def compare(
     bundle: BundleArgument,
+    *,
     device: DeviceOption = None,
-    max_latency_ms: LatencyOption = None,
-    max_flops: FlopsOption = None,
-    max_params: ParamsOption = None,
-    max_model_bytes: ModelBytesOption = None,
-    max_peak_memory: PeakMemoryOption = None,
+    limits: dict[str, float],
     resolution: ResolutionOption = None,
     max_resolution: MaxResolutionOption = None,
     budget: BudgetOption = None,
@@ -387,7 +346,6 @@ def compare(
 
     if output is not None:
         check_output("--output", output)
-    limits = _limits(max_latency_ms, max_flops, max_params, max_model_bytes, max_peak_memory)
     with Bar(err) as bar:
         compared = compare_bundle(
             _open(bundle),

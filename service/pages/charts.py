@@ -1,29 +1,42 @@
 """The charts of the pages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from service.candidates.schemas import CandidateOut
+from service.costs import COSTS, cost_kind, counted_costs
 from service.pages import show
 from service.searches.schemas import SearchOut
 
 
 def search_chart(search: SearchOut, space: Mapping[str, Any]) -> dict[str, Any]:
-    """What the chart of a search's front is drawn from."""
-    names = [*(f"latency_ms@{device}" for device in search.latency_models), *show.COUNTED]
+    """The data of the chart of a search's front."""
+    names = cost_names(search.latency_models)
     limits = {
         f"{limit.cost}@{limit.device}" if limit.device else limit.cost: limit.max
         for limit in search.limits
         if limit.confidence is None
     }
-    sought = [f"{cost}@{search.request['device']}" if cost == "latency_ms" else cost for cost in _sought(search)]
-    axis = next((name for name in names if name in (sought or limits)), names[0])
+    objectives = [_on_device(name, search.request["device"]) for name in _objectives(search)]
+    axis = next((name for name in names if name in (objectives or limits)), names[0])
     return chart(search.front, search.best, names, axis, space, limits, search.request["min_accuracy"])
 
 
-def _sought(search: SearchOut) -> list[str]:
+def _objectives(search: SearchOut) -> list[str]:
+    """The costs that the search minimises."""
     objective, objectives = search.request["objective"], search.request["objectives"]
     return objectives if objective == "pareto" else [] if objective == "accuracy" else [objective]
+
+
+def _on_device(name: str, device: str | None) -> str:
+    return name if cost_kind(name).build else f"{name}@{device}"
+
+
+def cost_names(devices: Iterable[str]) -> list[str]:
+    """All costs, named as limits are: those that a device has once for each of the devices, then the counted ones."""
+    devices = list(devices)
+    measured = [f"{kind.name}@{device}" for kind in COSTS if kind.build is None for device in devices]
+    return [*measured, *(kind.name for kind in counted_costs())]
 
 
 def chart(
@@ -33,52 +46,52 @@ def chart(
     axis: str,
     space: Mapping[str, Any],
     limits: Mapping[str, float] | None = None,
-    least: float | None = None,
+    min_accuracy: float | None = None,
 ) -> dict[str, Any]:
-    """What the chart of a front is drawn from: predictions and verified accuracies, each by itself.
+    """The data of the chart of a front, with predicted and verified accuracies apart.
 
-    names: the costs to choose from for the horizontal axis. axis: the one shown first. least: the accuracy asked.
+    names: the costs that the horizontal axis can show. axis: the cost that it shows first.
     """
     limits = limits or {}
-    others = [one for one in front if best is None or one.id != best.id]
+    candidates = [candidate for candidate in front if best is None or candidate.id != best.id]
     return {
         "axis": names.index(axis),
         "axes": [
-            {"name": show.cost_name(name), "unit": show.kind(name), "limit": limits.get(name)}
-            | ({"limit_text": f"limit {show.asked(limits[name], name)}"} if name in limits else {})
+            {"name": show.cost_name(name), "unit": show.unit(name), "limit": limits.get(name)}
+            | ({"limit_text": f"limit {show.exact(limits[name], name)}"} if name in limits else {})
             for name in names
         ],
-        "min_accuracy": least,
-        "min_accuracy_text": f"at least {show.percent(least)}",
+        "min_accuracy": min_accuracy,
+        "min_accuracy_text": f"at least {show.percent(min_accuracy)}",
         "points": [
             {
-                "id": one.id,
-                "architecture": show.line(one.arch, space),
-                "predicted": one.predicted_accuracy,
-                "verified": one.verified_accuracy,
-                "costs": [_cost(one, name) for name in names],
-                "best": one is best,
-                "rows": _rows(one, names),
+                "id": candidate.id,
+                "architecture": show.line(candidate.arch, space),
+                "predicted": candidate.predicted_accuracy,
+                "verified": candidate.verified_accuracy,
+                "costs": [_cost(candidate, name) for name in names],
+                "best": candidate is best,
+                "rows": _rows(candidate, names),
             }
-            for one in (*others, *([best] if best else []))
+            for candidate in (*candidates, *([best] if best else []))
         ],
     }
 
 
-def _rows(one: CandidateOut, names: Sequence[str]) -> list[tuple[str, str]]:
-    """What a pointer on a candidate is told: names and numbers."""
-    rows = [("Predicted accuracy", show.percent(one.predicted_accuracy))]
-    if one.verified_accuracy is not None:
-        rows.append(("Verified accuracy", show.percent(one.verified_accuracy)))
+def _rows(candidate: CandidateOut, names: Sequence[str]) -> list[tuple[str, str]]:
+    """The rows of a candidate's tooltip: labels and numbers."""
+    rows = [("Predicted accuracy", show.percent(candidate.predicted_accuracy))]
+    if candidate.verified_accuracy is not None:
+        rows.append(("Verified accuracy", show.percent(candidate.verified_accuracy)))
     rows += [
-        (f"{show.cost_name(name)}{', predicted' if '@' in name else ''}", show.cost(_cost(one, name), name))
+        (f"{show.cost_name(name)}{', predicted' if '@' in name else ''}", show.cost(_cost(candidate, name), name))
         for name in names
     ]
-    for device, ms in (one.measured_latency_ms or {}).items():
+    for device, ms in (candidate.measured_latency_ms or {}).items():
         rows.append((f"Latency on {device}, measured", show.cost(ms, "latency_ms")))
     return rows
 
 
 def _cost(candidate: CandidateOut, name: str) -> float | None:
-    kind, _, device = name.partition("@")
-    return candidate.predicted_latency_ms.get(device) if device else getattr(candidate, kind)
+    cost, _, device = name.partition("@")
+    return candidate.predicted_latency_ms.get(device) if device else getattr(candidate, cost)

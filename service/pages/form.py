@@ -1,41 +1,45 @@
-"""The form: what a person typed, and the question it makes."""
+"""The form on the pages: what a person typed, and the request for a search that follows from it."""
 
 import decimal
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, create_model
 
-from service.quantities import BYTES, COUNTS, UNITS, Units, fraction, quantity
-from service.searches.question import SHORTHANDS
+from service.costs import COSTS, cost_kind
+from service.quantities import fraction, quantity, written
 from service.searches.schemas import SearchIn
-
-COST_FIELDS = {cost: field for field, cost in SHORTHANDS.items()}
 
 
 class BudgetError(ValueError):
-    """Some fields of the form cannot be read. fields: a message for each of these."""
+    """Some fields of the form cannot be read. fields: by field, what is wrong with it."""
 
     def __init__(self, fields: Mapping[str, str]) -> None:
         super().__init__("; ".join(f"{field}: {message}" for field, message in fields.items()))
         self.fields = dict(fields)
 
 
-class Budget(BaseModel):
-    """The form as typed: every field is text, empty where it was left so. The names are those of `SearchIn`.
-
-    objective: the cost to make least once `min_accuracy` is reached; without the latter it means nothing. front: the
-    cost to seek the whole front against, instead of one network.
-    """
+class Choice(BaseModel):
+    """The supernet and the device that the form has chosen."""
 
     supernet: str = ""
     device: str = ""
-    max_latency_ms: str = ""
-    max_flops: str = ""
-    max_params: str = ""
-    max_model_bytes: str = ""
-    max_peak_memory_bytes: str = ""
+
+
+if TYPE_CHECKING:
+    CostLimits = Choice
+else:
+    CostLimits = create_model("CostLimits", __base__=Choice, **{kind.field: (str, "") for kind in COSTS})
+
+
+class Budget(CostLimits):
+    """The form as typed: each field is text, empty where nothing was typed. `SearchIn` has the same names.
+
+    objective: the cost to minimise at `min_accuracy`; without a `min_accuracy` it means nothing. front: the cost whose
+    whole front against accuracy to search for, instead of one network.
+    """
+
     max_resolution: str = ""
     min_accuracy: str = ""
     objective: str = ""
@@ -44,11 +48,12 @@ class Budget(BaseModel):
     verify: str = ""
 
     @classmethod
-    def of(cls, request: Mapping[str, Any]) -> Self:
-        """The form that asks a stored search's question, as far as it has fields for it."""
+    def from_request(cls, request: Mapping[str, Any]) -> Self:
+        """The form that asks a stored search's question again, as far as it has fields for the question."""
         texts = {"supernet": request["supernet"], "device": request["device"] or ""}
         for limit in request["limits"]:
-            texts[COST_FIELDS[limit["cost"]]] = written(limit["max"], UNITS[limit["cost"]])
+            kind = cost_kind(limit["cost"])
+            texts[kind.field] = written(limit["max"], kind.units)
             texts["device"] = limit["device"] or texts["device"]
         if request["min_accuracy"] is not None:
             texts |= {"min_accuracy": f"{100 * request['min_accuracy']:.10g}%", "objective": request["objective"]}
@@ -59,10 +64,10 @@ class Budget(BaseModel):
         return cls(**texts, verify="on" if request["verify"] else "")
 
     def question(self) -> SearchIn:
-        """The question it asks.
+        """The form as a request for a search.
 
         Raises:
-            BudgetError: fields that cannot be read, or that no question has.
+            BudgetError: some fields cannot be read, or no search takes their values.
         """
         values: dict[str, Any] = {"supernet": self.supernet or None, "verify": bool(self.verify)}
         errors: dict[str, str] = {}
@@ -81,51 +86,30 @@ class Budget(BaseModel):
         try:
             question = SearchIn.model_validate(values)
         except ValidationError as error:
-            errors = {str(one["loc"][0]): one["msg"] for one in error.errors()} | errors
+            errors = {str(detail["loc"][0]): detail["msg"] for detail in error.errors()} | errors
         if errors:
             raise BudgetError(errors)
         return question
 
     def raised(self, problem: Mapping[str, Any]) -> Self:
-        """This budget with every limit raised, where it must be, to what the architecture in a refusal needs."""
-        needed: dict[str, float] = problem["smallest"]["costs"]
-        costs = {name: name.partition("@")[0] for name in problem["limits"]}
-        short = {costs[name]: need for name, need in needed.items() if name in costs and need > problem["limits"][name]}
-        raised = {COST_FIELDS[cost]: written(rounded_up(need), UNITS[cost]) for cost, need in short.items()}
+        """This budget, with each limit that the closest architecture of a refusal exceeds raised to its cost."""
+        limits: dict[str, float] = problem["limits"]
+        costs: dict[str, float] = problem["smallest"]["costs"]
+        exceeded = {cost_kind(name): cost for name, cost in costs.items() if name in limits and cost > limits[name]}
+        raised = {kind.field: written(rounded_up(cost), kind.units) for kind, cost in exceeded.items()}
         return self.model_copy(update=raised)
 
 
 READERS: Mapping[str, Callable[[str], Any]] = {
-    **{COST_FIELDS[cost]: partial(quantity, units=units) for cost, units in UNITS.items()},
+    **{kind.field: partial(quantity, units=kind.units) for kind in COSTS},
     "min_accuracy": fraction,
     "resolution": int,
     "max_resolution": int,
 }
-SIZES = (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1))
-BYTE_SIZES = (
-    ("GB", 1e9),
-    ("GiB", 2.0**30),
-    ("MB", 1e6),
-    ("MiB", 2.0**20),
-    ("KB", 1e3),
-    ("KiB", 2.0**10),
-    ("", 1),
-)
 
 
 def rounded_up(value: float, digits: int = 4) -> float:
-    """The value, or the next larger one of so many significant digits where it is not whole."""
+    """A whole value as it is; any other one rounded up to this many significant digits."""
     if value == round(value):
         return value
     return float(decimal.Context(prec=digits, rounding=decimal.ROUND_CEILING).create_decimal(repr(value)))
-
-
-def written(value: float, units: Units = COUNTS) -> str:
-    """A limit as one types it: the shortest text that is read as the same number."""
-    texts = [
-        text
-        for unit, size in (BYTE_SIZES if units is BYTES else SIZES)
-        if (not unit or unit.lower() in units) and value >= size and "e" not in (text := f"{value / size:.4g}{unit}")
-    ]
-    exact = [text for text in texts if quantity(text, units) == value]
-    return min(exact, key=len, default=repr(value) if value != round(value) else str(round(value)))

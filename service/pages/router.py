@@ -6,23 +6,24 @@ The scripts and the style are files of ours; the policy that goes out with every
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, FastAPI, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
-from evolution.limits import Limit, cost_of
+from evolution.costs import Cost
 from service.candidates import fronts as candidates
-from service.candidates.schemas import Cost
+from service.candidates.schemas import Cost as CostName
 from service.context import Context
+from service.costs import COSTS, cost_kind, counted_costs
 from service.devices import queries as device_queries
 from service.devices.show import every
 from service.errors import SuppleError, problem_document_of
 from service.pages import show
-from service.pages.charts import chart, search_chart
-from service.pages.form import COST_FIELDS, Budget, BudgetError
+from service.pages.charts import chart, cost_names, search_chart
+from service.pages.form import Budget, BudgetError
 from service.pages.login import doors
 from service.pages.pages import HEADERS, HERE, PageRoute, _page, same_origin, templates
 from service.searches import endpoints as searches
@@ -80,7 +81,7 @@ async def ask(request: Request, context: ContextOf, budget: Annotated[Budget, Fo
 def answer(search_id: str, request: Request, context: ContextOf, stored: bool = False) -> Response:
     """One search and its answer, with the form that asks it again. stored: it was asked again, and not searched for."""
     search = searches.one(search_id, context)
-    budget, supernet = Budget.of(search.request), supernets.one(search.supernet, context)
+    budget, supernet = Budget.from_request(search.request), supernets.one(search.supernet, context)
     return _page(
         request,
         "search.html",
@@ -95,7 +96,7 @@ def answer(search_id: str, request: Request, context: ContextOf, stored: bool = 
         front=search.front,
         size=search.front_size,
         latency_models=search.latency_models,
-        counted=show.COUNTED,
+        counted=[kind.name for kind in counted_costs()],
         volumes=(found := search.hypervolume) and show.volumes(found.per_generation, found.reference),
         problem=search.problem,
         raised=_raised(budget, search.problem),
@@ -109,21 +110,21 @@ def fronts(
     context: ContextOf,
     supernet: str = "",
     device: str = "",
-    x: Cost | Literal[""] = "",
-    y: Cost | Literal[""] = "",
+    x: CostName | Literal[""] = "",
+    y: CostName | Literal[""] = "",
 ) -> Response:
     """The front over everything stored, with a form that chooses another; unless asked, the first there is."""
     form = _form(context, Budget(supernet=supernet, device=device))
     if not form["supernets"]:
         return RedirectResponse("/", 303, HEADERS)
     chosen: SupernetOut = form["supernet"]
-    first, second = x or form["sought"][0], y or None
+    first, second = x or form["costs"][0].name, y or None
     on = form["device"] if "latency_ms" in (first, second) else None
     with context.database.reading() as session:
         found = candidates.front(session, context, chosen.id, first, second, on)
     latency = [form["device"]] if form["device"] else []
-    names = {"latency_ms": f"latency_ms@{form['device']}"} if latency else {}
-    names |= {name: name for name in show.COUNTED}
+    names = cost_names(latency)
+    axis = next(name for name in names if name.partition("@")[0] == first)
     return _page(
         request,
         "fronts.html",
@@ -131,15 +132,15 @@ def fronts(
         supernet=chosen,
         devices=[(name, name) for name in form["devices"]],
         device=form["device"],
-        costs=[(name, show.in_sentence(name)) for name in form["sought"]],
+        costs=[(kind.name, kind.label) for kind in form["costs"]],
         found=found,
         front=found.items,
         size=found.size,
         latency_models=latency,
-        counted=show.COUNTED,
+        counted=[kind.name for kind in counted_costs()],
         volumes=show.volumes([found.hypervolume], found.reference) if found.items else None,
         space=(space := supernets.one(chosen.id, context).space),
-        chart=chart(found.items, None, list(names.values()), names[first], space),
+        chart=chart(found.items, None, names, axis, space),
         wanting=_wanting(context, chosen.id),
     )
 
@@ -170,7 +171,7 @@ def _form(context: Context, budget: Budget) -> dict[str, Any]:
         "supernet": supernet,
         "devices": measured,
         "device": device,
-        "sought": [name for name in get_args(Cost) if measured or name != "latency_ms"],
+        "costs": [kind for kind in COSTS if measured or kind.build],
         "ranges": ranges(context, supernet, device),
         "budget": budget,
     }
@@ -180,12 +181,12 @@ def ranges(context: Context, supernet: SupernetOut, device: str | None) -> dict[
     """By field of the form: the least its cost can be, and what the largest architecture has."""
     with context.database.reading() as session:
         tables = context.loaded(supernet_queries.get(session, supernet.id)).tables
-        costs = {name: cost_of(Limit(name, 1.0), tables, {}) for name in show.COUNTED}
+        costs: dict[str, Cost] = {kind.name: tables.cost(kind.name) for kind in counted_costs()}
         if device is not None:
             row = device_queries.models_for(session, [device], supernet.space_hash)[device]
             costs["latency_ms"] = context.latency_model(row, tables).cost("latency_ms")
     largest = tables.space.encode(tables.space.largest())[None]
-    found = {COST_FIELDS[name]: (float(cost.floors.min()), float(cost(largest)[0])) for name, cost in costs.items()}
+    found = {cost_kind(name).field: (float(cost.floors.min()), float(cost(largest)[0])) for name, cost in costs.items()}
     return {field: reach for field, reach in found.items() if all(map(math.isfinite, reach))}
 
 

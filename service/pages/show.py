@@ -1,4 +1,4 @@
-"""How the pages write numbers and architectures. Functions of this module are filters in the templates."""
+"""How the pages write numbers and architectures. The functions in `FILTERS` are filters of the templates."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from service.pages.form import written
-from service.quantities import UNITS, handy, rounded
+from service.costs import cost_kind
+from service.quantities import round_amount, rounded, written
 
 GAP = "\N{NARROW NO-BREAK SPACE}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -15,27 +15,13 @@ GENES = {
     "kernel_size": (f"{{0}}{TIMES}{{0}}", "kernel size {0}"),
     "expand_ratio": (f"{TIMES}{{0}}", "expansion ratio {0}"),
 }
-COUNTED = ("flops", "params", "model_bytes", "peak_memory_bytes")  # equal on any device; in the order shown
-SENTENCE = {
-    "latency_ms": "latency",
-    "flops": "FLOPs",
-    "params": "parameters",
-    "model_bytes": "file size",
-    "peak_memory_bytes": "peak memory",
-}
-KINDS = {
-    "flops": "multiply-adds",
-    "params": "learned values",
-    "model_bytes": "bytes of ONNX, at most",
-    "peak_memory_bytes": "bytes of activations",
-}
 LEVELS = 3  # shades and heights of a block's box
 UNKNOWN = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
 class Box:
-    """One kept block. shade, height: where its first two genes stand among their choices, from 0 to LEVELS - 1."""
+    """One block. shade, height: the ranks of its first two genes among their choices, from 0 to LEVELS - 1."""
 
     label: str
     meaning: str
@@ -45,24 +31,24 @@ class Box:
 
 @dataclass(frozen=True)
 class Stage:
-    """The kept blocks of a stage, and how many more the largest architecture has there."""
+    """A stage's blocks, and how many more of them the largest architecture has."""
 
     boxes: tuple[Box, ...]
     left_out: int
 
     @property
     def label(self) -> str:
-        """Its blocks in short."""
+        """Short labels of the blocks."""
         return ", ".join(box.label for box in self.boxes)
 
     @property
     def meaning(self) -> str:
-        """Its blocks in words."""
+        """The blocks in words."""
         return "; ".join(box.meaning for box in self.boxes)
 
 
 def stages(arch: Mapping[str, Any], space: Mapping[str, Any]) -> list[Stage]:
-    """An architecture's stages, to draw. Both arguments in their JSON form."""
+    """The stages of an architecture, to draw. arch, space: in their JSON forms."""
     result = []
     for blocks, depths in zip(arch["stages"], space["depths"], strict=True):
         boxes = tuple(_box(block, space["block_genes"]) for block in blocks)
@@ -92,7 +78,7 @@ def percent(fraction: float | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Three significant digits, in full: `0.0430`, `12.3`, `1,230`."""
+    """At least three significant digits: `0.0430`, `12.3`, `1,230`."""
     if not isinstance(value, int | float):
         return UNKNOWN
     text = f"{value:#.3g}".rstrip(".")
@@ -103,58 +89,66 @@ def cost(value: float | None, name: str) -> str:
     """A cost for people, to three significant digits: `0.0430 ms`, `978 k`, `3.21 MiB`. name: as limits are named."""
     if value is None:
         return UNKNOWN
-    if name.startswith("latency_ms"):
-        return f"{milliseconds(value)}{GAP}ms"
-    return rounded(value, name).replace(" ", GAP)
+    kind = cost_kind(name)
+    if kind.build is None:
+        return f"{milliseconds(value)}{GAP}{kind.unit}"
+    return rounded(value, kind.units).replace(" ", GAP)
 
 
-def asked(value: float, name: str) -> str:
-    """A limit for people, exactly: `0.06 ms`, `1.2 M`, `1.5 MB`, `1,163,480`."""
-    if name.startswith("latency_ms"):
-        return f"{value:.10g}{GAP}ms"
-    text = written(value, UNITS[name])
-    number = text.rstrip("GMKkiB")
+def exact(value: float, name: str) -> str:
+    """A limit for people, exactly: `0.06 ms`, `1.2 M`, `1.5 MB`, `1,163,480`. name: the limit's."""
+    kind = cost_kind(name)
+    if kind.build is None:
+        return f"{value:.10g}{GAP}{kind.unit}"
+    text = written(value, kind.units)
+    number = text.rstrip("".join(kind.units.sizes))
     return number + GAP + text[len(number) :] if number != text else f"{value:,.10g}"
 
 
-def nearest(budget: Mapping[str, Any] | None, name: str) -> str:
-    """What a limit would have to be with every other one held: `0.0430 ms`, `none`, `978 k (not proven)`."""
-    if budget is None:  # of a refusal stored by an earlier release
+def nearest(limit: Mapping[str, Any] | None, name: str) -> str:
+    """The lowest limit that can be met while the other limits hold: `0.0430 ms`, `none`, `978 k (not proven)`."""
+    if limit is None:  # a refusal that an earlier release stored has none
         return UNKNOWN
-    text = "none" if budget["max"] is None else cost(budget["max"], name)
-    return text if budget["proven"] else f"{text} (not proven)"
+    text = "none" if limit["max"] is None else cost(limit["max"], name)
+    return text if limit["proven"] else f"{text} (not proven)"
 
 
 def cost_name(name: str) -> str:
-    """What a cost is called. name: as limits are named."""
-    words = in_sentence(name)
-    return words[:1].upper() + words[1:]
+    """A cost's label, to begin with. name: as limits are named."""
+    return capital(in_sentence(name))
 
 
 def in_sentence(name: str) -> str:
-    """What a cost is called in a sentence: `latency on board, bound at 90%`."""
-    kind, *of = name.split("@")
-    on = f" on {of[0]}" if of else ""
-    return SENTENCE[kind] + on + (f", bound at {float(of[1]):.0%}" if len(of) > 1 else "")
+    """A cost's label inside a sentence: `latency on board, bound at 90%`. name: as limits are named."""
+    _, device, confidence = (*name.split("@"), "", "")[:3]
+    on_device = f" on {device}" if device else ""
+    return cost_kind(name).label + on_device + (f", bound at {float(confidence):.0%}" if confidence else "")
 
 
-def kind(name: str) -> str:
-    """What a number of this cost counts."""
-    return KINDS.get(name, "ms, predicted")
+def lowest(name: str) -> str:
+    """A small value of a cost inside a sentence: `lowest latency`, `fewest parameters`."""
+    kind = cost_kind(name)
+    return f"{kind.lowest} {kind.label}"
+
+
+def unit(name: str) -> str:
+    """What the numbers of a cost count. name: as limits are named."""
+    kind = cost_kind(name)
+    return kind.unit if kind.build else f"{kind.unit}, predicted"
 
 
 def volumes(values: Sequence[float], reference: Mapping[str, float]) -> dict[str, Any]:
-    """Hypervolumes to draw, and in words where they end."""
+    """Hypervolumes to draw, and their reference point in words."""
     ends = [f"{cost_name(name)} {cost(end, name)}" for name, end in reference.items() if name != "error"]
     return {"sizes": values, "ends": [f"accuracy 0{GAP}%", *ends]}
 
 
 def rate(per_unit: float | None, limit: float, name: str) -> str:
-    """What a round amount of a cost is worth in accuracy: `0.25 % per 1 ms`. limit: of the cost called `name`."""
+    """What a round amount of a cost is worth in accuracy: `0.25 % per 1 ms`. limit: the limit on this cost."""
     if per_unit is None:
         return UNKNOWN
-    unit = handy(limit, name)
-    return f"{100 * per_unit * unit:.3g}{GAP}% per {asked(unit, name)}"
+    amount = round_amount(limit, cost_kind(name).units)
+    return f"{100 * per_unit * amount:.3g}{GAP}% per {exact(amount, name)}"
 
 
 def when(time: datetime) -> str:
@@ -163,14 +157,19 @@ def when(time: datetime) -> str:
 
 
 def named(text: str, names: Collection[str]) -> str:
-    """A message with each cost called what people call it. names: the costs in it, as limits are named."""
+    """A message with each name of a limit replaced by its label. names: the names of the limits."""
     pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     return re.sub(pattern, lambda match: in_sentence(match[0]), text) if names else text
 
 
+def capital(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
 def sentence(text: str) -> str:
-    """With a capital and a full stop, as messages of errors have neither."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+    """An error's message with a capital first letter and a full stop."""
+    return capital(text) + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 FILTERS = {
@@ -180,14 +179,16 @@ FILTERS = {
         percent,
         milliseconds,
         cost,
-        asked,
+        exact,
         nearest,
         cost_name,
         in_sentence,
-        kind,
+        lowest,
+        unit,
         rate,
         when,
         named,
+        capital,
         sentence,
     )
 }

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from evolution.limits import Limit
 from evolution.problem import MOST_FRONT_COSTS
 from service.context import Context
+from service.costs import COSTS
 from service.devices import queries as devices
 from service.errors import ConflictError, InvalidError
 from service.searches import queries
@@ -23,7 +24,7 @@ from service.supernets.extractable import check_extractable
 from supernet.space import Genomes
 
 IN_PROCESS = 20_000  # evaluations that a request may wait for; more are a job's work
-SHORTHANDS = {f"max_{cost}": cost for cost in ("latency_ms", "flops", "params", "model_bytes", "peak_memory_bytes")}
+SHORTHANDS = {kind.field: kind.name for kind in COSTS}
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,23 @@
 """Bodies about searches."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from evolution.search import EVALUATIONS
 from service.candidates.schemas import CandidateOut, Cost
+from service.costs import COSTS
 from service.web.schemas import Answer, Id, Name, Positive, Request, Text
 
 Status = Literal["queued", "running", "done", "not_verified", "failed", "cancelled"]
-Objective = Literal["accuracy", "latency_ms", "flops", "params", "model_bytes", "peak_memory_bytes"]
 Holds = Literal["counted", "predicted", "bound", "measured"]
+if TYPE_CHECKING:
+    FrontObjective = str
+    Objective = str
+else:
+    FrontObjective = Literal["accuracy", *(kind.name for kind in COSTS)]
+    Objective = Literal[FrontObjective, "pareto"]
 
 
 class LimitIn(Request):
@@ -31,23 +37,43 @@ class LimitIn(Request):
     )
 
 
-class SearchIn(Request):
-    """A question: the best architecture within limits that are never exceeded."""
+class LimitsIn(Request):
+    """The supernet to search, and the limits."""
 
     supernet: Id | None = Field(None, description="May be left out where there is only one.")
     limits: list[LimitIn] = Field([], max_length=16)
     device: Name | None = Field(None, description="The device of max_latency_ms, or of latency_ms as an objective.")
-    max_latency_ms: Positive | None = Field(None, description="Short for a limit.")
-    max_flops: Positive | None = Field(None, description="Short for a limit, in multiply-adds.")
-    max_params: Positive | None = Field(None, description="Short for a limit.")
-    max_model_bytes: Positive | None = Field(None, description="Short for a limit.")
-    max_peak_memory_bytes: Positive | None = Field(None, description="Short for a limit.")
-    objective: Literal[Objective, "pareto"] = Field(
+
+
+if TYPE_CHECKING:
+    ShorthandLimitsIn = LimitsIn
+else:
+    ShorthandLimitsIn = create_model(
+        "ShorthandLimitsIn",
+        __base__=LimitsIn,
+        **{
+            kind.field: (
+                Positive | None,
+                Field(
+                    None,
+                    description=f"The most `{kind.name}`{'' if kind.build else ' on `device`'}: {kind.description}. "
+                    "The same as an entry of `limits`.",
+                ),
+            )
+            for kind in COSTS
+        },
+    )
+
+
+class SearchIn(ShorthandLimitsIn):
+    """A question: the best architecture within limits that are never exceeded."""
+
+    objective: Objective = Field(
         "accuracy",
         description="What to make best: the accuracy, a cost at `min_accuracy`, or for `pareto` the whole front of "
         "`objectives`.",
     )
-    objectives: list[Objective] = Field(
+    objectives: list[FrontObjective] = Field(
         [],
         max_length=3,
         description="With `pareto`: the accuracy, which goes without saying, and one or two costs. Unless given, "

@@ -4,15 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.costs import COSTS, counted_costs
 from service.pages import show
-from service.pages.form import Budget, BudgetError, rounded_up, written
-from service.quantities import BYTES, UNITS, quantity
+from service.pages.form import Budget, BudgetError, rounded_up
+from service.quantities import BYTES, COUNTS, quantity, written
 
 
 @given(st.floats(1e-6, 1e12))
 def test_a_limit_is_written_as_what_it_is(value: float) -> None:
-    for units in UNITS.values():
-        assert quantity(written(value, units), units) == value
+    for kind in COSTS:
+        assert quantity(written(value, kind.units), kind.units) == value
     assert value <= rounded_up(value) <= value * 1.001
 
 
@@ -20,7 +21,7 @@ def test_a_limit_is_written_as_what_it_is(value: float) -> None:
     ("value", "text"), [(1.2e6, "1.2M"), (1e9, "1G"), (169_152, "169152"), (0.06, "0.06"), (8, "8"), (12_000, "12k")]
 )
 def test_a_limit_is_written_as_one_types_it(value: float, text: str) -> None:
-    assert written(value) == text
+    assert written(value, COUNTS) == text
 
 
 @pytest.mark.parametrize(
@@ -45,11 +46,11 @@ def test_numbers_for_people() -> None:
     assert show.cost(0.0429, "latency_ms@board") == f"0.0429{gap}ms"
     assert show.cost(592_518, "model_bytes") == f"579{gap}KiB"
     assert show.cost(2**20 - 1, "peak_memory_bytes") == f"1{gap}MiB"
-    assert show.asked(1_163_480, "flops") == "1,163,480"
-    assert show.asked(1.2e6, "flops") == f"1.2{gap}M"
-    assert show.asked(1.5e6, "model_bytes") == f"1.5{gap}MB"
-    assert show.asked(2**21, "peak_memory_bytes") == f"2{gap}MiB"
-    assert show.asked(123_456, "peak_memory_bytes") == "123,456"
+    assert show.exact(1_163_480, "flops") == "1,163,480"
+    assert show.exact(1.2e6, "flops") == f"1.2{gap}M"
+    assert show.exact(1.5e6, "model_bytes") == f"1.5{gap}MB"
+    assert show.exact(2**21, "peak_memory_bytes") == f"2{gap}MiB"
+    assert show.exact(123_456, "peak_memory_bytes") == "123,456"
     assert show.nearest({"max": 978_296, "proven": True}, "flops") == f"978{gap}k"
     assert show.nearest({"max": 978_296, "proven": False}, "flops") == f"978{gap}k (not proven)"
     assert show.nearest({"max": None, "proven": True}, "flops") == "none"
@@ -60,7 +61,12 @@ def test_numbers_for_people() -> None:
     assert show.named(message, ["latency_ms@board", "flops", "latency_ms@flops-board@0.9", "model_bytes"]) == (
         "file size is limited to 12, FLOPs to 3, latency on flops-board, bound at 90% to 1 and latency on board to 1"
     )
-    assert [show.cost_name(name) for name in show.COUNTED] == ["FLOPs", "Parameters", "File size", "Peak memory"]
+    assert [show.cost_name(kind.name) for kind in counted_costs()] == [
+        "FLOPs",
+        "Parameters",
+        "File size",
+        "Peak memory",
+    ]
 
 
 def test_architectures_of_other_genes_are_shown_too() -> None:

@@ -14,6 +14,7 @@ from evolution.costs import CostTables
 from evolution.predictors.latency import LatencyModel
 from service.app import create_app
 from service.context import Context
+from service.costs import counted_costs
 from service.devices.measurements import MeasurementsIn, fit
 from service.pages import show
 from service.pages.router import router
@@ -25,6 +26,7 @@ from supernet.space import Architecture
 from tests.support.service import LOCAL, add_device
 
 PAGES = Path(show.__file__).parent
+COUNTED = [kind.name for kind in counted_costs()]
 NASTY = "<script>alert(1)</script>"
 
 
@@ -97,7 +99,7 @@ def test_the_form_offers_what_is_stored_and_says_how_far_costs_reach(
     largest = tables.space.encode(tables.space.largest())[None]
     for cost in (tables.flops_cost, tables.params_cost, tables.model_bytes_cost, tables.peak_memory_cost):
         reach = (show.cost(float(value), cost.name) for value in (cost.floors.min(), cost(largest)[0]))
-        assert "least {}, largest {}".format(*reach) in re.sub(r"\s*\n\s*", " ", page)
+        assert "smallest {}, largest {}".format(*reach) in re.sub(r"\s*\n\s*", " ", page)
     assert "None yet" in page
 
 
@@ -121,7 +123,7 @@ def test_bad_input_is_explained_at_its_field_and_nothing_is_searched(
     assert error_at(page.text, "max_latency_ms") == "'abc' is not a quantity here; write it as 8.5 or 8.5ms"
     assert error_at(page.text, "max_flops") == "'-3' is not a limit; a positive number is needed"
     assert error_at(page.text, "max_params") == "'nan' is not a limit; a positive number is needed"
-    assert error_at(page.text, "min_accuracy") == "'98' is no fraction; write 98% or a number below 1"
+    assert error_at(page.text, "min_accuracy") == "'98' is not a fraction between 0 and 1; write 98% or 0.98"
     assert {field: value_of(page.text, field) for field in typed if field != "device"} | {"device": device} == typed
     assert "Nothing was searched: some fields" in text(page.text)
     assert searches(context) == 0
@@ -188,7 +190,7 @@ def test_the_front_is_a_table_and_a_chart_of_the_same_candidates(client: TestCli
     for one in search["front"]:
         row = text(rows[one["id"]])
         assert f"{100 * one['predicted_accuracy']:.2f} %" in row
-        counted = " ".join(f"{one[name]:,}" for name in show.COUNTED)
+        counted = " ".join(f"{one[name]:,}" for name in COUNTED)
         assert f"{show.milliseconds(one['predicted_latency_ms'][device])} {counted}" in row
         assert f'href="{one["onnx"]}"' in rows[one["id"]]
     chart = data_of(page)
@@ -205,7 +207,7 @@ def test_the_front_is_a_table_and_a_chart_of_the_same_candidates(client: TestCli
         point = points[one["id"]]
         assert point["predicted"] == one["predicted_accuracy"]
         assert point["verified"] is None
-        assert point["costs"] == [one["predicted_latency_ms"][device], *(one[name] for name in show.COUNTED)]
+        assert point["costs"] == [one["predicted_latency_ms"][device], *(one[name] for name in COUNTED)]
         assert point["best"] == (one["id"] == search["best"]["id"])
 
 
@@ -235,8 +237,8 @@ def test_a_question_asked_before_leads_to_its_answer_and_says_so(
 ) -> None:
     first, again = (ask(client, device=device, max_latency_ms="0.05") for _ in range(2))
     assert again.url.path == first.url.path
-    assert "This was asked before" in text(again.text)
-    assert "This was asked before" not in text(first.text)
+    assert "This search ran before" in text(again.text)
+    assert "This search ran before" not in text(first.text)
     assert searches(context) == 1
 
 
@@ -294,7 +296,7 @@ def test_a_least_accuracy_asks_for_the_cheapest_network(client: TestClient, devi
     assert search["request"]["objective"] == "params"
     assert search["request"]["min_accuracy"] == 0.95
     assert search["best"]["predicted_accuracy"] >= 0.95
-    assert "The network of fewest parameters of at least 95.00 % accuracy within the limit" in text(page.text)
+    assert "The network with the fewest parameters and at least 95.00 % accuracy within the limit" in text(page.text)
     assert value_of(page.text, "min_accuracy") == "95%"
     assert '<option value="params" selected>' in page.text
     fastest = ask(client, device=device, min_accuracy="0.95", objective="latency_ms")
@@ -315,7 +317,7 @@ def test_a_refusal_shows_the_floors_and_leads_to_a_budget_that_works(
     assert "latency_ms" not in shown
     for name, value in refusal["floors"].items():
         needed, nearest = refusal["smallest"]["costs"][name], show.nearest(refusal["nearest"][name], name)
-        row = (show.asked(refusal["limits"][name], name), show.cost(value, name), nearest, show.cost(needed, name))
+        row = (show.exact(refusal["limits"][name], name), show.cost(value, name), nearest, show.cost(needed, name))
         assert re.sub(r"\s+", " ", f"{show.cost_name(name)} {' '.join(row)}") in shown
     assert searches(context) == 0
     link = re.search(r'<a class="button" href="([^"]*)"', page.text)
@@ -334,7 +336,10 @@ def test_too_much_accuracy_is_answered_with_the_most_accurate_and_says_so(client
     search, shown = api(client, page), text(page.text)
     assert search["min_accuracy_reached"] is False
     assert "The most accurate network within the limit" in shown
-    assert "None of at least 99.99 % predicted accuracy was found within the limit; this is the most accurate" in shown
+    assert (
+        "No network with at least 99.99 % predicted accuracy was found within the limit; this is the most accurate"
+        in shown
+    )
     assert f"{100 * search['best']['predicted_accuracy']:.2f} % predicted" in shown
 
 

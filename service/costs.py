@@ -1,0 +1,129 @@
+"""The costs that networks are limited by, once. Requests, answers, options, pages and messages follow from this table.
+
+To add a cost, add a row. A counted cost needs a function that builds it from cost tables; see `evolution.costs`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from evolution.costs import COUNTED, CostBuilder, CostTables
+from service.quantities import BYTES, COUNTS, MILLISECONDS, Units, quantity
+from supernet.space import SearchSpace
+
+
+@dataclass(frozen=True, eq=False)
+class CostKind:
+    """One row of the table. Texts are written as inside a sentence."""
+
+    name: str  # in requests and answers
+    label: str  # for people
+    lowest: str  # the superlative of a small one: the `lowest` latency, the `fewest` parameters
+    unit: str  # what its numbers count
+    description: str  # one line for the documentation of the API and of the command line
+    units: Units  # in which people type a limit on it
+    example: str  # a limit as people type it
+    build: CostBuilder | None = None  # None: a latency model of a device predicts it, nothing counts it
+    whole: bool = True  # whether its values are whole numbers
+    option: str = ""  # of the command line, where it is not `--max-NAME`
+
+    @property
+    def field(self) -> str:
+        """The field of requests and forms that limits it: `max_latency_ms`."""
+        return f"max_{self.name}"
+
+    @property
+    def flag(self) -> str:
+        """The option of the command line that limits it: `--max-latency-ms`."""
+        return self.option or f"--{self.field.replace('_', '-')}"
+
+    def number(self, value: float) -> float:
+        """A value as answers show it."""
+        return int(value) if self.whole else float(value)
+
+
+COSTS = (
+    CostKind(
+        "latency_ms",
+        label="latency",
+        lowest="lowest",
+        unit="ms",
+        description="milliseconds for one run on a device",
+        units=MILLISECONDS,
+        example="8.5ms",
+        whole=False,
+    ),
+    CostKind(
+        "flops",
+        label="FLOPs",
+        lowest="fewest",
+        unit="multiply-adds",
+        description="multiply-adds for one image",
+        units=COUNTS,
+        example="300M",
+        build=COUNTED["flops"],
+    ),
+    CostKind(
+        "params",
+        label="parameters",
+        lowest="fewest",
+        unit="learned values",
+        description="learned parameters",
+        units=COUNTS,
+        example="4.5M",
+        build=COUNTED["params"],
+    ),
+    CostKind(
+        "model_bytes",
+        label="file size",
+        lowest="smallest",
+        unit="bytes of ONNX, at most",
+        description="bytes of the ONNX file, at most",
+        units=BYTES,
+        example="1.5MB",
+        build=COUNTED["model_bytes"],
+    ),
+    CostKind(
+        "peak_memory_bytes",
+        label="peak memory",
+        lowest="lowest",
+        unit="bytes of activations",
+        description="bytes of single-precision activations alive at once, for one image",
+        units=BYTES,
+        example="512KB",
+        build=COUNTED["peak_memory_bytes"],
+        option="--max-peak-memory",
+    ),
+)
+
+
+def cost_kind(name: str) -> CostKind:
+    """The row of a cost. name: the cost's, or a limit's, as in `latency_ms@DEVICE@0.9`."""
+    name = name.partition("@")[0]
+    return next(kind for kind in COSTS if kind.name == name)
+
+
+def counted_costs() -> tuple[CostKind, ...]:
+    """The costs that are equal on every device, because they are counted and not measured."""
+    return tuple(kind for kind in COSTS if kind.build is not None)
+
+
+def cost_tables(space: SearchSpace, classes: Sequence[str] | None = None) -> CostTables:
+    """The tables of a space, which know every counted cost. classes: as `CostTables` takes them."""
+    return CostTables(space, classes, {kind.name: kind.build for kind in COSTS if kind.build is not None})
+
+
+def read_limits(texts: Mapping[str, str | None], latency: Sequence[str] = ()) -> dict[str, float]:
+    """Limits by cost, from texts, which are None where there is no limit.
+
+    latency: limits such as `8ms`, or `DEVICE=8ms` for a device. A device's name becomes part of the cost's name,
+    `latency_ms@DEVICE`. Of several limits on one cost the lowest counts.
+
+    Raises:
+        ValueError: what `quantity` raises.
+    """
+    limits = {name: quantity(text, cost_kind(name).units) for name, text in texts.items() if text is not None}
+    for text in latency:
+        device, equals, number = text.rpartition("=")
+        name = f"latency_ms@{device}" if equals else "latency_ms"
+        limits[name] = min(quantity(number, cost_kind(name).units), limits.get(name, float("inf")))
+    return limits
