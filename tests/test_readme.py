@@ -1,10 +1,13 @@
-"""The README says what is there."""
+"""The README and the documents say what is there."""
 
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
 from typer.main import get_command
 
 from service.bundles.config import DatasetConfig, EvaluationConfig, TrainingConfig
@@ -55,3 +58,27 @@ def test_the_benchmarks_that_are_shown_exist() -> None:
     assert len(shown) > 8
     for name in shown:
         assert find_spec(name) is not None, name
+
+
+def test_the_python_it_shows_runs(bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "supple-data/demo/train").mkdir(parents=True)
+    (tmp_path / "supple-data/demo/train/bundle").symlink_to(bundle_path)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert (tmp_path / "best.onnx").stat().st_size > 0
+
+
+@pytest.mark.parametrize("page", sorted((REPOSITORY / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_the_files_that_the_documents_name_exist(page: Path) -> None:
+    named = re.findall(
+        r"`((?:service|supernet|evolution|tests|configs|benchmarks|docs|supple)/[\w./-]+)`", page.read_text()
+    )
+    missing = [name for name in named if not (REPOSITORY / name).exists()]
+    assert not missing
+
+
+def test_the_picture_is_what_its_script_draws(tmp_path: Path) -> None:
+    drawn = tmp_path / "supernet.svg"
+    subprocess.run([sys.executable, REPOSITORY / "docs" / "draw_supernet.py", drawn], check=True)
+    assert drawn.read_text() == (REPOSITORY / "docs" / "supernet.svg").read_text()
