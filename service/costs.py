@@ -41,7 +41,7 @@ class CostKind:
         return int(value) if self.whole else float(value)
 
 
-COSTS = (
+COSTS: tuple[CostKind, ...] = (
     CostKind(
         "latency_ms",
         label="latency",

@@ -25,8 +25,9 @@ def limit_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def with_limits(**values: Any) -> None:
-        typed = {kind.name: values.pop(kind.field) for kind in COSTS}
-        command(**values, limits=read_limits(typed, typed.pop("latency_ms") or []))
+        texts = {kind.name: values.pop(kind.field) for kind in COSTS}
+        latency = texts.pop("latency_ms") or []
+        command(**values, limits=read_limits(texts, latency))
 
     with_limits.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return with_limits
