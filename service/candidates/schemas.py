@@ -1,4 +1,4 @@
-"""Bodies about candidates."""
+"""Answer bodies of candidates and fronts."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -8,7 +8,7 @@ from pydantic import Field, create_model
 from service.costs import COSTS, counted_costs
 from service.web.schemas import Answer
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # here and below: types that follow from the table of costs, which type checkers cannot read
     Cost = str
 else:
     Cost = Literal[tuple(kind.name for kind in COSTS)]
@@ -17,16 +17,18 @@ else:
 class MeasuredLatency(Answer):
     """How a latency was measured: `ratio` times `device_reference_ms` is the latency in `measured_latency_ms`."""
 
-    ratio: float = Field(description="Median over the samples of the network's time / the reference network's.")
-    spread: float = Field(description="Median absolute deviation of that ratio, as a fraction of it.")
-    wall_ms: float = Field(description="What the network took by the clock, median.")
-    reference_ms: float = Field(description="What the reference network took by the clock meanwhile, median.")
+    ratio: float = Field(
+        description="The network's time divided by the reference network's time; the median over the samples."
+    )
+    spread: float = Field(description="The median absolute deviation of the ratio, as a fraction of the ratio.")
+    wall_ms: float = Field(description="The network's wall-clock time, median.")
+    reference_ms: float = Field(description="The reference network's wall-clock time in the same measurement, median.")
     device_reference_ms: float | None = Field(
         None,
-        description="What the reference network took when the device's latency model was measured; null where that "
-        "was not recorded, and then its time meanwhile, over all networks measured together, took its place.",
+        description="The reference network's time when the device's latency model was measured. Null if that time was "
+        "not recorded; then the median of the reference network's time in this measurement replaces it.",
     )
-    samples: int
+    samples: int = Field(description="How many times each network was run.")
 
 
 class Identified(Answer):
@@ -35,7 +37,8 @@ class Identified(Answer):
     id: str
     supernet: str
     arch: dict[str, Any] = Field(
-        description="Resolution, and per stage, per kept block, its choices in the order of the space's block genes."
+        description="The resolution and, for each block of each stage, its values in the order of the space's block "
+        "genes."
     )
     resolution: int = Field(description="Image size, pixels.")
 
@@ -62,43 +65,54 @@ class CandidateOut(Counted):
     Predicted and measured values never share a field.
     """
 
-    predicted_accuracy: float | None = Field(description="By the accuracy predictor, in [0, 1].")
-    predictor: str | None = Field(description="Version of that predictor.")
-    predicted_latency_ms: dict[str, float] = Field(description="By each device's latency model.")
+    predicted_accuracy: float | None = Field(
+        description="The accuracy that the accuracy predictor predicts, in [0, 1]."
+    )
+    predictor: str | None = Field(description="The version of the accuracy predictor.")
+    predicted_latency_ms: dict[str, float] = Field(
+        description="By device, the latency that the device's latency model predicts."
+    )
     predicted_latency_bound_ms: dict[str, float] = Field(
-        description="By the same models, the one-sided upper bound at the confidence that the search asked for."
+        description="By device, the one-sided upper bound of the latency at the confidence of the search's limit."
     )
-    latency_models: dict[str, str] = Field(description="The latency model behind these, by device.")
+    latency_models: dict[str, str] = Field(description="By device, the id of the latency model.")
     verified_accuracy: float | None = Field(
-        description="Of the extracted, recalibrated network on the bundle's held-out images, perturbed as its manifest "
-        "says; in [0, 1]."
+        description="The accuracy of the extracted and recalibrated network on the bundle's held-out images, perturbed "
+        "as the bundle's manifest says; in [0, 1]."
     )
-    verified_images: int | None = Field(description="How many images that were.")
+    verified_images: int | None = Field(description="How many images the verified accuracy is over.")
     verified_accuracy_reason: str | None = Field(description="Why there is no verified accuracy.")
     measured_latency_ms: dict[str, float] | None = Field(
-        description="Of the exported network, by device, on the scale of the device's latency model: the exported "
-        "network's time relative to the reference network's, both run in turns on the device, times what the "
-        "reference network took when the device was first measured. The times themselves are in "
-        "`measured_latency_details`."
+        description="By device, the measured latency of the exported network, on the scale of the device's latency "
+        "model. The exported network and a reference network run in turns on the device; the ratio of their times is "
+        "multiplied by the reference network's time from when the device was first measured. "
+        "`measured_latency_details` has the times themselves."
     )
-    measured_latency_details: dict[str, MeasuredLatency] | None = Field(description="By device, how it was measured.")
+    measured_latency_details: dict[str, MeasuredLatency] | None = Field(
+        description="By device, how the latency was measured."
+    )
     measured_latency_reason: str | None = Field(description="Why there is no measured latency.")
-    onnx: str = Field(description="Where its ONNX file is.")
+    onnx: str = Field(description="The address of the ONNX file.")
     created_at: datetime
 
 
 class FrontOut(Answer):
-    """The candidates of a supernet of which none is better than another in predicted accuracy, in `x` and in `y`."""
+    """The Pareto front of a supernet's stored candidates: predicted accuracy against the costs `x` and `y`."""
 
     supernet: str
-    predictor: str = Field(description="Version of the accuracy predictor.")
+    predictor: str = Field(description="The version of the accuracy predictor.")
     x: Cost
     y: Cost | None
     device: str | None
     candidates: int = Field(description="How many stored candidates were compared.")
-    size: int = Field(description="How many of these are on the front.")
-    hypervolume: float = Field(description="What the front dominates, up to `reference`, in the product of its units.")
-    reference: dict[str, float] = Field(
-        description="Error 1 (accuracy 0), and what the largest architecture costs, by cost."
+    size: int = Field(description="How many candidates are on the front.")
+    hypervolume: float = Field(
+        description="How much of the objective space the front dominates, up to `reference`, in the product of the "
+        "objectives' units."
     )
-    items: list[CandidateOut] = Field(description="From the smallest x; of a large front, 512 that lie far apart.")
+    reference: dict[str, float] = Field(
+        description="The reference point: error 1 (accuracy 0), and for each cost the most expensive architecture's."
+    )
+    items: list[CandidateOut] = Field(
+        description="The members of the front, sorted by `x`. Of a large front, 512 members that lie far apart."
+    )

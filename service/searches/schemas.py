@@ -1,4 +1,4 @@
-"""Bodies about searches."""
+"""Request and answer bodies of searches."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,7 +12,7 @@ from service.web.schemas import Answer, Id, Name, Positive, Request, Text
 
 Status = Literal["queued", "running", "done", "not_verified", "failed", "cancelled"]
 Holds = Literal["counted", "predicted", "bound", "measured"]
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # here and below: types that follow from the table of costs, which type checkers cannot read
     FrontObjective = str
     Objective = str
 else:
@@ -21,28 +21,36 @@ else:
 
 
 class LimitIn(Request):
-    """The most that one cost may be."""
+    """The largest allowed value of one cost."""
 
-    cost: Cost = Field(
-        description="`flops` are multiply-adds, `model_bytes` what the ONNX file has at most, `peak_memory_bytes` "
-        "single-precision activations alive at once, for one image."
+    cost: Cost = Field(description="; ".join(f"`{kind.name}`: {kind.description}" for kind in COSTS) + ".")
+    max: Positive = Field(description="The largest allowed value, in the cost's unit.")
+    device: Name | None = Field(
+        None, description="The device whose latency is limited. Only for `latency_ms`; by default the request's device."
     )
-    max: Positive
-    device: Name | None = Field(None, description="For latency_ms.")
     confidence: float | None = Field(
         None,
         gt=0.5,
         lt=1,
-        description="For latency_ms: hold the upper bound at this confidence, instead of the predicted latency.",
+        description="Only for `latency_ms`: limit the one-sided upper bound of the latency at this confidence, instead "
+        "of the predicted latency.",
     )
 
 
 class LimitsIn(Request):
-    """The supernet to search, and the limits."""
+    """What a search is about: a supernet, limits and a device."""
 
-    supernet: Id | None = Field(None, description="May be left out where there is only one.")
-    limits: list[LimitIn] = Field([], max_length=16)
-    device: Name | None = Field(None, description="The device of max_latency_ms, or of latency_ms as an objective.")
+    supernet: Id | None = Field(
+        None, description="The supernet to search. May be left out where only one is registered."
+    )
+    limits: list[LimitIn] = Field(
+        [], max_length=16, description="The answer exceeds none of these limits. `max_...` fields add further ones."
+    )
+    device: Name | None = Field(
+        None,
+        description="The device of `max_latency_ms`, of latency limits that name no device, and of `latency_ms` as an "
+        "objective.",
+    )
 
 
 if TYPE_CHECKING:
@@ -56,8 +64,8 @@ else:
                 Positive | None,
                 Field(
                     None,
-                    description=f"The most `{kind.name}`{'' if kind.build else ' on `device`'}: {kind.description}. "
-                    "The same as an entry of `limits`.",
+                    description=f"Shorthand for a limit on `{kind.name}`{'' if kind.build else ' of `device`'}: "
+                    f"{kind.description}.",
                 ),
             )
             for kind in COSTS
@@ -66,52 +74,58 @@ else:
 
 
 class SearchIn(ShorthandLimitsIn):
-    """A question: the best architecture within limits that are never exceeded."""
+    """A search for the best architecture within hard limits."""
 
     objective: Objective = Field(
         "accuracy",
-        description="What to make best: the accuracy, a cost at `min_accuracy`, or for `pareto` the whole front of "
-        "`objectives`.",
+        description="`accuracy`: find the most accurate architecture. A cost: find the architecture of lowest cost that "
+        "has `min_accuracy`. `pareto`: find the whole Pareto front of `objectives`.",
     )
     objectives: list[FrontObjective] = Field(
         [],
         max_length=3,
-        description="With `pareto`: the accuracy, which goes without saying, and one or two costs. Unless given, "
-        "latency_ms where there is a device, else flops.",
+        description="Only for the objective `pareto`: one or two costs; `accuracy` is always included. By default "
+        "`latency_ms` if the request has a device, else `flops`.",
     )
     min_accuracy: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
-        description="With a cost as objective: the least accuracy, a fraction. It has no floor: where nothing found "
-        "reaches it, the most accurate is the answer, and `min_accuracy_reached` is false.",
+        description="Only for a cost as objective: the accuracy that the answer should reach, as a fraction. If no "
+        "architecture found reaches it, the answer is the most accurate one, and `min_accuracy_reached` is false.",
     )
-    resolution: int | None = Field(None, gt=0, description="The only input side allowed, pixels.")
-    max_resolution: int | None = Field(None, gt=0, description="The largest input side allowed, pixels.")
-    strategy: Text | None = Field(None, max_length=32, description="Unless given, evolution; for a front nsga2.")
-    seed: int = Field(0, ge=0, lt=2**63, description="Equal inputs and seed, equal answer.")
+    resolution: int | None = Field(None, gt=0, description="The only image size allowed, pixels.")
+    max_resolution: int | None = Field(None, gt=0, description="The largest image size allowed, pixels.")
+    strategy: Text | None = Field(
+        None, max_length=32, description="The search strategy. By default `evolution`, and `nsga2` for a front."
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of all random choices. The same inputs and seed give the same answer."
+    )
     budget: int = Field(
-        EVALUATIONS, ge=1, le=1_000_000, description="The most architectures to evaluate by prediction."
+        EVALUATIONS, ge=1, le=1_000_000, description="How many architectures to evaluate by prediction, at most."
     )
     warm_start: bool = Field(
         True,
-        description="Start from the best stored candidates within the limits, which become inputs, and be answered "
-        "from storage where the same was asked before. False: nothing stored counts; equal seeds, equal answers.",
+        description="True: start from the best stored candidates within the limits, and if the same search ran before, "
+        "answer with its stored result. False: ignore everything stored, so that the same seed gives the same answer.",
     )
     verify: bool = Field(
-        False, description="Have a worker run the finalists on held-out images and, where it can, on the device."
+        False,
+        description="Let a worker measure the accuracy of the finalists on held-out images and, if it runs on the "
+        "device, their latency.",
     )
 
 
 class LimitOut(Answer):
-    """A limit, and how the best candidate stands to it."""
+    """A limit, and the best candidate's value."""
 
     cost: Cost
     max: float
     device: str | None
     confidence: float | None
-    value: float | None = Field(description="The best candidate's, as `holds` says.")
+    value: float | None = Field(description="The best candidate's value, obtained as `holds` says.")
     holds: Holds | None = Field(
-        description="How it is known that the limit holds: counted (all but latency), predicted, at the predicted "
-        "bound, or measured on the device."
+        description="How it is known that the limit holds. `counted`: exactly, as for every cost but latency; "
+        "`predicted`: by the latency model; `bound`: by its upper bound; `measured`: on the device."
     )
 
 
@@ -121,51 +135,56 @@ class SearchSummary(Answer):
     id: str
     supernet: str
     status: Status
-    request: dict[str, Any] = Field(description="The question in its canonical form.")
+    request: dict[str, Any] = Field(description="The request in its canonical form.")
     best: CandidateOut | None
     limits_hold: Holds | None = Field(
-        description="How it is known that the limits hold: the least certain of them, counted ones apart."
+        description="How it is known that all limits hold: `holds` of the least certain limit. `counted` only if every "
+        "limit is counted."
     )
-    problem: dict[str, Any] | None = Field(description="Why there is no best candidate.")
+    problem: dict[str, Any] | None = Field(description="A problem document: why there is no best candidate.")
     created_at: datetime
     finished_at: datetime | None
 
 
 class Hypervolume(Answer):
-    """How much of the objectives' space the front dominated after each generation."""
+    """The hypervolume of the front after each generation: how much of the objective space the front dominates."""
 
     reference: dict[str, float] = Field(
-        description="Where the volume ends: error 1 (accuracy 0), and of each cost its limit or what the largest "
-        "architecture costs."
+        description="The reference point: error 1 (accuracy 0), and for each cost its limit or, without a limit, the "
+        "cost of the most expensive architecture."
     )
-    per_generation: list[float] = Field(description="In the product of these units.")
+    per_generation: list[float] = Field(description="In the product of the objectives' units.")
 
 
 class Change(Answer):
-    """One gene of an architecture changed."""
+    """A change of one gene of an architecture."""
 
-    gene: str = Field(description="Where a stage grows, its depth; the new block's genes are set with it.")
+    gene: str = Field(description="The gene's name. A larger depth also sets the genes of the new block.")
     old: float
     new: float
-    accuracy: float = Field(description="By how much the predicted accuracy changes.")
-    cost: float = Field(description="By how much the cost changes.")
+    accuracy: float = Field(description="The change of the predicted accuracy.")
+    cost: float = Field(description="The change of the cost.")
 
 
 class Sensitivity(Answer):
-    """What a little more or less of one limit buys, every other limit held.
+    """How the predicted accuracy changes when one limit is raised or lowered a little and all other limits stay.
 
-    Read off the architectures that one or two changes make of the answer, by prediction: a search under the other limit
-    finds one as good or better.
+    It is read off the architectures that one or two changes of the answer lead to. A new search with the changed limit
+    finds an architecture that is at least as accurate.
     """
 
-    cost: str = Field(description="The limited cost, named as in a refusal; or the one that is minimised.")
-    limit: float = Field(description="Its limit; of a minimised cost, what the answer has of it.")
-    step: float = Field(description="By how much the limit is raised and lowered, in its unit.")
-    gained: float = Field(description="Accuracy that the raised limit buys.")
-    lost: float | None = Field(description="Accuracy that the lowered one takes; null where nothing near is within it.")
-    gained_per_unit: float
-    lost_per_unit: float | None
-    cheapest: Change | None = Field(description="The change of one gene that saves cost at the least accuracy.")
+    cost: str = Field(description="The name of the limited cost, as in a refusal, or of the minimised cost.")
+    limit: float = Field(description="The limit; for a minimised cost, the answer's value.")
+    step: float = Field(description="By how much the limit is raised and lowered, in the cost's unit.")
+    gained: float = Field(description="The accuracy gained with the raised limit.")
+    lost: float | None = Field(
+        description="The accuracy lost with the lowered limit; null if no such architecture is within that limit."
+    )
+    gained_per_unit: float = Field(description="`gained` per unit of the cost.")
+    lost_per_unit: float | None = Field(description="`lost` per unit of the cost.")
+    cheapest: Change | None = Field(
+        description="The change of one gene that lowers the cost and loses the least accuracy per unit of it."
+    )
 
 
 class SearchOut(SearchSummary):
@@ -173,35 +192,37 @@ class SearchOut(SearchSummary):
 
     limits: list[LimitOut]
     min_accuracy_reached: bool | None = Field(
-        description="Whether the best candidate is predicted to have `min_accuracy`; otherwise it is the most accurate "
-        "one found within the limits. Null where none was asked."
+        description="Whether the best candidate reaches `min_accuracy`; if not, it is the most accurate architecture "
+        "found within the limits. Null if the request has no `min_accuracy`."
     )
     front: list[CandidateOut] = Field(
-        description="Pareto front of what was evaluated, from the least of its first cost; of a large one, 256 members "
-        "that lie far apart."
+        description="The Pareto front of the evaluated architectures, sorted by its first cost. Of a large front, 256 "
+        "members that lie far apart."
     )
     front_size: int | None = Field(description="How many members the whole front has.")
-    hypervolume: Hypervolume | None = Field(description="Of a search for a front.")
-    sensitivity: list[Sensitivity] = Field(description="Around the best candidate, for each limit.")
+    hypervolume: Hypervolume | None = Field(description="Only of a search for a front.")
+    sensitivity: list[Sensitivity] = Field(description="One entry for each limit, around the best candidate.")
     seed: int
-    predictor: str = Field(description="Version of the accuracy predictor.")
-    predictor_warning: str | None = Field(description="What to know of a predictor that ranks held-out pairs badly.")
-    latency_models: dict[str, str] = Field(description="The latency model used, by device.")
+    predictor: str = Field(description="The version of the accuracy predictor.")
+    predictor_warning: str | None = Field(
+        description="A warning if the accuracy predictor ranks held-out architectures badly."
+    )
+    latency_models: dict[str, str] = Field(description="By device, the id of the latency model that was used.")
     answered_from: str | None = Field(
-        description="The stored search that answers this request, asked before; null where it was searched for."
+        description="The id of the earlier search whose stored result this is; null if the search ran for this request."
     )
-    warm_starts: int = Field(description="From how many stored candidates it started.")
-    evaluations: int | None = Field(description="Architectures evaluated by prediction.")
+    warm_starts: int = Field(description="How many stored candidates the search started from.")
+    evaluations: int | None = Field(description="How many architectures were evaluated by prediction.")
     two_opt: bool | None = Field(
-        description="Whether everything that one or two changes make of the best, within the limits, was evaluated and "
-        "none was better. Never of a search for a front."
+        description="Whether the local search evaluated every architecture within the limits that one or two changes "
+        "of the best lead to, and none was better. Never true of a search for a front."
     )
-    two_opt_evaluations: int | None = Field(description="How many evaluations that local search took.")
+    two_opt_evaluations: int | None = Field(description="How many evaluations the local search took.")
     gained_last_1000: float | None = Field(
-        description="What the last 1,000 evaluations added to the best accuracy, or took off the minimised cost; null "
-        "where there were no more, or those before did not reach `min_accuracy`."
+        description="By how much the last 1,000 evaluations raised the best accuracy or lowered the minimised cost. "
+        "Null if there were no more than 1,000, or if the earlier ones did not reach `min_accuracy`."
     )
     elapsed_ms: float | None = Field(
-        description="Time that searching took, verification apart; of a job, in the worker that finished it."
+        description="How long the search took, without verification. Of a job: in the worker that finished it."
     )
-    progress: dict[str, Any] | None = Field(description="While it runs.")
+    progress: dict[str, Any] | None = Field(description="How far the search is, while it runs.")
