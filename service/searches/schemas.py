@@ -78,8 +78,8 @@ class SearchIn(ShorthandLimitsIn):
 
     objective: Objective = Field(
         "accuracy",
-        description="`accuracy`: find the most accurate architecture. A cost: find the architecture of lowest cost that "
-        "has `min_accuracy`. `pareto`: find the whole Pareto front of `objectives`.",
+        description="`accuracy`: find the most accurate architecture. A cost: find the architecture of lowest cost "
+        "that has `min_accuracy`. `pareto`: find the whole Pareto front of `objectives`.",
     )
     objectives: list[FrontObjective] = Field(
         [],
