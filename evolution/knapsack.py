@@ -1,17 +1,29 @@
-"""The least of one cost within limits on several, exact wherever a proof is found: a multi-dimensional knapsack.
+"""The lowest value of one cost within limits on several costs: a multi-dimensional knapsack, solved with proofs.
 
-First the limits are added to the cost with multipliers, which gives a lower bound (M. Fisher, "The Lagrangian
-relaxation method for solving integer programming problems", Management Science 27 (1981)), raised by Polyak's
-subgradient steps; the genomes on the way are often within the limits, and one that meets the bound is the answer. What
-stays open is searched breadth first over partial genomes. Genes are chosen in the reverse of the order in which they
-were eliminated, so a partial genome's least completion is known exactly, for each cost and for the weighted sum of all.
-Of partial genomes that no completion can tell apart one is kept. A pass keeps so many of the most promising ones;
-passes grow wider until nothing that could be better was left out, or the nodes are spent, and then the answer is not
-proven.
+1. Lower bounds. Multipliers add the limited costs to the objective, and variable elimination minimises the sum exactly
+   (M. Fisher, "The Lagrangian relaxation method for solving integer programming problems", Management Science 27
+   (1981)). Polyak's subgradient steps raise the bound. A minimiser that is within the limits is a solution; one whose
+   objective meets the bound is optimal.
+2. Breadth-first search over partial genomes, for problems that step 1 leaves open. Genes are chosen in the reverse of
+   the order in which they were eliminated, so the lowest completion of a partial genome is known exactly, for each cost
+   and for the weighted sum of all costs. A partial genome is pruned when one of these exceeds what is allowed. Of
+   partial genomes with equal sums and equal completions, one is kept.
+3. A pass keeps a limited number of partial genomes per gene. Wider passes follow until nothing was left out that could
+   be better (the solution is proven), or until the nodes are spent (it is not).
+
+A worked example: three items of values 6, 5, 4 and weights 5, 4, 3. Each is taken or left; the weight taken is at most
+8, and the value left behind is to be as low as possible.
+
+- The multiplier 1.2 charges 1.2 per unit of weight. The cheapest choice per item costs min(6, 1.2 * 5) = 6,
+  min(5, 1.2 * 4) = 4.8 and min(4, 1.2 * 3) = 3.6. Minus 1.2 * 8 for the weight allowed, the bound is 4.8.
+- Taking items 1 and 3 weighs 8 and leaves 5 behind. The bound 4.8 does not rule out a better choice yet.
+- The search does. Item 1 left: at least 6 is left behind, no better than 5. Item 1 taken and item 2 left: at least 5.
+  Items 1 and 2 taken: weight 9. All three are pruned, so 5 is optimal.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,198 +33,280 @@ from evolution.costs import AdditiveCost, CostTables
 from evolution.elimination import Eliminated
 from supernet.space import Genomes
 
-ROUNDING = 1e-9  # of a cost's largest value: bounds may be this far off before they count as proof
-STEPS = 6  # of the multipliers
-WIDTHS = (64, 512, 4096)  # partial genomes that a pass keeps
-NARROW = 64  # kept once the nodes are spent
+ROUNDING = 1e-9  # of a cost's largest value: a bound proves nothing unless it is off by more
+STEPS = 6  # of the subgradient method
+WIDTHS = (64, 512, 4096)  # partial genomes that a pass keeps per gene
+NARROW = 64  # kept per gene once the nodes are spent
 
 
-class Knapsack:
-    """P problems over the same K costs, each at one resolution; of each of Q groups of problems the least one counts.
+@dataclass(frozen=True, eq=False)
+class Knapsacks:
+    """P problems over the same K costs, each at one resolution. Problems form Q groups with one solution each.
 
-    rows: (P,) the resolution of each, as gene 0. sought: (P,) which of the costs to make least. limits: (P, K) the most
-    each cost may be; inf for none. groups: (P,) which group each is of. blocked: (R, F') which entries of the tables,
-    as `Elimination.condition` lays them out, no architecture may have; those of unknown cost among them. first: any
-    architecture within the limits will do. multipliers: (P, K) to start from, what similar problems ended with.
-
-    value: (Q,) the least cost found, inf where none. genomes: (Q, G) what has it. proven: (Q,) whether nothing is less.
+    resolutions: (P,) each problem's choice of gene 0.
+    objectives: (P,) the cost that each problem minimises.
+    limits: (P, K) the largest allowed value of each cost; inf for no limit.
+    groups: (P,) the group of each problem. A group's solution is the best one of its problems.
+    num_groups: Q.
+    blocked: (R, F') entries of the tables, laid out by `Elimination.condition`, that no architecture may have. Entries
+        of unknown cost must be among them.
+    any_feasible: stop at any architecture within the limits instead of minimising.
     """
+
+    resolutions: NDArray[np.intp]
+    objectives: NDArray[np.intp]
+    limits: Floats
+    groups: NDArray[np.intp]
+    num_groups: int
+    blocked: NDArray[np.bool_]
+    any_feasible: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Solutions:
+    """What was found for Q groups.
+
+    values: (Q,) the lowest cost found; inf for none. genomes: (Q, G) the architecture that has it.
+    proven: (Q,) whether no architecture has less (or, for `any_feasible`, whether the question is decided).
+    multipliers: (P, K) of the best bounds; a start for similar problems. nodes: partial genomes visited.
+    """
+
+    values: Floats
+    genomes: Genomes
+    proven: NDArray[np.bool_]
+    multipliers: Floats
+    nodes: int
+
+
+def solve(
+    tables: CostTables,
+    costs: Sequence[AdditiveCost],
+    knapsacks: Knapsacks,
+    max_nodes: int,
+    multipliers: Floats | None = None,
+) -> Solutions:
+    """Search until every solution is proven or `max_nodes` partial genomes were visited.
+
+    multipliers: (P, K) to start from, such as those of similar problems.
+    """
+    return _Solver(tables, costs, knapsacks, multipliers).solve(max_nodes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Arrays:
+    """The data of P problems over K costs that a search only reads.
+
+    values: (P, K, F') table values, 0 where blocked. blocked: (P, F').
+    scale, offset: (P, K) from a sum of table values to a cost. unit: (P, K) the largest possible sum, or 1 where that
+    is not positive; sums are compared in this unit. largest: (P, K) the same sum; -inf where every architecture is
+    blocked.
+    """
+
+    values: Floats
+    blocked: NDArray[np.bool_]
+    scale: Floats
+    offset: Floats
+    unit: Floats
+    largest: Floats
+
+    @classmethod
+    def gather(cls, tables: CostTables, costs: Sequence[AdditiveCost], knapsacks: Knapsacks) -> Self:
+        blocked, rows = knapsacks.blocked, knapsacks.resolutions
+        conditioned = np.stack([np.where(blocked, 0.0, cost.conditioned) for cost in costs])  # (K, R, F')
+        negated = np.where(blocked, np.inf, -conditioned)
+        lowest = tables.elimination.eliminate(negated.reshape(-1, negated.shape[-1])).minimum
+        largest = -lowest.reshape(len(costs), -1).T[rows]
+        return cls(
+            values=conditioned[:, rows].swapaxes(0, 1),
+            blocked=blocked[rows],
+            scale=np.stack([cost.scale[rows] for cost in costs], axis=1),
+            offset=np.stack([cost.offset[rows] for cost in costs], axis=1),
+            unit=np.where(np.isfinite(largest) & (largest > 0), largest, 1.0),
+            largest=largest,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Beam:
+    """n partial genomes of A open problems.
+
+    problems: (n,) the problem of each, below A. genomes: (n, G), 0 for genes not chosen yet.
+    bounds: (n, K + 1) sums of table values of the best completion: for each cost alone, then for the weighted sum.
+    """
+
+    problems: NDArray[np.intp]
+    genomes: Genomes
+    bounds: Floats
+
+    def __len__(self) -> int:
+        return len(self.problems)
+
+    def __getitem__(self, rows: NDArray[Any]) -> "_Beam":
+        return _Beam(self.problems[rows], self.genomes[rows], self.bounds[rows])
+
+
+class _Solver:
+    """The state of a search: what is allowed, which problems are open, the bounds, and the best solutions so far."""
 
     def __init__(
         self,
         tables: CostTables,
         costs: Sequence[AdditiveCost],
-        *,
-        rows: NDArray[np.intp],
-        sought: NDArray[np.intp],
-        limits: Floats,
-        groups: NDArray[np.intp],
-        num_groups: int,
-        blocked: NDArray[np.bool_],
-        first: bool = False,
-        multipliers: Floats | None = None,
+        knapsacks: Knapsacks,
+        multipliers: Floats | None,
     ) -> None:
         self._tables, self._costs, self._elimination = tables, tuple(costs), tables.elimination
-        self._rows, self._sought, self._limits, self._groups, self._first = rows, sought, limits, groups, first
-        self._at_sought = np.arange(len(rows)), sought
-        self.value = np.full(num_groups, np.inf)
-        self.genomes = np.zeros((num_groups, tables.space.num_genes), np.int8)
-        self._blocked = blocked[rows]  # (P, F')
-        conditioned = np.stack([np.where(blocked, 0.0, cost.conditioned) for cost in costs])
-        self._values = conditioned[:, rows].swapaxes(0, 1)  # (P, K, F'), 0 where blocked
-        self._scale, self._offset = (
-            np.stack([values[rows] for values in of], axis=1)  # (P, K)
-            for of in ([cost.scale for cost in costs], [cost.offset for cost in costs])
-        )
-        negated = np.where(blocked, np.inf, -conditioned)
-        least = self._elimination.eliminate(negated.reshape(-1, negated.shape[-1])).minimum
-        largest = -least.reshape(len(costs), -1).T[rows]  # (P, K)
-        self._open: NDArray[np.bool_] = np.asarray(np.isfinite(largest).all(1))
-        self._unit = np.where(np.isfinite(largest) & (largest > 0), largest, 1.0)
-        self._caps = np.minimum((limits - self._offset) / self._scale, largest) + ROUNDING * self._unit
+        self._knapsacks, self._arrays = knapsacks, _Arrays.gather(tables, costs, knapsacks)
+        arrays, limits = self._arrays, knapsacks.limits
+        self._objective = np.arange(len(limits)), knapsacks.objectives  # of (P, K) arrays: each problem's objective
+        self._values = np.full(knapsacks.num_groups, np.inf)
+        self._genomes = np.zeros((knapsacks.num_groups, tables.space.num_genes), np.int8)
+        self._open: NDArray[np.bool_] = np.asarray(np.isfinite(arrays.largest).all(1))  # (P,)
+        # (P, K) the largest sum of table values allowed; the objective's falls below the best solution.
+        self._caps = np.minimum((limits - arrays.offset) / arrays.scale, arrays.largest) + ROUNDING * arrays.unit
         self._caps[~self._open] = 0
-        # (P, K) of the best bounds, for costs in units of their largest values
-        self.multipliers = np.zeros(limits.shape) if multipliers is None else multipliers.copy()
-        self.multipliers[self._at_sought] = 1
-        self._bound = np.full(len(rows), -np.inf)  # (P,) of the sought sum, in units
+        # (P, K) of the best bounds, for sums in `unit`.
+        self._multipliers = np.zeros(limits.shape) if multipliers is None else multipliers.copy()
+        self._multipliers[self._objective] = 1
+        self._bound = np.full(len(limits), -np.inf)  # (P,) of the objective's sum, in `unit`
 
-    @property
-    def proven(self) -> NDArray[np.bool_]:
-        """(Q,) whether nothing is less than the value found."""
-        left = np.bincount(self._groups[self._open], minlength=len(self.value))
-        return np.asarray(left == 0)
-
-    def solve(self, max_nodes: int) -> int:
-        """Search until all is proven, or so many partial genomes were visited; how many that were."""
+    def solve(self, max_nodes: int) -> Solutions:
         self._raise_bounds()
         nodes = 0
         for width in WIDTHS:
             if nodes >= max_nodes or not self._open.any():
                 break
-            nodes += self._pass(width, max_nodes - nodes)
-        return nodes
+            nodes += self._search(width, max_nodes - nodes)
+        open_problems = np.bincount(self._knapsacks.groups[self._open], minlength=len(self._values))
+        proven = np.asarray(open_problems == 0)
+        return Solutions(self._values, self._genomes, proven, self._multipliers, nodes)
 
     def _consider(self, genomes: Genomes) -> Floats:
-        """Keep those of (N, G) genomes that are better than what is known; (N, K) their sums of table values."""
+        """Record those of (N, G) genomes that are better than the best so far. Returns (N, K) sums of table values."""
         index = self._tables.index(genomes)
         sums = np.stack([cost.values[index].sum(1) for cost in self._costs], axis=1)
         columns = zip(self._costs, sums.T, strict=True)
         costs = np.stack([cost.calibrate(column, genomes[:, 0]) for cost, column in columns], axis=1)
-        inside = (costs[:, None] <= self._limits).all(2) & (genomes[:, :1] == self._rows)  # (N, P)
-        reached = np.where(inside, costs[:, self._sought], np.inf)
-        for group in range(len(self.value)):
-            of = self._groups == group
-            least = reached[:, of].min(1, initial=np.inf)
-            if (best := float(least.min())) < self.value[group]:
-                self.value[group], self.genomes[group] = best, genomes[least.argmin()]
-                here = of.nonzero()[0], self._sought[of]
-                self._caps[here] = (best - self._offset[here]) / self._scale[here] - ROUNDING * self._unit[here]
-                self._open[of] &= not self._first
+        knapsacks, arrays = self._knapsacks, self._arrays
+        feasible = (costs[:, None] <= knapsacks.limits).all(2) & (genomes[:, :1] == knapsacks.resolutions)  # (N, P)
+        reached = np.where(feasible, costs[:, knapsacks.objectives], np.inf)
+        for group in range(len(self._values)):
+            members = knapsacks.groups == group
+            lowest = reached[:, members].min(1, initial=np.inf)
+            if (value := float(lowest.min())) < self._values[group]:
+                self._values[group], self._genomes[group] = value, genomes[lowest.argmin()]
+                objective = members.nonzero()[0], knapsacks.objectives[members]
+                cap = (value - arrays.offset[objective]) / arrays.scale[objective]
+                self._caps[objective] = cap - ROUNDING * arrays.unit[objective]
+                self._open[members] &= not knapsacks.any_feasible
         return sums
 
-    def _weights(self, problems: NDArray[np.intp]) -> Floats:
-        """(A, K) what table values of problems (A,) are multiplied by in their weighted sums."""
-        weights: Floats = self.multipliers[problems] / self._unit[problems]
-        return weights
-
-    def _weighted(self, problems: NDArray[np.intp], weights: Floats) -> Floats:
-        """(A, F') the weighted sums of the tables of problems (A,)."""
-        total: Floats = np.einsum("ak,akf->af", weights, self._values[problems])
-        total[self._blocked[problems]] = np.inf
-        return total
-
     def _raise_bounds(self) -> None:
-        """Subgradient steps on the multipliers, towards the least cost known (B. Polyak, 1969)."""
-        multipliers = self.multipliers.copy()
+        """Subgradient steps on the multipliers; their length aims at the best solution so far (B. Polyak, 1969)."""
+        multipliers = self._multipliers.copy()
         for _ in range(STEPS):
             problems = np.flatnonzero(self._open)
             if not len(problems):
                 return
-            at = np.arange(len(problems)), self._sought[problems]
-            now, unit, caps = multipliers[problems], self._unit[problems], self._caps[problems].copy()
-            result = self._elimination.eliminate(self._weighted(problems, now / unit))
-            allowance = now * caps / unit
-            bound = result.minimum - allowance.sum(1) + allowance[at]
+            objective = np.arange(len(problems)), self._knapsacks.objectives[problems]
+            current, unit = multipliers[problems], self._arrays.unit[problems]
+            caps = self._caps[problems].copy()
+            eliminated = self._elimination.eliminate(self._weighted(problems, current / unit))
+            allowance = current * caps / unit
+            bound = eliminated.minimum - allowance.sum(1) + allowance[objective]
             better = bound > self._bound[problems]
-            self._bound[problems[better]], self.multipliers[problems[better]] = bound[better], now[better]
-            genomes = self._elimination.argmin(result)
-            genomes[:, 0] = self._rows[problems]
+            self._bound[problems[better]], self._multipliers[problems[better]] = bound[better], current[better]
+            genomes = self._elimination.argmin(eliminated)
+            genomes[:, 0] = self._knapsacks.resolutions[problems]
             sums = self._consider(genomes)
-            target = (self._caps / self._unit)[self._at_sought]
+            target = (self._caps / self._arrays.unit)[self._objective]
             self._open &= self._bound <= target
-            violation = (sums - caps) / unit
-            violation[at] = 0
-            violation[(now == 0) & (violation < 0)] = 0
+            violation = (sums - caps) / unit  # the subgradient
+            violation[objective] = 0
+            violation[(current == 0) & (violation < 0)] = 0
             length = (violation**2).sum(1)
             gap = np.maximum(target[problems] - bound, 0)
             step = np.divide(gap, length, out=np.zeros_like(gap), where=length > 0)
-            multipliers[problems] = np.maximum(0, now + step[:, None] * violation)
+            multipliers[problems] = np.maximum(0, current + step[:, None] * violation)
 
-    def _pass(self, width: int, max_nodes: int) -> int:
-        """Breadth first over partial genomes of the open problems, keeping `width` a level; how many there were."""
+    def _search(self, width: int, max_nodes: int) -> int:
+        """One pass over the open problems that keeps `width` partial genomes per gene. Returns the nodes visited."""
         problems = np.flatnonzero(self._open)
-        weights = self._weights(problems)
-        eliminated, most = self._eliminated(problems, weights), self._most(problems, weights)
-        sums = most.shape[1]  # K + 1, the last one weighted
-        of = np.arange(len(problems))  # (n,) the problem of each partial genome
+        weights = self._multipliers[problems] / self._arrays.unit[problems]  # (A, K) of table values
+        eliminated, caps = self._eliminate(problems, weights), self._weighted_caps(problems, weights)
         genomes = np.zeros((len(problems), self._elimination.num_genes), np.int8)
-        genomes[:, 0] = self._rows[problems]
-        bounds = eliminated.minimum.reshape(-1, sums)  # (n, K + 1) of the best completions
-        dropped = np.full(len(problems), np.inf)  # the least weighted bound of what a level did not keep
-        at_sought = problems, self._sought[problems]
-        size = self._unit[at_sought] * self._scale[at_sought]  # (A,) of a unit of the cost sought
-        nodes, buckets = 0, self._elimination.buckets
-        for level in reversed(range(len(buckets))):
-            bucket = buckets[level]
-            at: Any = (of[:, None] * sums + np.arange(sums), *(genomes[:, gene, None] for gene in bucket.scope))
-            regrets = eliminated.tables[level][at] - eliminated.messages[level][at][..., None]
-            children = bounds[..., None] + regrets  # (n, K + 1, choices)
-            parents, choices = np.nonzero((children <= most[of][..., None]).all(1))
-            nodes += len(parents)
-            of, genomes, bounds = of[parents], genomes[parents], children[parents, :, choices]
-            genomes[:, bucket.gene] = choices
+        genomes[:, 0] = self._knapsacks.resolutions[problems]
+        beam = _Beam(np.arange(len(problems)), genomes, eliminated.minimum.reshape(-1, caps.shape[1]))
+        groups = self._knapsacks.groups[problems]
+        objective = problems, self._knapsacks.objectives[problems]
+        size = self._arrays.unit[objective] * self._arrays.scale[objective]  # (A,) a unit of the objective, as a cost
+        left_out = np.full(len(problems), np.inf)  # (A,) the lowest weighted bound of what was not kept
+        nodes = 0
+        for level in reversed(range(len(self._elimination.buckets))):
+            beam = self._extend(level, beam, eliminated, caps)
+            nodes += len(beam)
             keep = width if nodes < max_nodes else NARROW
-            if len(of) > keep:
-                distinct = self._distinct(level, of, genomes, bounds)
-                of, genomes, bounds = of[distinct], genomes[distinct], bounds[distinct]
-                groups, ahead = self._groups[problems], (bounds[:, -1] - most[of, -1]) * size[of]
-                kept = _most_promising(groups[of], ahead, max(1, keep // len(np.unique(groups))))
-                np.minimum.at(dropped, of[~kept], bounds[~kept, -1])
-                of, genomes, bounds = of[kept], genomes[kept], bounds[kept]
-            if not len(of):
+            if len(beam) > keep:
+                beam = beam[self._distinct(level, beam)]
+                excess = (beam.bounds[:, -1] - caps[beam.problems, -1]) * size[beam.problems]
+                beam_groups = groups[beam.problems]
+                kept = _lowest_per_group(beam_groups, excess, max(1, keep // len(np.unique(beam_groups))))
+                np.minimum.at(left_out, beam.problems[~kept], beam.bounds[~kept, -1])
+                beam = beam[kept]
+            if not len(beam):
                 break
         else:
-            self._consider(genomes)
-        self._open[problems] &= dropped <= self._most(problems, weights)[:, -1]
+            self._consider(beam.genomes)
+        self._open[problems] &= left_out <= self._weighted_caps(problems, weights)[:, -1]
         return nodes
 
-    def _eliminated(self, problems: NDArray[np.intp], weights: Floats) -> Eliminated:
-        """For problems (A,), A * (K + 1) eliminations: of every cost's tables, then of their weighted sum."""
-        single = np.where(self._blocked[problems, None], np.inf, self._values[problems])
-        tables = np.concatenate([single, self._weighted(problems, weights)[:, None]], axis=1)
-        return self._elimination.eliminate(tables.reshape(-1, tables.shape[-1]))
+    def _extend(self, level: int, beam: _Beam, eliminated: Eliminated, caps: Floats) -> _Beam:
+        """Every choice of this level's gene for every partial genome, unless a bound exceeds its cap, (A, K + 1)."""
+        bucket, sums = self._elimination.buckets[level], caps.shape[1]
+        rows: Any = (
+            beam.problems[:, None] * sums + np.arange(sums),
+            *(beam.genomes[:, gene, None] for gene in bucket.scope),
+        )
+        regrets = eliminated.tables[level][rows] - eliminated.messages[level][rows][..., None]
+        bounds = beam.bounds[..., None] + regrets  # (n, K + 1, choices)
+        parents, choices = np.nonzero((bounds <= caps[beam.problems][..., None]).all(1))
+        genomes = beam.genomes[parents]
+        genomes[:, bucket.gene] = choices
+        return _Beam(beam.problems[parents], genomes, bounds[parents, :, choices])
 
-    def _most(self, problems: NDArray[np.intp], weights: Floats) -> Floats:
-        """(A, K + 1) what the sums and their weighted sum may be at most."""
-        caps = self._caps[problems]
-        return np.column_stack([caps, (weights * caps).sum(1)])
-
-    def _distinct(self, level: int, of: NDArray[np.intp], genomes: Genomes, bounds: Floats) -> NDArray[np.intp]:
-        """Which of n partial genomes to keep so that no two of a problem have equal sums and equal completions."""
-        genes = self._elimination.frontiers[level]
-        keys = np.column_stack([bounds[:, :-1], genomes[:, genes], of])
+    def _distinct(self, level: int, beam: _Beam) -> NDArray[np.intp]:
+        """The first of all partial genomes of a problem with equal sums and equal completions."""
+        frontier = beam.genomes[:, self._elimination.frontiers[level]]  # the chosen genes that completions depend on
+        keys = np.column_stack([beam.bounds[:, :-1], frontier, beam.problems])
         order = np.lexsort(keys.T)
         keys = keys[order]
         differs = np.ones(len(order), bool)
         differs[1:] = (keys[1:] != keys[:-1]).any(1)
         return np.sort(order[differs])
 
+    def _weighted(self, problems: NDArray[np.intp], weights: Floats) -> Floats:
+        """(A, F') the weighted sum of the tables of problems (A,); inf where blocked."""
+        total: Floats = np.einsum("ak,akf->af", weights, self._arrays.values[problems])
+        total[self._arrays.blocked[problems]] = np.inf
+        return total
 
-def _most_promising(groups: NDArray[np.intp], values: Floats, count: int) -> NDArray[np.bool_]:
-    """(n,) which have one of the `count` least values of their group."""
+    def _eliminate(self, problems: NDArray[np.intp], weights: Floats) -> Eliminated:
+        """A * (K + 1) eliminations for problems (A,): the tables of every cost, then their weighted sum."""
+        single = np.where(self._arrays.blocked[problems, None], np.inf, self._arrays.values[problems])
+        tables = np.concatenate([single, self._weighted(problems, weights)[:, None]], axis=1)
+        return self._elimination.eliminate(tables.reshape(-1, tables.shape[-1]))
+
+    def _weighted_caps(self, problems: NDArray[np.intp], weights: Floats) -> Floats:
+        """(A, K + 1) the largest sums allowed for problems (A,): of every cost, then of the weighted sum."""
+        caps = self._caps[problems]
+        return np.column_stack([caps, (weights * caps).sum(1)])
+
+
+def _lowest_per_group(groups: NDArray[np.intp], values: Floats, count: int) -> NDArray[np.bool_]:
+    """(n,) whether a value is one of the `count` lowest of its group."""
     order = np.lexsort((values, groups))
     starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
     rank = np.arange(len(groups)) - np.repeat(starts, np.diff(np.append(starts, len(groups))))
-    kept = np.zeros(len(groups), bool)
-    kept[order[rank < count]] = True
-    return kept
+    mask = np.zeros(len(groups), bool)
+    mask[order[rank < count]] = True
+    return mask

@@ -55,7 +55,7 @@ class Constraint:
 
 
 @dataclass(frozen=True, slots=True)
-class Sum:
+class SumConstraint:
     """A sum and the most it may be."""
 
     cost: AdditiveCost

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from evolution.arrays import Floats
 from evolution.costs import Cost, CostTables
+from evolution.feasibility import find_region
 from evolution.limits import Constraint, allowed_resolutions
 from evolution.region import Region
 from supernet.space import Genomes
@@ -84,8 +85,8 @@ class Problem:
 
     @cached_property
     def region(self) -> Region:
-        """The architectures within every limit. Raises what `Region` does."""
-        return Region(self.tables, self.bounded, self.resolution, self.max_resolution, known=self.known)
+        """The architectures within every limit. Raises what `find_region` does."""
+        return find_region(self.tables, self.bounded, self.resolution, self.max_resolution, known=self.known)
 
     def within(self, genomes: Genomes) -> NDArray[np.bool_]:
         """(N,) whether (N, G) genomes are within every limit and of an allowed resolution."""

@@ -1,18 +1,18 @@
-"""What is said when no architecture is within the limits."""
+"""Refusals: the exceptions raised when no architecture is within the limits, and their words."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from supernet.space import Architecture
+from supernet.space import Architecture, SearchSpace
 
 
 @dataclass(frozen=True, slots=True)
 class Nearest:
-    """The least a limited cost can be with every other limit held as asked.
+    """The nearest budget of a cost: the lowest value it can have with every other limit unchanged.
 
-    value: inf where nothing is within the others, so that raising this limit alone does not help. proven: whether that
-    is exact; otherwise it is the least that was found, and inf where nothing was.
+    value: inf where nothing is within the other limits, so that raising this limit alone does not help. proven: whether
+    `value` is exact; otherwise it is the lowest value found, and inf where none was found.
     """
 
     value: float
@@ -22,10 +22,10 @@ class Nearest:
 class Refused(ValueError):  # noqa: N818 - an answer, named as one
     """No architecture is answered for these limits.
 
-    floors: the least each limited cost can be, alone, by name of the cost; inf where it cannot be predicted at all.
-    nearest: by name of the cost, what its limit would have to be, the others held.
-    smallest: the architecture that comes closest: within every limit but one, whose nearest budget it has, or else of
-    least cost. costs: the limited costs of that architecture, by name. limits: the limits by name.
+    limits: by name of the cost. floors: the lowest value of each limited cost alone; inf where it cannot be predicted.
+    nearest: the nearest budget of each limited cost.
+    smallest: the architecture that comes closest. It is within every limit but one and has that cost's nearest budget;
+        where there is no such architecture, it has the lowest value of a cost. costs: its limited costs.
     """
 
     def __init__(
@@ -51,16 +51,55 @@ class Infeasible(Refused):
 
 
 class NotProven(Refused):
-    """The nodes were spent: no architecture was found within every limit, and none is proven not to be."""
+    """The nodes are spent: no architecture within every limit was found, and it is not proven that there is none."""
+
+
+def describe_scope(space: SearchSpace, resolution: int | None, max_resolution: int | None) -> str:
+    """The space and the resolutions allowed, in words that follow "architecture"."""
+    if resolution:
+        return f"of {space.name} at resolution {resolution}"
+    return f"of {space.name}" + (f" up to resolution {max_resolution}" if max_resolution else "")
+
+
+def explain(
+    scope: str,
+    limits: Mapping[str, float],
+    floors: Mapping[str, float],
+    nearest: Mapping[str, Nearest],
+    proven: bool,
+) -> str:
+    """A refusal in words: the limit furthest below its floor, or that several fail together, and what to raise."""
+    worst = max(limits, key=lambda name: floors[name] / limits[name])
+    if math.isinf(floors[worst]):
+        return f"{worst} cannot be predicted for any architecture {scope}; measure the device there first"
+    if floors[worst] > limits[worst]:
+        reason = (
+            f"{worst} is limited to {_exact(limits[worst])}, and no architecture {scope} is below "
+            f"{_rounded_up(floors[worst])}; "
+        )
+        if math.isfinite(nearest[worst].value):
+            return f"{reason}raise the limit to at least {_rounded_up(nearest[worst].value)}"
+        return f"{reason}raising it alone is not enough, for the other limits cannot be met together either"
+    together = ", ".join(f"{name} {_exact(value)}" for name, value in limits.items())
+    raised = [
+        f"{name} to at least {_rounded_up(near.value)}" for name, near in nearest.items() if math.isfinite(near.value)
+    ]
+    advice = f"raise {' or '.join(raised)}" if raised else "raise more than one"
+    if proven:
+        return (
+            f"each of these limits can be met alone, but no architecture {scope} meets them together: {together}; "
+            f"{advice}"
+        )
+    return f"no architecture {scope} was found within all of these limits, nor proven impossible: {together}; {advice}"
 
 
 def _exact(value: float) -> str:
-    """A limit for people, every digit of it."""
+    """A limit for people, with all its digits."""
     return f"{int(value):,}" if value == int(value) else f"{value:,}"
 
 
 def _rounded_up(value: float) -> str:
-    """A number for people that is never below the value."""
+    """A number for people that is never below the value: six significant digits."""
     if value == int(value):
         return _exact(value)
     digits = 5 - math.floor(math.log10(abs(value)))

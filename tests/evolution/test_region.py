@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from evolution.costs import AdditiveCost, Cost, CostTables, PeakCost
+from evolution.feasibility import MAX_NODES, find_region
 from evolution.limits import Constraint, Limit, constrain
 from evolution.predictors.latency import LatencyModel
 from evolution.refusal import Infeasible, Nearest, NotProven, Refused
-from evolution.region import MAX_NODES, Region
+from evolution.region import Region
 from supernet.families import preset
 from tests.support.tiny import TINY, enumerate_space, random_cost
 
@@ -26,7 +27,7 @@ def random_limits(rng: np.random.Generator, count: int) -> tuple[Constraint, ...
 
 def decide(constraints: Sequence[Constraint], max_nodes: int = MAX_NODES) -> Region | Refused:
     try:
-        return Region(TABLES, constraints, max_nodes=max_nodes)
+        return find_region(TABLES, constraints, max_nodes=max_nodes)
     except Refused as refusal:
         return refusal
 
@@ -56,17 +57,17 @@ def test_a_region_is_refused_exactly_when_enumeration_finds_it_empty(count: int)
 def test_a_refusal_names_the_floor_and_the_architecture_that_reaches_it() -> None:
     cost = random_cost(TABLES, np.random.default_rng(0), "latency_ms@board")
     floor = cost.floors.min()
-    region = Region(TABLES, [Constraint(cost, floor)])
+    region = find_region(TABLES, [Constraint(cost, floor)])
     assert region.contains(region.anchors[region.anchored]).all()
     with pytest.raises(Infeasible, match="latency_ms@board is limited to") as caught:
-        Region(TABLES, [Constraint(cost, np.nextafter(floor, 0))])
+        find_region(TABLES, [Constraint(cost, np.nextafter(floor, 0))])
     refusal = caught.value
     assert refusal.floors == {"latency_ms@board": floor}
     assert refusal.costs == refusal.floors
     assert cost(TINY.encode(refusal.smallest)[None])[0] == floor
     advised = float(str(refusal).rsplit(" ", 1)[1])
     assert floor <= advised < floor * 1.0001
-    Region(TABLES, [Constraint(cost, advised)])
+    find_region(TABLES, [Constraint(cost, advised)])
 
 
 def test_limits_that_only_fail_together_are_told_apart_from_those_that_fail_alone() -> None:
@@ -99,12 +100,12 @@ def test_what_is_known_to_be_within_the_limits_counts_where_the_search_was_cut_o
         limits = random_limits(rng, 3)
         inside = np.logical_and.reduce([limit.cost(ALL) <= limit.max for limit in limits])
         if isinstance(decide(limits, max_nodes=0), NotProven) and inside.any():
-            region = Region(TABLES, limits, max_nodes=0, known=ALL)
+            region = find_region(TABLES, limits, max_nodes=0, known=ALL)
             assert region.contains(region.anchors[region.anchored]).all()
             rescued += 1
         elif not inside.any():
             with pytest.raises(Refused):
-                Region(TABLES, limits, max_nodes=0, known=ALL)
+                find_region(TABLES, limits, max_nodes=0, known=ALL)
     assert rescued
 
 
@@ -113,24 +114,24 @@ def test_a_resolution_restricts_region_and_floors() -> None:
     worst = int(cost.floors.argmax())
     limit = Constraint(cost, float(np.sort(cost.floors)[-2:].mean()))
     with pytest.raises(Infeasible, match=f"at resolution {TINY.resolutions[worst]}") as caught:
-        Region(TABLES, [limit], TINY.resolutions[worst])
+        find_region(TABLES, [limit], TINY.resolutions[worst])
     assert caught.value.floors == {"random": cost.floors[worst]}
     assert caught.value.smallest.resolution == TINY.resolutions[worst]
-    region = Region(TABLES, (), 12)
+    region = find_region(TABLES, (), 12)
     assert np.unique(region.repair(ALL, np.random.default_rng(0))[:, 0]).tolist() == [1]
     with pytest.raises(ValueError, match="resolution is 10; tiny has 8, 12, 16"):
-        Region(TABLES, (), 10)
+        find_region(TABLES, (), 10)
 
 
 def test_a_resolution_that_cannot_be_predicted_is_outside() -> None:
     values = np.where(TABLES.dropped, 0.0, 1.0)
     values[TABLES.index(ALL[ALL[:, 0] == 1])[:, 0]] = np.inf
     cost = AdditiveCost(TABLES, "latency_ms@board", values)
-    region = Region(TABLES, [Constraint(cost, 1e6)])
+    region = find_region(TABLES, [Constraint(cost, 1e6)])
     assert region.anchored.tolist() == [True, False, True]
     assert 1 not in region.repair(ALL, np.random.default_rng(0))[:, 0]
     with pytest.raises(Infeasible, match=r"cannot be predicted .* at resolution 12"):
-        Region(TABLES, [Constraint(cost, 1e6)], 12)
+        find_region(TABLES, [Constraint(cost, 1e6)], 12)
 
 
 def test_a_resolution_that_a_published_table_lacks_is_infeasible_under_a_limit_on_it() -> None:
@@ -139,14 +140,14 @@ def test_a_resolution_that_a_published_table_lacks_is_infeasible_under_a_limit_o
     keys = [key for entry in entries if (key := IMAGENET.block_keys[entry]) is not None]
     device = LatencyModel.from_published(IMAGENET, {sides[3]: dict.fromkeys(keys, 1.0)}, "a test")
     limits = constrain([Limit("latency_ms", 1000.0, "note"), Limit("flops", 1e12)], IMAGENET, {"note": device})
-    region = Region(IMAGENET, limits)
+    region = find_region(IMAGENET, limits)
     assert np.flatnonzero(region.anchored).tolist() == [3]
     assert set(region.repair(IMAGENET.space.sample(rng, 200), rng)[:, 0]) == {3}
     with pytest.raises(Infeasible, match=rf"cannot be predicted .* at resolution {sides[4]}") as caught:
-        Region(IMAGENET, limits, sides[4])
+        find_region(IMAGENET, limits, sides[4])
     assert caught.value.nearest["latency_ms@note"] == Nearest(np.inf, True)
     with pytest.raises(Infeasible, match=rf"cannot be predicted .* up to resolution {sides[2]}"):
-        Region(IMAGENET, limits, max_resolution=sides[2])
+        find_region(IMAGENET, limits, max_resolution=sides[2])
 
 
 def test_two_devices_that_know_different_blocks_have_nothing_in_common() -> None:
@@ -156,14 +157,14 @@ def test_two_devices_that_know_different_blocks_have_nothing_in_common() -> None
     one[stems[:2]], other[stems[2]] = np.inf, np.inf
     costs = [AdditiveCost(TABLES, name, values) for name, values in (("one", one), ("other", other))]
     with pytest.raises(Infeasible, match="together"):
-        Region(TABLES, [Constraint(cost, 100.0) for cost in costs])
+        find_region(TABLES, [Constraint(cost, 100.0) for cost in costs])
     # The same, but within one resolution: each device lacks what the other one's only allowed block would be.
     head = TABLES.index(np.array([[0, g] + [0] * (TINY.num_genes - 2) for g in range(2)], np.int8))[:, -1]
     one, other = everywhere.copy(), everywhere.copy()
     one[head[0]], other[head[1]] = np.inf, np.inf
     costs = [AdditiveCost(TABLES, name, values) for name, values in (("one", one), ("other", other))]
     with pytest.raises(Infeasible, match="together"):
-        Region(TABLES, [Constraint(cost, 100.0) for cost in costs], 8)
+        find_region(TABLES, [Constraint(cost, 100.0) for cost in costs], 8)
 
 
 def test_nearest_budgets_and_peaks_are_those_of_enumeration() -> None:
@@ -208,15 +209,15 @@ def test_a_largest_resolution_restricts_region_and_floors() -> None:
     floors = [min(cost.floors[: r + 1]) for r in range(3)]
     for r, side in enumerate(TINY.resolutions):
         with pytest.raises(Infeasible, match=f"up to resolution {side}") as caught:
-            Region(TABLES, [Constraint(cost, floors[r] * 0.99)], max_resolution=side)
+            find_region(TABLES, [Constraint(cost, floors[r] * 0.99)], max_resolution=side)
         assert caught.value.floors == {"random": floors[r]}
-        region = Region(TABLES, (), max_resolution=side)
+        region = find_region(TABLES, (), max_resolution=side)
         assert np.unique(region.repair(ALL, np.random.default_rng(0))[:, 0]).tolist() == list(range(r + 1))
-    assert Region(TABLES, (), 8, 12).anchored.tolist() == [True, False, False]
+    assert find_region(TABLES, (), 8, 12).anchored.tolist() == [True, False, False]
     with pytest.raises(ValueError, match="max_resolution is 7; the least of tiny is 8"):
-        Region(TABLES, (), max_resolution=7)
+        find_region(TABLES, (), max_resolution=7)
     with pytest.raises(ValueError, match="resolution is 16, and max_resolution 12"):
-        Region(TABLES, (), 16, 12)
+        find_region(TABLES, (), 16, 12)
 
 
 @pytest.mark.parametrize("slack", [1.0, 1.001, 1.2, 2.0])
@@ -225,7 +226,7 @@ def test_repair_ends_inside_and_leaves_alone_what_is_inside(slack: float) -> Non
         Constraint(IMAGENET.flops_cost, float(IMAGENET.flops_cost.floors.min() * slack)),
         Constraint(IMAGENET.params_cost, float(IMAGENET.params_cost.floors.min() * slack * 2)),
     ]
-    region = Region(IMAGENET, constraints)
+    region = find_region(IMAGENET, constraints)
     rng = np.random.default_rng(0)
     genomes = IMAGENET.space.sample(rng, 500)
     repaired = region.repair(genomes, rng)
@@ -243,16 +244,18 @@ def test_an_impossible_pair_of_limits_on_a_large_space_is_decided() -> None:
     one = AdditiveCost(IMAGENET, "one", np.where(IMAGENET.dropped, 0, rng.exponential(1, IMAGENET.num_entries)))
     other = AdditiveCost(IMAGENET, "other", np.where(IMAGENET.dropped, 0, rng.exponential(1, IMAGENET.num_entries)))
     with pytest.raises(Infeasible, match="together"):
-        Region(IMAGENET, [Constraint(cost, float(cost.floors.min() * 1.05)) for cost in (one, other)])
+        find_region(IMAGENET, [Constraint(cost, float(cost.floors.min() * 1.05)) for cost in (one, other)])
     with pytest.raises(Infeasible, match="together") as caught:
-        Region(IMAGENET, [Constraint(cost, float(cost.floors.min() * 1.3)) for cost in (one, other)])
+        find_region(IMAGENET, [Constraint(cost, float(cost.floors.min() * 1.3)) for cost in (one, other)])
     for cost, held in ((one, other), (other, one)):
         near = caught.value.nearest[cost.name]
         assert near.proven
-        Region(IMAGENET, [Constraint(cost, near.value), Constraint(held, float(held.floors.min() * 1.3))])
+        find_region(IMAGENET, [Constraint(cost, near.value), Constraint(held, float(held.floors.min() * 1.3))])
         with pytest.raises(Infeasible):
-            Region(IMAGENET, [Constraint(cost, near.value * 0.9999), Constraint(held, float(held.floors.min() * 1.3))])
-    region = Region(IMAGENET, [Constraint(cost, float(cost.floors.min() * 3)) for cost in (one, other)])
+            find_region(
+                IMAGENET, [Constraint(cost, near.value * 0.9999), Constraint(held, float(held.floors.min() * 1.3))]
+            )
+    region = find_region(IMAGENET, [Constraint(cost, float(cost.floors.min() * 3)) for cost in (one, other)])
     assert region.anchored.any()
     assert region.contains(region.anchors[region.anchored]).all()
 

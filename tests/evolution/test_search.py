@@ -9,12 +9,12 @@ import pytest
 
 from evolution.arrays import Floats
 from evolution.costs import AdditiveCost, CostTables, PeakCost
+from evolution.feasibility import find_region
 from evolution.limits import Constraint, Limit, constrain, cost_of
 from evolution.pareto import non_dominated
 from evolution.predictors.latency import LatencyModel
 from evolution.problem import Predictor, Problem
 from evolution.refusal import Infeasible, Refused
-from evolution.region import Region
 from evolution.search import STRATEGIES, Search, SearchResult, make_strategy, solve
 from evolution.strategies.elitist import _greatest
 from supernet.families import preset
@@ -466,7 +466,7 @@ def test_a_warm_start_within_the_limits_is_scored_even_where_its_resolution_has_
         costs = [random_cost(TABLES, rng, f"r{number}") for number in range(3)]
         known = large[rng.integers(len(large))][None]
         try:
-            region = Region(TABLES, [Constraint(cost, float(cost(known)[0])) for cost in costs], max_nodes=0)
+            region = find_region(TABLES, [Constraint(cost, float(cost(known)[0])) for cost in costs], max_nodes=0)
         except Refused:
             continue
         unanchored += not region.anchored[2]

@@ -4,7 +4,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
@@ -15,7 +15,8 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select, text
 
 from evolution.costs import CostTables
-from evolution.limits import Limit, constrain
+from evolution.feasibility import MAX_NODES, Feasibility
+from evolution.limits import Constraint, Limit, constrain
 from evolution.pareto import non_dominated
 from evolution.predictors.latency import LatencyModel
 from evolution.region import Region
@@ -473,14 +474,17 @@ def remembering(client: TestClient, headers: dict[str, str] | None = None, **bod
     return client.post("/v1/searches", json={"budget": 300, **body}, headers=headers)
 
 
-class CutOff(Region):
-    """As if no node could be spent: nothing is found but what is known."""
-
-    def _find_anchors(self, known: Genomes | None) -> None:
-        if known is not None:
-            self.anchor(known)
-        if not self.anchored.any():
-            raise self._refusal(False, *self._nearest())
+def cut_off(
+    tables: CostTables, constraints: Sequence[Constraint], *resolutions: int | None, known: Genomes | None = None
+) -> Region:
+    """`find_region` as if no node could be spent: nothing is found but what is known."""
+    region = Region(tables, constraints, *resolutions)
+    if known is not None:
+        region.add_anchors(known)
+    if not region.anchored.any():
+        feasibility = Feasibility(tables, constraints, region.allowed, MAX_NODES)
+        raise feasibility.refusal("of the space", False, *feasibility.nearest())
+    return region
 
 
 def test_a_stored_candidate_answers_where_the_search_for_one_was_cut_off(
@@ -488,7 +492,7 @@ def test_a_stored_candidate_answers_where_the_search_for_one_was_cut_off(
 ) -> None:
     stored = ask(client, supernet=supernet, max_flops=2e6).json()["best"]
     limits = {"max_flops": stored["flops"], "max_params": stored["params"]}
-    monkeypatch.setattr("evolution.problem.Region", CutOff)
+    monkeypatch.setattr("evolution.problem.find_region", cut_off)
     refused = ask(client, **limits)
     assert refused.status_code == 422
     assert refused.json()["proven"] is False
