@@ -6,6 +6,7 @@ import os
 import sys
 from collections import deque
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,6 @@ from service.quantities import fraction
 from supernet.costs.architecture import of_architecture
 
 app = typer.Typer(
-    help="Train one weight-sharing supernet once; then ask which network fits a budget on a device.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -81,6 +81,22 @@ def main() -> None:
         message, code = explanation
         err.print(f"[bold red]error:[/] {escape(message)}", highlight=False)
         sys.exit(code)
+
+
+def print_version(requested: bool) -> None:
+    """The callback of --version."""
+    if requested:
+        out.print(f"supple {version('supple')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def supple(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Train one weight-sharing supernet once; then ask which network fits a budget on a device."""
 
 
 @app.command()
