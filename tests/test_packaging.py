@@ -1,4 +1,4 @@
-"""What is installed works outside the clone: the sdist, the wheel built from it, and its commands in an empty directory."""
+"""The sdist, the wheel built from it, and the installed commands in an empty directory outside the clone."""
 
 import json
 import os
@@ -26,6 +26,13 @@ from service.settings import Settings
 client = TestClient(create_app(Settings()), base_url="http://localhost:8000")
 assert client.get("/").status_code == 200
 assert client.get("/docs").status_code == 200
+"""
+
+
+FILES = """
+import migrations, supple
+from service.cli.demo import CONFIG
+print(migrations.__file__, supple.__file__, CONFIG)
 """
 
 
@@ -78,8 +85,8 @@ def environment(distributions: Distributions, tmp_path_factory: pytest.TempPathF
     """
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    install = ["install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check", distributions.wheel]
-    subprocess.run([sys.executable, "-m", "pip", "--python", folder / "bin" / "python", *install], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", distributions.wheel], check=True)
     (site_packages,) = folder.glob("lib/python*/site-packages")
     (site_packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     return folder
@@ -120,15 +127,12 @@ def test_the_sdist_holds_every_file(distributions: Distributions) -> None:
 def test_the_installed_package_works_in_an_empty_directory(
     environment: Path, bundle_path: Path, tmp_path: Path
 ) -> None:
-    where = (
-        "import supple, service.cli.demo as demo, migrations; print(supple.__file__, demo.CONFIG, migrations.__file__)"
-    )
-    for path in run(environment, tmp_path, "python", "-P", "-c", where).split():
+    for path in run(environment, tmp_path, "python", "-P", "-c", FILES).split():
         assert Path(path).is_relative_to(environment)
         assert Path(path).is_file()
     assert run(environment, tmp_path, "supple", "--version") == f"supple {version('supple')}\n"
-    found = run(environment, tmp_path, "supple", "search", bundle_path, "--max-flops", "1M", "--json")
-    assert json.loads(found)["best"]["flops"] <= 1_000_000
+    answer = run(environment, tmp_path, "supple", "search", bundle_path, "--max-flops", "1M", "--json")
+    assert json.loads(answer)["best"]["flops"] <= 1_000_000
     run(environment, tmp_path, "supple", "db", "upgrade")
     assert (tmp_path / "supple-data" / "supple.db").is_file()
     run(environment, tmp_path, "python", "-P", "-c", PAGES)
