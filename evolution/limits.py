@@ -14,7 +14,7 @@ from supernet.space import SearchSpace
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The largest allowed value of one cost, which goes by its name.
+    """The largest allowed value of a cost, which is known by its name.
 
     cost: `latency_ms`, which needs a device, or a counted cost of the tables, such as `flops`. max: in the cost's unit.
     confidence: limit the latency's upper bound at this confidence, in (0.5, 1), instead of the predicted latency.
@@ -38,17 +38,19 @@ class Limit:
                 else f"{self.cost} is the same on every device; leave device {self.device!r} out"
             )
         if self.confidence is not None and not (self.cost == "latency_ms" and 0.5 < self.confidence < 1):
-            raise ValueError(f"confidence {self.confidence} of {self.cost}: latency takes one between 0.5 and 1")
+            raise ValueError(
+                f"the confidence of {self.cost} is {self.confidence}; only latency_ms takes one, between 0.5 and 1"
+            )
 
     @property
     def name(self) -> str:
-        """The cost, and for a latency `latency_ms@DEVICE`, or `latency_ms@DEVICE@0.9` for a bound."""
+        """`flops`; of a latency `latency_ms@DEVICE`, and of its upper bound `latency_ms@DEVICE@0.9`."""
         return "@".join(str(part) for part in (self.cost, self.device, self.confidence) if part is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """A cost and the most it may be."""
+    """A cost and its largest allowed value."""
 
     cost: Cost
     max: float
@@ -56,7 +58,7 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class SumConstraint:
-    """A sum and the most it may be."""
+    """An additive cost and its largest allowed value."""
 
     cost: AdditiveCost
     max: float
@@ -71,15 +73,15 @@ def cost_of(limit: Limit, tables: CostTables, latency: Mapping[str, LatencyModel
     if limit.device is None:
         return tables.cost(limit.cost)
     if limit.device not in latency:
-        known = ", ".join(sorted(latency)) or "none"
-        raise ValueError(f"device {limit.device!r} has no latency model; devices that have one: {known}")
+        devices = ", ".join(sorted(latency)) or "none"
+        raise ValueError(f"device {limit.device!r} has no latency model; devices that have one: {devices}")
     return latency[limit.device].cost(limit.name, limit.confidence)
 
 
 def constrain(
     limits: Sequence[Limit], tables: CostTables, latency: Mapping[str, LatencyModel]
 ) -> tuple[Constraint, ...]:
-    """Limits as constraints on costs; of several limits on one cost the lowest counts. Raises what `cost_of` does."""
+    """Limits as constraints on costs. Of several limits on a cost, the lowest counts. Raises what `cost_of` raises."""
     lowest: dict[str, Limit] = {}
     for limit in limits:
         if limit.name not in lowest or limit.max < lowest[limit.name].max:
@@ -88,12 +90,18 @@ def constrain(
 
 
 def allowed_resolutions(space: SearchSpace, resolution: int | None, max_resolution: int | None) -> NDArray[np.bool_]:
-    """(R,) which resolutions are allowed. Raises ValueError where none is."""
+    """(R,) which resolutions of the space are allowed.
+
+    Raises:
+        ValueError: no resolution is allowed.
+    """
     if resolution is not None and resolution not in space.resolutions:
         raise ValueError(f"resolution is {resolution}; {space.name} has {', '.join(map(str, space.resolutions))}")
-    most = math.inf if max_resolution is None else max_resolution
-    if resolution is not None and resolution > most:
-        raise ValueError(f"resolution is {resolution}, and max_resolution {max_resolution}; leave one of them out")
-    if min(space.resolutions) > most:
-        raise ValueError(f"max_resolution is {max_resolution}; the least of {space.name} is {min(space.resolutions)}")
-    return np.array([resolution in (None, side) and side <= most for side in space.resolutions])
+    largest = math.inf if max_resolution is None else max_resolution
+    if resolution is not None and resolution > largest:
+        raise ValueError(f"resolution is {resolution} and max_resolution is {max_resolution}; leave one of them out")
+    if min(space.resolutions) > largest:
+        raise ValueError(
+            f"max_resolution is {max_resolution}; the smallest of {space.name} is {min(space.resolutions)}"
+        )
+    return np.array([resolution in (None, size) and size <= largest for size in space.resolutions])

@@ -214,9 +214,9 @@ def test_a_largest_resolution_restricts_region_and_floors() -> None:
         region = find_region(TABLES, (), max_resolution=side)
         assert np.unique(region.repair(ALL, np.random.default_rng(0))[:, 0]).tolist() == list(range(r + 1))
     assert find_region(TABLES, (), 8, 12).anchored.tolist() == [True, False, False]
-    with pytest.raises(ValueError, match="max_resolution is 7; the least of tiny is 8"):
+    with pytest.raises(ValueError, match="max_resolution is 7; the smallest of tiny is 8"):
         find_region(TABLES, (), max_resolution=7)
-    with pytest.raises(ValueError, match="resolution is 16, and max_resolution 12"):
+    with pytest.raises(ValueError, match="resolution is 16 and max_resolution is 12"):
         find_region(TABLES, (), 16, 12)
 
 
@@ -273,7 +273,7 @@ def test_limits_are_checked_when_they_are_made() -> None:
         (("flops", 1.0, "board"), "same on every device"),
         (("peak_memory_bytes", 1.0, "board"), "same on every device"),
         (("latency_ms", 1.0, "board", 1.0), "between 0.5 and 1"),
-        (("flops", 1.0, None, 0.9), "latency takes one"),
+        (("flops", 1.0, None, 0.9), "only latency_ms takes one"),
     ]:
         with pytest.raises(ValueError, match=message):
             Limit(*arguments)  # type: ignore[arg-type]

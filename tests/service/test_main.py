@@ -46,7 +46,7 @@ def _own_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("search BUNDLE --max-latency-ms 8k", "'8k' is not a quantity here; write it as 8.5 or 8.5ms"),
         ("search BUNDLE --max-flops=-3M", "a positive number is needed"),
         ("search BUNDLE --max-model-bytes 3M", "'3M' is not a quantity here; write it as 8.5 or 512KB or 1.5MB or 2Mi"),
-        ("search BUNDLE --max-resolution 7", "max_resolution is 7; the least of mbv3-digits is 8"),
+        ("search BUNDLE --max-resolution 7", "max_resolution is 7; the smallest of mbv3-digits is 8"),
         ("search BUNDLE --max-latency-ms 3", "needs --device"),
         ("search BUNDLE --minimise latency_ms --min-accuracy 0.9", "needs --device"),
         ("search BUNDLE --max-latency-ms phone=3", "--device is phone: No such file"),
