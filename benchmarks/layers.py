@@ -66,10 +66,10 @@ def cases(record: Operator, precision: str) -> Iterator[Case]:
     if record.kind == "pool":
         theirs = partial(F.adaptive_avg_pool2d, output_size=1)
         yield Case(f"mean, {channels} channels, side {side}", global_average, theirs, images)
-    elif record.kind == "conv" and record.kernel == 1 and side**2 <= PIXELS:
+    elif record.kind == "conv" and record.kernel_size == 1 and side**2 <= PIXELS:
         name = f"pointwise, {channels} to {outputs} channels, side {side}"
         yield Case(name, pointwise_conv2d, F.conv2d, images, (outputs, channels, 1, 1))
-    elif record.kind == "conv" and record.groups > 1 and record.kernel in WIDE:
+    elif record.kind == "conv" and record.groups > 1 and record.kernel_size in WIDE:
         for kernel in (3, *WIDE) if precision == "bf16" and stride > 1 else WIDE:
             name = f"depthwise, {channels} channels, side {side}, stride {stride}, kernel {kernel}"
             theirs = partial(F.conv2d, stride=stride, padding=kernel // 2, groups=channels)

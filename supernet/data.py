@@ -124,7 +124,7 @@ class Normalization:
         return (resized - mean) / std
 
     @classmethod
-    def of(cls, images: Images) -> "Normalization":
+    def from_images(cls, images: Images) -> "Normalization":
         """Mean and standard deviation of images, over at most 10,000 of them."""
         pixels = images.pixels[:: max(1, len(images) // 10_000)].double() / 255
         mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=1e-3)
@@ -205,7 +205,7 @@ def load(
     if isinstance(test, ImageFiles):
         test = test.cached(cache_bytes)
     sample = kept if isinstance(kept, Images) else kept[:2_000]  # its order is random
-    return Dataset(source, classes, kept, held, test, Normalization.of(sample))
+    return Dataset(source, classes, kept, held, test, Normalization.from_images(sample))
 
 
 _Source = tuple[tuple[str, ...], Images | ImageFiles, Images | ImageFiles | None]  # classes, training and test images
@@ -273,7 +273,7 @@ def _files(folder: Any, resolution: int, channels: int) -> ImageFiles:
     return ImageFiles(root, paths, torch.tensor(folder.targets), resolution, channels)
 
 
-def sample_folder(folder: Path, resolution: int, *, most: int, seed: int) -> Images:
+def sample_folder(folder: Path, resolution: int, *, limit: int, seed: int) -> Images:
     """A sample of the photographs in a folder, at any depth, in colour and without labels: for calibration.
 
     As Once-for-All evaluates: the shorter side resized to resolution / 0.875, the centre cropped.
@@ -286,7 +286,7 @@ def sample_folder(folder: Path, resolution: int, *, most: int, seed: int) -> Ima
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
     if not paths:
         raise ValueError(f"{folder} holds no images; it may be laid out as DIR/CLASS/* or hold images itself")
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(paths))[:most])
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(paths))[:limit])
     shorter_side = -(-resolution * 1000 // round(1000 * CROP))
     pixels = _decode([paths[i] for i in chosen], resolution, 3, shorter_side=shorter_side)
     return Images(pixels, torch.full((len(pixels),), UNLABELLED))

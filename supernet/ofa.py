@@ -257,7 +257,7 @@ def _inverted_residual_name(body: Operators, *, residual: bool = True) -> str:
     inputs = _shape("input", body[0].side, body[0].in_channels)
     outputs = _shape("output", body[-1].out_side, body[-1].out_channels)
     return (
-        f"expanded_conv-{inputs}-{outputs}-expand:{depthwise.in_channels}-kernel:{depthwise.kernel}"
+        f"expanded_conv-{inputs}-{outputs}-expand:{depthwise.in_channels}-kernel:{depthwise.kernel_size}"
         f"-stride:{depthwise.stride}-idskip:{int(residual)}-se:{int(any(isinstance(r, Parallel) for r in body))}"
         f"-hs:{int(depthwise.activation == 'h_swish')}"
     )

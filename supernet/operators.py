@@ -5,9 +5,9 @@ read off these records, and static networks are built from them.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 FLOAT = 4  # bytes
 
@@ -20,6 +20,13 @@ def make_divisible(value: float, divisor: int = 8) -> int:
     """The multiple of `divisor` nearest to `value`, at least 90 % of it (MobileNet's rule, arXiv:1905.02244)."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+def downsampled(side: int, *strides: int) -> int:
+    """The side of a feature map after layers of these strides; each layer rounds up."""
+    for stride in strides:
+        side = -(-side // stride)
+    return side
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,7 @@ class Operator:
     in_channels: int
     out_channels: int
     side: int
-    kernel: int = 1
+    kernel_size: int = 1
     stride: int = 1
     groups: int = 1
     bias: bool = False
@@ -49,29 +56,30 @@ class Operator:
     activation: Activation = None
 
     def __post_init__(self) -> None:
-        if self.kind in ("conv", "max_pool") and self.kernel % 2 == 0:
-            raise ValueError(f"{self.kind} has kernel {self.kernel}; half of it is padded, so it must be odd")
-        if self.kind == "avg_pool" and self.kernel != self.stride:
-            raise ValueError(f"avg_pool has kernel {self.kernel} and stride {self.stride}; they must be equal")
+        window = f"{self.kind} has kernel size {self.kernel_size}"
+        if self.kind in ("conv", "max_pool") and self.kernel_size % 2 == 0:
+            raise ValueError(f"{window}; half of it is padded, so it must be odd")
+        if self.kind == "avg_pool" and self.kernel_size != self.stride:
+            raise ValueError(f"{window} and stride {self.stride}; they must be equal")
 
     @property
     def out_side(self) -> int:
         """Height and width of the output, pixels. Windows are padded so that only the stride makes it smaller."""
-        return 1 if self.kind == "pool" else -(-self.side // self.stride)
+        return 1 if self.kind == "pool" else downsampled(self.side, self.stride)
 
     @property
     def flops(self) -> int:
         """Multiply-adds, as the field counts FLOPs: convolutions and linear layers alone."""
         if self.kind not in ("conv", "linear"):
             return 0
-        return self.out_side**2 * self.out_channels * (self.in_channels // self.groups) * self.kernel**2
+        return self.out_side**2 * self.out_channels * (self.in_channels // self.groups) * self.kernel_size**2
 
     @property
     def params(self) -> int:
         """Learned parameters: weights, biases, and batch norm's scale and shift."""
         if self.kind not in ("conv", "linear"):
             return 0
-        weights = self.out_channels * (self.in_channels // self.groups) * self.kernel**2
+        weights = self.out_channels * (self.in_channels // self.groups) * self.kernel_size**2
         return weights + self.out_channels * (self.bias + 2 * self.norm)
 
 
@@ -142,13 +150,17 @@ def block_key(operators: Operators) -> str:
 class Part:
     """A piece of the network that depends on few genes: the stem, one block, the head.
 
-    genes: indices of those genes in the genome. operators: from the values of those genes, in the same order, to the
-    records of the piece; () when the genes say that the block is dropped.
-    paths: those of the genes whose choices have weights of their own. The choices of all others share weights: the
-    narrower of two takes the first channels of the wider.
+    genes: the indices of these genes in the genome. operators: a function from the values of these genes, in the same
+    order, to the piece's records; it returns () where the values say that the piece is dropped.
+    paths: the genes whose every choice has weights of its own. The choices of the other genes share weights: a narrower
+    choice takes the first channels of a wider one.
     """
 
     name: str
     genes: tuple[int, ...]
     operators: Callable[..., Operators]
     paths: tuple[int, ...] = ()
+
+    def records(self, values: Sequence[Any]) -> Operators:
+        """The piece's records for one value per gene of the genome; () where the piece is dropped."""
+        return self.operators(*(values[gene] for gene in self.genes))

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import product
 from typing import Any, Protocol, Self, cast
 
 import numpy as np
@@ -189,31 +188,6 @@ class SearchSpace:
         columns = [rng.choice(np.asarray(column, np.int8), count) for column in choices]
         return self.canonical(np.stack(columns, axis=1))
 
-    def neighbours(self, genome: Genomes) -> Genomes:
-        """(M, G) every canonical genome one move away from a canonical (G,) genome.
-
-        A move sets one living gene other than a depth, or changes one stage's depth by one step; growing a stage
-        enumerates the choices of the blocks that come to life.
-        """
-        depth_genes = range(self.depth_gene(0), self.depth_gene(len(self.depths)))
-        moves = []
-        for gene in np.flatnonzero(self.alive(genome)).tolist():
-            if gene not in depth_genes:
-                others = (choice for choice in range(self.num_choices[gene]) if choice != genome[gene])
-                moves += [_with(genome, {gene: choice}) for choice in others]
-        for stage, gene in enumerate(depth_genes):
-            depth = int(genome[gene])
-            if depth > 0:
-                moves.append(_with(genome, {gene: depth - 1}))
-            if depth + 1 < self.num_choices[gene]:
-                old, new = self.depths[stage][depth : depth + 2]
-                revived = range(self.gene_of_block(stage, old), self.gene_of_block(stage, new))
-                for values in product(*(range(self.num_choices[g]) for g in revived)):
-                    moves.append(_with(genome, {gene: depth + 1, **dict(zip(revived, values, strict=True))}))
-        if not moves:
-            return np.empty((0, self.num_genes), np.int8)
-        return self.canonical(np.stack(moves))
-
     def open_choices(self, **values: Sequence[Value]) -> list[list[int]]:
         """Per gene, the indices of the choices left open when the named genes are restricted to `values`.
 
@@ -291,6 +265,19 @@ class SearchSpace:
         """Per gene, the value its index stands for."""
         return [gene.choices[int(index)] for gene, index in zip(self.genes, genome, strict=True)]
 
+    def gene_values(self, arch: Architecture) -> list[Value]:
+        """Per gene, its value in an architecture; its first choice where its block is not kept.
+
+        The resolution need not be one of the space's: networks and costs are defined at any multiple of 4.
+
+        Raises:
+            ValueError: the architecture lies outside this space, or its resolution is no multiple of 4.
+        """
+        if arch.resolution < 4 or arch.resolution % 4:
+            raise ValueError(f"resolution is {arch.resolution}; a multiple of 4 from 4 upwards is needed")
+        genome = self.encode(arch.at(self.resolutions[0]))
+        return [arch.resolution, *self.values(genome)[1:]]
+
     def id(self, arch: Architecture | Genomes) -> str:
         """16 hexadecimal digits that name a subnet of this space; equal subnets have one id."""
         genome = self.encode(arch) if isinstance(arch, Architecture) else self.canonical(arch)
@@ -327,12 +314,9 @@ class SearchSpace:
         Raises:
             ValueError: the architecture lies outside this space, or its resolution is no multiple of 4.
         """
-        if arch.resolution < 4 or arch.resolution % 4:
-            raise ValueError(f"resolution is {arch.resolution}; a multiple of 4 from 4 upwards is needed")
-        genome = self.encode(arch.at(self.resolutions[0]))
-        values = [arch.resolution, *self.values(genome)[1:]]
+        values = self.gene_values(arch)
         for part in self.parts:
-            if records := part.operators(*(values[gene] for gene in part.genes)):
+            if records := part.records(values):
                 yield part, records
 
     def operators(self, arch: Architecture) -> tuple[Operator, ...]:
@@ -349,13 +333,6 @@ class SearchSpace:
     def hash(self) -> str:
         """64 hexadecimal digits: SHA-256 of the space's JSON. A bundle of another hash is refused."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
-
-
-def _with(genome: Genomes, changes: Mapping[int, int]) -> Genomes:
-    changed = genome.copy()
-    for gene, choice in changes.items():
-        changed[gene] = choice
-    return changed
 
 
 def _number(name: str, value: Any) -> Value:

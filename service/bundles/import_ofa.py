@@ -94,7 +94,7 @@ def calibration_images(folder: Path, space: SearchSpace) -> Images:
     """
     if not folder.is_dir():
         raise InputError(f"--calibration is {folder}, which is no folder; name one of images like those trained on")
-    return sample_folder(folder, max(space.resolutions), most=CALIBRATION_IMAGES, seed=CALIBRATION_SEED)
+    return sample_folder(folder, max(space.resolutions), limit=CALIBRATION_IMAGES, seed=CALIBRATION_SEED)
 
 
 def abilities(bundle: Bundle) -> list[str]:

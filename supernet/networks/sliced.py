@@ -86,9 +86,10 @@ class SlicedSupernet(Supernet):
 
     def _parts(self, arch: Architecture) -> Iterator[tuple[Part, str, Operators]]:
         """The kept parts, each with the key of its weights and its records."""
-        values = self.space.values(self.space.encode(arch.at(self.space.resolutions[0])))
-        for part, records in self.space.part_operators(arch):
-            yield part, _key(part, {gene: values[gene] for gene in part.paths}), records
+        values = self.space.gene_values(arch)
+        for part in self.space.parts:
+            if records := part.records(values):
+                yield part, _key(part, {gene: values[gene] for gene in part.paths}), records
 
     def _skeleton(self, records: Operators) -> "_Skeleton":
         key = threading.get_ident(), _at_any_side(records)  # while it runs, a skeleton holds the slices of one thread

@@ -24,16 +24,16 @@ def static_conv(record: Operator) -> nn.Sequential:
     """Convolution, batch norm and activation of one record, with fresh weights."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if record.groups == record.in_channels == record.out_channels and not record.bias:
-        layers["conv"] = DepthwiseConv2d(record.out_channels, record.kernel, record.stride)
-    elif (record.kernel, record.stride, record.groups) == (1, 1, 1):
+        layers["conv"] = DepthwiseConv2d(record.out_channels, record.kernel_size, record.stride)
+    elif (record.kernel_size, record.stride, record.groups) == (1, 1, 1):
         layers["conv"] = PointwiseConv2d(record.in_channels, record.out_channels, bias=record.bias)
     else:
         layers["conv"] = nn.Conv2d(
             record.in_channels,
             record.out_channels,
-            record.kernel,
+            record.kernel_size,
             record.stride,
-            record.kernel // 2,
+            record.kernel_size // 2,
             groups=record.groups,
             bias=record.bias,
         )
@@ -79,9 +79,9 @@ def static_layers(operators: Operators) -> nn.Sequential:
         elif record.kind == "pool":
             layers.append(GlobalAvgPool2d())
         elif record.kind == "max_pool":
-            layers.append(nn.MaxPool2d(record.kernel, record.stride, record.kernel // 2))
+            layers.append(nn.MaxPool2d(record.kernel_size, record.stride, record.kernel_size // 2))
         elif record.kind == "avg_pool":
-            layers.append(nn.AvgPool2d(record.kernel, record.stride, ceil_mode=True))
+            layers.append(nn.AvgPool2d(record.kernel_size, record.stride, ceil_mode=True))
         else:
             layers.append(nn.ChannelShuffle(record.in_channels // 2))
     return nn.Sequential(*layers)

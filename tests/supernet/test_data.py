@@ -177,28 +177,28 @@ def photographs(folder: Path, count: int) -> Path:
 
 def test_a_sample_of_a_folder_is_seeded_and_of_one_size(tmp_path: Path) -> None:
     folder = photographs(tmp_path / "images", 20)
-    every = sample_folder(folder, 16, most=100, seed=0)
+    every = sample_folder(folder, 16, limit=100, seed=0)
     assert every.pixels.shape == (20, 3, 16, 16)
     assert sorted(every.pixels[:, 0, 8, 8].tolist()) == list(range(20))
-    some = sample_folder(folder, 16, most=5, seed=0)
+    some = sample_folder(folder, 16, limit=5, seed=0)
     assert len(set(some.pixels[:, 0, 8, 8].tolist())) == len(some) == 5
-    assert torch.equal(some.pixels, sample_folder(folder, 16, most=5, seed=0).pixels)
-    assert not torch.equal(some.pixels, sample_folder(folder, 16, most=5, seed=1).pixels)
+    assert torch.equal(some.pixels, sample_folder(folder, 16, limit=5, seed=0).pixels)
+    assert not torch.equal(some.pixels, sample_folder(folder, 16, limit=5, seed=1).pixels)
 
 
 def test_a_sampled_image_is_the_centre_of_which_an_eighth_is_cut_off(tmp_path: Path) -> None:
     gradient = np.broadcast_to(np.arange(256, dtype=np.uint8), (256, 256))
     Image.fromarray(np.stack([gradient] * 3, 2)).save(tmp_path / "a.png")
-    row = sample_folder(tmp_path, 224, most=1, seed=0).pixels[0, 0, 0]
+    row = sample_folder(tmp_path, 224, limit=1, seed=0).pixels[0, 0, 0]
     assert row.tolist() == list(range(16, 240))
 
 
 def test_a_folder_without_images_or_with_a_broken_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no images; it may be laid out as"):
-        sample_folder(tmp_path, 16, most=5, seed=0)
+        sample_folder(tmp_path, 16, limit=5, seed=0)
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"a\.jpg cannot be read as an image; replace it"):
-        sample_folder(tmp_path, 16, most=5, seed=0)
+        sample_folder(tmp_path, 16, limit=5, seed=0)
 
 
 def test_padding_cuts_windows_from_an_image_with_a_black_border() -> None:

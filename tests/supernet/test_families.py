@@ -189,7 +189,7 @@ def test_records_describe_the_extracted_layers_in_order(name: str) -> None:
                 layer.register_forward_hook(record)
         network(images_for(space, arch.resolution))
         assert seen == [
-            (r.in_channels, r.out_channels, r.side, r.out_side, r.kernel, r.stride, r.groups, r.bias)
+            (r.in_channels, r.out_channels, r.side, r.out_side, r.kernel_size, r.stride, r.groups, r.bias)
             for r in space.operators(arch)
             if r.kind == "conv"
         ]
@@ -631,9 +631,9 @@ def test_parts_need_names_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("kind", "kernel", "stride", "message"),
     [
-        ("conv", 2, 2, "conv has kernel 2; .* odd"),
-        ("max_pool", 2, 2, "max_pool has kernel 2; .* odd"),
-        ("avg_pool", 3, 2, "avg_pool has kernel 3 and stride 2; they must be equal"),
+        ("conv", 2, 2, "conv has kernel size 2; .* odd"),
+        ("max_pool", 2, 2, "max_pool has kernel size 2; .* odd"),
+        ("avg_pool", 3, 2, "avg_pool has kernel size 3 and stride 2; they must be equal"),
     ],
 )
 def test_windows_whose_outputs_are_of_another_size_are_refused(

@@ -52,7 +52,7 @@ def test_gradients_of_a_slice_are_those_of_the_whole_weight_and_zero_outside() -
 
 @pytest.mark.parametrize("act", ["relu", "h_swish", "h_sigmoid"])
 def test_an_activation_right_after_it_leaves_gradients_right(act: Activation) -> None:
-    record = Operator("conv", 8, 6, kernel=1, stride=1, groups=1, side=2, bias=True, norm=False, activation=act)
+    record = Operator("conv", 8, 6, kernel_size=1, stride=1, groups=1, side=2, bias=True, norm=False, activation=act)
     layers = static_conv(record)
     x = drawn(3, 8, 2, 2)
     plain = activation(act, inplace=False)(F.conv2d(x, layers.conv.weight, layers.conv.bias))
