@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from supernet.streams import Stream, random_generator
+
 CACHE_BYTES = 4 * 2**30
 UNLABELLED = -1
 CROP = (
@@ -198,7 +200,7 @@ def load(
         raise ValueError(f"no dataset {source!r}: neither a folder nor one of {', '.join(sources)}")
     if not 0 < holdout < len(train):
         raise ValueError(f"holdout is {holdout} images; {source} has {len(train)} for training, so at most one less")
-    order = torch.from_numpy(np.random.default_rng([seed, 1]).permutation(len(train)))
+    order = torch.from_numpy(random_generator(seed, Stream.HOLDOUT).permutation(len(train)))
     kept, held = train.take(order[holdout:]), train.take(order[:holdout])[:]
     if isinstance(kept, ImageFiles):
         kept = kept.cached(cache_bytes)
@@ -218,7 +220,7 @@ def _digits(resolution: int, seed: int) -> _Source:
     digits = load_digits()
     pixels = torch.from_numpy(digits.images).float().mul_(255 / 16)[:, None]
     images = Images(resize(pixels, resolution).round().to(torch.uint8), torch.from_numpy(digits.target).long())
-    order = torch.from_numpy(np.random.default_rng([seed, 0]).permutation(len(images)))
+    order = torch.from_numpy(random_generator(seed, Stream.TEST_SPLIT).permutation(len(images)))
     cut = len(images) // 5
     return tuple(map(str, digits.target_names)), images[order[cut:]], images[order[:cut]]
 

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-import numpy as np
-
 from evolution.predictors.accuracy import AccuracyPredictor, Kind, learning_curve
 from service.bundles.pairs import Pairs, stratified
 from supernet.bundle import Bundle, BundleError, with_predictor
+from supernet.streams import Stream, random_generator
 
 
 def fit_bundle(
@@ -27,7 +26,7 @@ def fit_bundle(
         OSError: the disk is full; the bundle is as it was.
     """
     space = bundle.space
-    rng = np.random.default_rng([seed, 5])
+    rng = random_generator(seed, Stream.PREDICTOR)
     genomes = stratified(space, rng, subnets)
     if bundle.holdout() is None:
         raise BundleError(f"{bundle.path} has no held-out images, so nothing can be measured to fit on")

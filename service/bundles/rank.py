@@ -18,6 +18,7 @@ from supernet.evaluation.evaluate import Evaluator, perturbed
 from supernet.files import Journal
 from supernet.networks.supernet import Supernet
 from supernet.space import Architecture, Genomes, SearchSpace
+from supernet.streams import Stream, random_generator
 from supernet.training import distributed
 from supernet.training.checkpoints import train_resumably
 from supernet.training.loop import TrainingState
@@ -101,7 +102,7 @@ def rank_config(
         shutil.rmtree(checkpoints, ignore_errors=True)  # the accuracy is all that is still needed
         alone[run, net] = accuracy
         progress("nets alone", number, 2 * nets, f"accuracy {accuracy:.3f}")
-    rng = np.random.default_rng([seed, 7])
+    rng = random_generator(seed, Stream.BOOTSTRAP)
     return {
         "epochs": epochs,
         "nets": [
@@ -157,7 +158,7 @@ def _scorer(config: TrainingConfig, dataset: Dataset) -> Callable[[Supernet, Arc
 
 def _drawn(space: SearchSpace, count: int, seed: int) -> Genomes:
     """(count, G) distinct genomes, uniform."""
-    pool = space.sample(np.random.default_rng([seed, 6]), 20 * count)
+    pool = space.sample(random_generator(seed, Stream.RANKED_SUBNETS), 20 * count)
     distinct = pool[np.sort(np.unique(pool, axis=0, return_index=True)[1])]
     if len(distinct) < count:
         raise ValueError(f"nets is {count}; {space.name} gave only {len(distinct)} different ones. Ask for fewer")

@@ -25,6 +25,7 @@ from supernet.evaluation.evaluate import batches as evaluation_batches
 from supernet.files import sha256
 from supernet.networks import depthwise
 from supernet.space import Architecture, SearchSpace
+from supernet.streams import Stream, random_generator
 from supernet.training import distributed
 from supernet.training.checkpoints import CHECKPOINT_STEPS, load_checkpoint, train_resumably
 from supernet.training.loop import TrainingState
@@ -82,14 +83,14 @@ def train_bundle(
         torch.set_num_threads(config.threads)
     device = distributed.choose_device(config.device)
     checkpoints = folder / "checkpoints"
-    with distributed.joined(device):
-        if distributed.of_the_first(lambda: finished_bundle(config, folder) is not None):
+    with distributed.process_group(device):
+        if distributed.from_first_process(lambda: finished_bundle(config, folder) is not None):
             return
         if config.schedule.precision == "bf16" and device.type == "cpu" and not depthwise.SUPPORTED[torch.bfloat16]:
             log.warning("precision is bf16, for which this processor has no kernels; fp32 is most likely faster")
         dataset, space = distributed.in_turns(lambda: load_data(config, data_root))
         state = TrainingState.fresh(space, config.schedule, device)
-        if load_checkpoint(state, checkpoints) and not distributed.of_the_first(
+        if load_checkpoint(state, checkpoints) and not distributed.from_first_process(
             lambda: resume or distributed.restarted()
         ):
             run = "an unfinished run" if state.phase < len(config.schedule.phases) else "a finished training run"
@@ -126,7 +127,7 @@ def _make_bundle(config: TrainingConfig, folder: Path, state: TrainingState, dat
     calibration = dataset.train[: config.evaluation.calibration_images]
     holdout = dataset.holdout[:LARGEST_HOLDOUT]
     evaluator = Evaluator(supernet, dataset.normalization, calibration, perturbed(holdout, views))
-    rng = np.random.default_rng([config.schedule.seed, 5])
+    rng = random_generator(config.schedule.seed, Stream.PREDICTOR)
     genomes = stratified(space, rng, config.evaluation.subnets)
     assert state.checkpoint is not None  # since the end of the last phase, at the latest
     pairs = Pairs(folder / "pairs.jsonl", {"weights": sha256(state.checkpoint), **evaluation_settings(config)})

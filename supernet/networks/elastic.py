@@ -11,7 +11,7 @@ from supernet.networks.depthwise import depthwise_conv2d
 from supernet.networks.pointwise import pointwise_conv2d
 
 
-def first(tensor: Tensor, *sizes: int) -> Tensor:
+def first_channels(tensor: Tensor, *sizes: int) -> Tensor:
     """The first channels of a shared tensor along its first dims; no slice where all are wanted.
 
     A slice costs a copy of its gradient, as large as the whole tensor.
@@ -32,11 +32,11 @@ class ElasticConv(nn.Module):
 
     def weight_for(self, in_channels: int, out_channels: int) -> Tensor:
         """(out_channels, in_channels, 1, 1). Used by `forward` and `copy_to` alike."""
-        return first(self.weight, out_channels, in_channels)
+        return first_channels(self.weight, out_channels, in_channels)
 
     def forward(self, x: Tensor, out_channels: int) -> Tensor:
         """x: (N, C, H, W) with C at most the largest; returns (N, out_channels, H, W)."""
-        bias = None if self.bias is None else first(self.bias, out_channels)
+        bias = None if self.bias is None else first_channels(self.bias, out_channels)
         return pointwise_conv2d(x, self.weight_for(x.shape[1], out_channels), bias)
 
     def copy_to(self, conv: nn.Conv2d) -> None:
@@ -68,7 +68,7 @@ class ElasticDepthwiseConv(nn.Module):
 
     def weight_for(self, channels: int, side: int) -> Tensor:
         """(channels, 1, side, side). Used by `forward` and `copy_to` alike."""
-        weight = first(self.weight, channels)
+        weight = first_channels(self.weight, channels)
         for smaller in reversed(self.sides[:-1]):
             if weight.shape[-1] <= side:
                 break
@@ -106,10 +106,10 @@ class ElasticBatchNorm(nn.Module):
         channels = x.shape[1]
         return F.batch_norm(
             x,
-            first(self.running_mean, channels),
-            first(self.running_var, channels),
-            first(self.weight, channels),
-            first(self.bias, channels),
+            first_channels(self.running_mean, channels),
+            first_channels(self.running_var, channels),
+            first_channels(self.weight, channels),
+            first_channels(self.bias, channels),
             self.training,
             self.momentum,
             self.eps,
@@ -127,7 +127,7 @@ def permute(tensor: Tensor | None, order: Tensor, dim: int = 0) -> None:
     tensor.copy_(tensor.index_select(dim, order))
 
 
-def sorted_within(importance: Tensor, cuts: Iterable[int]) -> Tensor:
+def importance_order(importance: Tensor, cuts: Iterable[int]) -> Tensor:
     """(C,) an order that descends in importance, (C,), within each segment between the cuts."""
     segments = pairwise(sorted({0, *cuts, len(importance)}))
     return torch.cat([start + importance[start:end].argsort(descending=True, stable=True) for start, end in segments])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from supernet.families.mobilenetv3 import MobileNetV3Layout, expanded_width, squeezed_width
-from supernet.networks.elastic import ElasticBatchNorm, ElasticConv, ElasticDepthwiseConv, permute, sorted_within
+from supernet.networks.elastic import ElasticBatchNorm, ElasticConv, ElasticDepthwiseConv, importance_order, permute
 from supernet.networks.pointwise import global_average
 from supernet.networks.static import activation, static_layers
 from supernet.networks.supernet import Supernet, initialise
@@ -90,7 +90,7 @@ class ElasticInvertedResidual(nn.Module):
     def sort_channels(self, open_ratios: Sequence[float]) -> None:
         """Most important inner channels first: by the L1 norm of the projection's weights that read them."""
         cuts = [expanded_width(self.in_channels, ratio) for ratio in open_ratios]
-        order = sorted_within(self.project.weight.abs().sum((0, 2, 3)), cuts)
+        order = importance_order(self.project.weight.abs().sum((0, 2, 3)), cuts)
         for tensor in (self.expand.weight, self.depthwise.weight):
             permute(tensor, order)
         for norm in (self.expand_norm, self.depthwise_norm):
@@ -103,7 +103,7 @@ class ElasticInvertedResidual(nn.Module):
         permute(expand.weight, order)
         permute(expand.bias, order)
         permute(reduce.weight, order, 1)
-        squeezed = sorted_within(expand.weight.abs().sum((0, 2, 3)), [squeezed_width(cut) for cut in cuts])
+        squeezed = importance_order(expand.weight.abs().sum((0, 2, 3)), [squeezed_width(cut) for cut in cuts])
         permute(reduce.weight, squeezed)
         permute(reduce.bias, squeezed)
         permute(expand.weight, squeezed, 1)
@@ -143,7 +143,7 @@ class MobileNetV3Supernet(Supernet):
 
     def forward(self, images: Tensor, arch: Architecture) -> Tensor:
         """(N, classes) logits of one subnet. images: (N, C, R, R), normalised, R = arch.resolution."""
-        self.check_side(images, arch)
+        self.check_image_size(images, arch)
         x = self.stem(images)
         for blocks, stage in zip(self.stages, arch.stages, strict=True):
             for block, (side, ratio) in zip(blocks, stage, strict=False):  # a stage keeps its first blocks

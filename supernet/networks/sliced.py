@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from supernet.costs.tables import part_variants
-from supernet.networks.elastic import first, permute, sorted_within
+from supernet.networks.elastic import first_channels, importance_order, permute
 from supernet.networks.static import static_layers
 from supernet.networks.supernet import Supernet, initialise
 from supernet.operators import Operator, Operators, Parallel, Part, flat
@@ -45,12 +45,12 @@ class SlicedSupernet(Supernet):
 
     def forward(self, images: Tensor, arch: Architecture) -> Tensor:
         """(N, classes) logits of one subnet. images: (N, C, R, R), normalised, R = arch.resolution."""
-        self.check_side(images, arch)
+        self.check_image_size(images, arch)
         x = images
         for _, key, records in self._parts(arch):
             skeleton = self._skeleton(records)
             tensors = self._tensors_of(key)
-            slices = {name: first(tensors[name], *shape) for name, shape in skeleton.shapes.items()}
+            slices = {name: first_channels(tensors[name], *shape) for name, shape in skeleton.shapes.items()}
             x = functional_call(skeleton.network.train(self.training), slices, (x,))
         return x
 
@@ -61,7 +61,7 @@ class SlicedSupernet(Supernet):
         for part, key, records in self._parts(arch):
             static, shared = static_layers(records).to(next(self.parameters())), self.shared[key].state_dict()
             for name, tensor in static.state_dict().items():
-                tensor.copy_(first(shared[name], *tensor.shape))
+                tensor.copy_(first_channels(shared[name], *tensor.shape))
             network[part.name.replace(".", "_")] = static
         return nn.Sequential(network).train(self.training)
 
@@ -197,7 +197,7 @@ def _sort(widest: Operators, module: nn.Module, trained: list[Operators]) -> Non
         if record.groups == 1:
             if writers:
                 cuts = {in_channels[number] for in_channels in slices}
-                _reorder(writers, conv, sorted_within(conv.weight.abs().sum((0, 2, 3)), cuts))
+                _reorder(writers, conv, importance_order(conv.weight.abs().sum((0, 2, 3)), cuts))
             writers = [(conv, norm)]
         elif not record.groups == record.in_channels == record.out_channels:
             writers = []  # channels cannot leave their group

@@ -37,7 +37,7 @@ class Supernet(nn.Module, ABC):
         hence their outputs, stay what they are: channels move only within the segments between them.
         """
 
-    def check_side(self, images: Tensor, arch: Architecture) -> None:
+    def check_image_size(self, images: Tensor, arch: Architecture) -> None:
         """Refuse images whose side is not the architecture's resolution, which would silently cost accuracy."""
         if tuple(images.shape[2:]) != (arch.resolution, arch.resolution):
             side = "x".join(map(str, images.shape[2:]))

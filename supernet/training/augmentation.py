@@ -13,7 +13,7 @@ MOVES, SQUARE = 12, 2  # random numbers that an image's moves and colours take, 
 ASPECT = 4 / 3  # of a random crop, at most
 
 
-def drawn(count: int, generator: torch.Generator) -> Tensor:
+def random_numbers(count: int, generator: torch.Generator) -> Tensor:
     """(N, MOVES + SQUARE), uniform in [0, 1): the random numbers of N images.
 
     The square's come last, so that a seed moves and colours images as it did before there were squares.
@@ -60,7 +60,7 @@ class Augmentation:
             require(f"augmentation.{name}", getattr(self, name), 0, 1)
 
     def __call__(self, pixels: Tensor, draws: Tensor) -> Tensor:
-        """(N, C, R, R) uint8 to (N, C, R, R) float in [0, 255]. draws: as `drawn`."""
+        """(N, C, R, R) uint8 to (N, C, R, R) float in [0, 255]. draws: (N, D) from `random_numbers`."""
         pixels = pixels.float()
         if self.crop or self.flip or self.shift or self.rotate or self.scale or self.pad:
             mode = "zeros" if self.pad else "border"

@@ -10,19 +10,19 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from supernet.data import ImageFiles, Images
-from supernet.training.augmentation import drawn
+from supernet.streams import Stream, random_generator
+from supernet.training.augmentation import random_numbers
 from supernet.training.schedule import Schedule
 
 
 class Batch(NamedTuple):
-    """pixels: (N, C, R, R) uint8; labels: (N,); draws: of `drawn`, what the augmentation makes of each image."""
+    """pixels: (N, C, R, R) uint8; labels: (N,); draws: (N, D) from `random_numbers`, for the augmentation."""
 
     pixels: Tensor
     labels: Tensor
@@ -49,8 +49,8 @@ class Batches(TorchDataset[Batch | ValueError]):
         seed, size = self.schedule.seed, self.schedule.batch_size
         epoch, position = divmod(step, len(self))
         chosen = _order(seed, len(self.images), self.phase, epoch)[position * size :][self.share]
-        draw = int(np.random.default_rng([seed, 4, self.phase, step]).integers(2**62))
-        draws = drawn(size, torch.Generator().manual_seed(draw))[self.share]
+        draw = int(random_generator(seed, Stream.AUGMENTATION, self.phase, step).integers(2**62))
+        draws = random_numbers(size, torch.Generator().manual_seed(draw))[self.share]
         try:
             images = self._images(chosen, draws)
         except ValueError as error:
@@ -109,4 +109,4 @@ def _end_with_parent(_worker: int) -> None:
 @lru_cache(maxsize=1)
 def _order(seed: int, count: int, phase: int, epoch: int) -> Tensor:
     """(count,) the order in which an epoch goes through the training images."""
-    return torch.from_numpy(np.random.default_rng([seed, 3, phase, epoch]).permutation(count))
+    return torch.from_numpy(random_generator(seed, Stream.IMAGE_ORDER, phase, epoch).permutation(count))

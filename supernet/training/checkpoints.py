@@ -31,7 +31,7 @@ def save_checkpoint(state: TrainingState, folder: Path, *, keep: int = 2) -> Pat
         OSError: the disk is full or the folder cannot be written; earlier checkpoints stay as they were.
     """
     distributed.average_statistics(state.supernet)
-    state.checkpoint = distributed.of_the_first(lambda: _write(state, folder, keep))
+    state.checkpoint = distributed.from_first_process(lambda: _write(state, folder, keep))
     return state.checkpoint
 
 
@@ -43,7 +43,7 @@ def load_checkpoint(state: TrainingState, folder: Path) -> bool:
     Raises:
         TrainingError: the checkpoint is of another schedule or space, or every finished one is damaged.
     """
-    packed = distributed.of_the_first(lambda: _read(state, folder))
+    packed = distributed.from_first_process(lambda: _read(state, folder))
     if packed is not None:
         _unpack(*packed, state)
     return packed is not None

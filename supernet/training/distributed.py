@@ -59,7 +59,7 @@ def choose_device(name: str | None) -> torch.device:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device) -> Iterator[None]:
     """Be one of the processes that torchrun started, if it did, until the block's end."""
     if not dist.is_torchelastic_launched():
         yield
@@ -92,7 +92,7 @@ def in_turns(work: Callable[[], T]) -> T:
     return results[0]
 
 
-def of_the_first(work: Callable[[], T]) -> T:
+def from_first_process(work: Callable[[], T]) -> T:
     """What `work` returns on the first process, the only one that runs it."""
     if not dist.is_initialized():
         return work()

@@ -21,8 +21,8 @@ from supernet.networks.supernet import Supernet
 from supernet.space import Architecture, SearchSpace
 from supernet.training import distributed
 from supernet.training.batches import Batches
-from supernet.training.memory import forget_peak, keep_freed_memory, peak_bytes
-from supernet.training.sampling import sampler_of
+from supernet.training.memory import keep_freed_memory, peak_bytes, reset_peak
+from supernet.training.sampling import make_sampler
 from supernet.training.schedule import Phase, Schedule
 
 T = TypeVar("T")
@@ -135,15 +135,15 @@ def train(state: TrainingState, dataset: Dataset, *, workers: int = 0) -> Iterat
         )
     state.dataset_hash = dataset_hash
     totals = [phase.epochs * steps_per_epoch for phase in schedule.phases]
-    samplers = [sampler_of(space, schedule, number, steps) for number, steps in enumerate(totals)]
+    samplers = [make_sampler(space, schedule, number, steps) for number, steps in enumerate(totals)]
     _check_teacher(space, schedule)
     pinned = state.device.type == "cuda"
     keep_freed_memory()
     while state.phase < len(schedule.phases):
         phase, total = schedule.phases[state.phase], totals[state.phase]
         if state.step == 0:
-            _enter(state, phase)
-        forget_peak(state.device)
+            start_phase(state, phase)
+        reset_peak(state.device)
         done = sum(totals[: state.phase])
         batches = Batches(dataset.train, schedule, state.phase, distributed.rank(), distributed.world())
         started = time.perf_counter()
@@ -202,7 +202,7 @@ def _pieces(schedule: Schedule) -> int:
     return max(schedule.micro_batches, distributed.world())
 
 
-def _enter(state: TrainingState, phase: Phase) -> None:
+def start_phase(state: TrainingState, phase: Phase) -> None:
     """What happens once, before the first step of a phase: teacher, channel sort, a fresh optimiser and average."""
     if state.phase == 1 and any(later.distillation for later in state.schedule.phases):
         state.teacher = state.fresh_teacher()
@@ -229,7 +229,7 @@ def _optimise(
     own = pieces // distributed.world()
     total = torch.zeros((), device=pixels.device)
     for shared in _from_equal_statistics(supernet, zip(pixels.chunk(own), labels.chunk(own), strict=True), own):
-        for loss in _losses(state, phase, archs, *shared):
+        for loss in subnet_losses(state, phase, archs, *shared):
             scaler.scale(loss / pieces).backward()
             total += loss.detach() / pieces
     gradients = [parameter.grad for parameter in supernet.parameters() if parameter.grad is not None]
@@ -254,7 +254,7 @@ def _optimise(
     return float(total) / len(archs)
 
 
-def _losses(
+def subnet_losses(
     state: TrainingState, phase: Phase, archs: tuple[Architecture, ...], pixels: Tensor, labels: Tensor
 ) -> Iterator[Tensor]:
     """The loss of each subnet on a micro-batch, one after another: each is done with before the next is computed."""

@@ -23,7 +23,7 @@ def keep_freed_memory() -> None:
             libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
-def forget_peak(device: torch.device) -> None:
+def reset_peak(device: torch.device) -> None:
     """Begin a new maximum. On a CPU only Linux can; elsewhere it stays the process's own since it started."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -254,7 +254,7 @@ SAMPLERS: Mapping[str, Callable[..., Sampler]] = {
 }
 
 
-def sampler_of(space: SearchSpace, schedule: Schedule, number: int, steps: int) -> Sampler:
+def make_sampler(space: SearchSpace, schedule: Schedule, number: int, steps: int) -> Sampler:
     """The sampler of a schedule's phase (from 0), which has so many steps.
 
     Raises:

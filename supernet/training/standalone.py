@@ -25,7 +25,7 @@ class StandAlone(Supernet):
 
     def forward(self, images: Tensor, arch: Architecture) -> Tensor:
         """(N, classes) logits of the network, whatever `arch` is. images: (N, C, R, R), R the network's resolution."""
-        self.check_side(images, self.arch)
+        self.check_image_size(images, self.arch)
         logits: Tensor = self.network(images)
         return logits
 

@@ -14,13 +14,13 @@ from PIL import Image
 from supernet.data import ImageFiles, Images, Normalization, load, resize, sample_folder
 from supernet.evaluation.evaluate import batches, perturbed
 from supernet.evaluation.views import Views
-from supernet.training.augmentation import Augmentation, drawn
+from supernet.training.augmentation import Augmentation, random_numbers
 from supernet.training.batches import Batch, Batches, _end_with_parent
 from supernet.training.schedule import Phase, Schedule
 
 
 def draws(count: int, seed: int) -> torch.Tensor:
-    return drawn(count, torch.Generator().manual_seed(seed))
+    return random_numbers(count, torch.Generator().manual_seed(seed))
 
 
 def in_memory(*arguments: Any, **options: Any) -> Any:

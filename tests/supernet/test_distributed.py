@@ -99,10 +99,10 @@ from tests.supernet.test_distributed import SCHEDULE, backpropagated, digits, re
 torch.set_num_threads(1)
 distributed.BUCKET_BYTES = 100_000  # several messages a step
 folder = Path(sys.argv[1])
-with distributed.joined(torch.device("cpu")):
+with distributed.process_group(torch.device("cpu")):
     dataset = distributed.in_turns(lambda: digits(folder))
     rank = distributed.rank()
-    assert distributed.of_the_first(lambda: rank) == 0
+    assert distributed.from_first_process(lambda: rank) == 0
     torch.save(trained(SCHEDULE, dataset), folder / f"trained {rank}.pt")
     distributed.BUCKET_BYTES = 2**25
     (folder / f"reductions {rank}.json").write_text(json.dumps(reductions(SCHEDULE, dataset)))
@@ -158,7 +158,7 @@ def test_one_process_needs_no_torchrun() -> None:
     distributed.sum_over_processes(tensors)
     assert all(torch.equal(tensor, torch.ones_like(tensor)) for tensor in tensors)
     assert (distributed.rank(), distributed.world(), distributed.is_first()) == (0, 1, True)
-    assert distributed.in_turns(lambda: 3) == distributed.of_the_first(lambda: 3) == 3
+    assert distributed.in_turns(lambda: 3) == distributed.from_first_process(lambda: 3) == 3
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

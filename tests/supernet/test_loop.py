@@ -22,8 +22,8 @@ from supernet.space import SearchSpace
 from supernet.training.augmentation import Augmentation
 from supernet.training.batches import Batch, Batches
 from supernet.training.checkpoints import load_checkpoint, save_checkpoint
-from supernet.training.loop import TrainingError, TrainingState, _enter, train
-from supernet.training.sampling import sampler_of
+from supernet.training.loop import TrainingError, TrainingState, start_phase, train
+from supernet.training.sampling import make_sampler
 from supernet.training.schedule import Phase, Schedule
 from tests.support.photographs import photographs
 
@@ -264,7 +264,7 @@ def test_micro_batches_leave_the_mean_of_the_statistics_that_each_would_leave_al
     batch = Batches(dataset.train, one_step, 0)
     whole = batch[0]
     assert isinstance(whole, Batch)
-    arch = sampler_of(SPACE, one_step, 0, 1).draw(0)[0]
+    arch = make_sampler(SPACE, one_step, 0, 1).draw(0)[0]
     pixels = dataset.normalization(batch.augmented(whole, torch.device("cpu")), arch.resolution)
     halves = []
     for half in pixels.chunk(2):
@@ -542,7 +542,7 @@ def test_channels_are_sorted_within_every_width_trained_before(dataset: Dataset)
     images = torch.randn(2, 1, 16, 16)
     with torch.no_grad():
         before = [state.supernet.eval()(images, arch) for arch in archs]
-        _enter(state, phases[2])
+        start_phase(state, phases[2])
         for arch, logits in zip(archs, before, strict=True):
             assert torch.allclose(state.supernet.eval()(images, arch), logits, atol=1e-5)
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from supernet.networks.elastic import first
+from supernet.networks.elastic import first_channels
 from supernet.networks.pointwise import PIXELS, GlobalAvgPool2d, PointwiseConv2d, global_average, pointwise_conv2d
 from supernet.networks.static import activation, static_conv
 from supernet.operators import Activation, Operator
@@ -41,7 +41,7 @@ def test_values_and_gradients_of_a_convolution_are_those_of_torch(dtype: torch.d
 
 def test_gradients_of_a_slice_are_those_of_the_whole_weight_and_zero_outside() -> None:
     x, weight = drawn(2, 6, 4, 4), drawn(9, 10, 1, 1)
-    ours, theirs = (convolve(x, first(weight, 5, 6)) for convolve in (pointwise_conv2d, F.conv2d))
+    ours, theirs = (convolve(x, first_channels(weight, 5, 6)) for convolve in (pointwise_conv2d, F.conv2d))
     torch.testing.assert_close(ours, theirs)
     found, sought = (torch.autograd.grad(made.square().sum(), (x, weight)) for made in (ours, theirs))
     torch.testing.assert_close(found, sought)

@@ -14,8 +14,8 @@ from service.bundles.config import read_config
 from supernet.costs.architecture import of_architecture
 from supernet.families import preset, supernet_class
 from supernet.space import SearchSpace, Value
-from supernet.training.loop import TrainingState, _losses
-from supernet.training.sampling import PathDropoutSampler, Sampler, sampler_of
+from supernet.training.loop import TrainingState, subnet_losses
+from supernet.training.sampling import PathDropoutSampler, Sampler, make_sampler
 from supernet.training.schedule import Phase, SamplerName, Schedule
 
 SPACE = preset("mbv3-digits")
@@ -42,7 +42,7 @@ def make(
 ) -> Sampler:
     options = OPTIONS[sampler] | options
     phase = Phase("x", 1, 0.1, opened or {}, sampler=sampler, **options)  # type: ignore[arg-type]
-    return sampler_of(space, Schedule((phase,), 2, seed=seed, resolutions=resolutions), 0, steps)
+    return make_sampler(space, Schedule((phase,), 2, seed=seed, resolutions=resolutions), 0, steps)
 
 
 @pytest.mark.parametrize("kind", sorted(OPTIONS))
@@ -255,9 +255,9 @@ def test_in_place_distillation_teaches_the_others_by_the_largest_of_the_same_ste
     """Only the largest sees the labels, smoothed; no gradient goes back into what it teaches."""
     phase = Phase("x", 1, 0.1, sampler="sandwich", subnets_per_step=3)
     state = TrainingState.fresh(SPACE, Schedule((phase,), 8, label_smoothing=0.2))
-    archs = sampler_of(SPACE, state.schedule, 0, STEPS).draw(0)
+    archs = make_sampler(SPACE, state.schedule, 0, STEPS).draw(0)
     pixels, labels = torch.randn(8, 1, *2 * [archs[0].resolution]), torch.arange(8)
-    losses = list(_losses(state, phase, archs, pixels, labels))
+    losses = list(subnet_losses(state, phase, archs, pixels, labels))
     with torch.no_grad():
         logits = [state.supernet(pixels, arch) for arch in archs]
     assert losses[0].item() == pytest.approx(F.cross_entropy(logits[0], labels, label_smoothing=0.2).item())
@@ -276,9 +276,9 @@ def test_a_teacher_adds_its_weighted_soft_labels_to_the_labels() -> None:
     phases = (Phase("x", 1, 0.1), Phase("y", 1, 0.1, subnets_per_step=2, distillation=0.7))
     state = TrainingState.fresh(SPACE, Schedule(phases, 8, label_smoothing=0.2))
     state.teacher = TrainingState.fresh(SPACE, replace(state.schedule, seed=1)).fresh_teacher()
-    archs = sampler_of(SPACE, state.schedule, 1, STEPS).draw(0)
+    archs = make_sampler(SPACE, state.schedule, 1, STEPS).draw(0)
     pixels, labels = torch.randn(8, 1, *2 * [archs[0].resolution]), torch.arange(8)
-    losses = list(_losses(state, phases[1], archs, pixels, labels))
+    losses = list(subnet_losses(state, phases[1], archs, pixels, labels))
     with torch.no_grad():
         soft_labels = state.teacher(pixels).softmax(1)
         logits = [state.supernet(pixels, arch) for arch in archs]
@@ -297,7 +297,7 @@ def test_every_phase_of_every_configuration_draws_subnets(path: Path) -> None:
     config = read_config(path)
     space = preset(config.space)
     for number, phase in enumerate(config.schedule.phases):
-        sampler = sampler_of(space, config.schedule, number, 1000)
+        sampler = make_sampler(space, config.schedule, number, 1000)
         for step in (0, 999):
             archs = sampler.draw(step)
             assert len(archs) == sampler.subnets >= (phase.subnets_per_step or 1)
