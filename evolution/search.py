@@ -149,7 +149,7 @@ class Search:
     @property
     def evaluations(self) -> int:
         """How many predictions have been made: of genomes scored, and by the strategy itself."""
-        return len(self._known) + self._strategy.spent
+        return len(self._known) + self._strategy.own_predictions
 
     def run(self) -> Iterator[Progress]:
         """Search on to the end of the budget or of the local search, one batch of evaluations at a time."""
@@ -180,7 +180,7 @@ class Search:
         """One generation of the strategy."""
         reserve = min(int(self.max_evaluations * POLISH_SHARE), MOST_POLISH) if self._polish else 0
         budget = self.max_evaluations - reserve
-        if self.evaluations + self._strategy.per_ask >= budget or self._stale >= STALE_GENERATIONS:
+        if self.evaluations + self._strategy.own_predictions_per_ask >= budget or self._stale >= STALE_GENERATIONS:
             self._phase = "polish" if self._polish else "done"
             return
         fresh = self._inside(self._strategy.ask())

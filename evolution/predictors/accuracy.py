@@ -312,25 +312,11 @@ def _forward(layers: Sequence[Layer], features: NDArray[np.float32]) -> Floats:
 
 
 def _ridge(features: NDArray[np.float32], target: Floats) -> tuple[Layer, ...]:
-    """One layer by ridge regression, the intercept unpenalised, the penalty that of least leave-one-out error.
+    """One layer by ridge regression with the penalty of lowest leave-one-out error; the intercept is not penalised."""
+    from sklearn.linear_model import RidgeCV
 
-    Closed form: with the thin SVD X = U S V' of centred features, fitted values are U (S^2 / (S^2 + penalty)) U' y, and
-    the residual without a pair is its residual over 1 - leverage (T. Hastie, R. Tibshirani, J. Friedman, "The elements
-    of statistical learning", section 7.10).
-    """
-    centre, mean = features.mean(0, dtype=np.float64), float(target.mean())
-    u, s, vt = np.linalg.svd(features - centre, full_matrices=False)
-    projected = u.T @ (target - mean)
-    errors = []
-    for penalty in PENALTIES:
-        shrink = s**2 / (s**2 + penalty)
-        leverage = 1 / len(target) + (u**2) @ shrink
-        residual = target - mean - u @ (shrink * projected)
-        errors.append(float(np.mean((residual / np.maximum(1 - leverage, 1e-9)) ** 2)))
-    penalty = PENALTIES[int(np.argmin(errors))]
-    weight = vt.T @ (s / (s**2 + penalty) * projected)
-    bias = mean - centre @ weight
-    return ((weight[:, None].astype(np.float32), np.array([bias], np.float32)),)
+    ridge = RidgeCV(PENALTIES, gcv_mode="svd").fit(features.astype(np.float64), target)
+    return ((ridge.coef_[:, None].astype(np.float32), np.array([ridge.intercept_], np.float32)),)
 
 
 def _mlp(features: NDArray[np.float32], target: Floats, rng: np.random.Generator) -> tuple[Layer, ...]:

@@ -1,9 +1,13 @@
 """The ask/tell protocol between the search and its strategies; one strategy a file.
 
-A strategy is made from (`Problem`, `np.random.Generator`). It may look at the problem's tables, limits and predictor,
-but every score comes from the driver: it moves what is asked inside the limits, leaves out what was scored before, cuts
-that to the budget, scores it, and counts each genome once, whichever strategy asked. A strategy that uses the predictor
-in another way, such as through its gradient, counts that in `spent`.
+A strategy is made from (`Problem`, `np.random.Generator`). It may use the problem's tables, limits and predictor, but
+every score comes from the driver. The driver takes the genomes of an `ask` and
+
+1. moves them inside the limits,
+2. drops genomes that were scored before, and those beyond the number of evaluations left,
+3. scores the rest, counts each genome once, and tells the strategy.
+
+A strategy that uses the predictor itself, such as through its gradient, counts that in `own_predictions`.
 """
 
 from collections.abc import Mapping
@@ -20,23 +24,23 @@ State = Mapping[str, NDArray[Any]]
 class SearchStrategy(Protocol):
     """Proposes architectures and learns from their scores.
 
-    spent: predictions that the strategy made by itself, which count as evaluations too.
+    own_predictions: predictions that the strategy has made itself; they count as evaluations too.
     """
 
-    spent: int
+    own_predictions: int
 
     @property
-    def per_ask(self) -> int:
-        """The most of these that the next `ask` makes; it is not called where the budget has no room for them."""
+    def own_predictions_per_ask(self) -> int:
+        """The most that the next `ask` makes itself. Without that many evaluations left, `ask` is not called."""
 
     def ask(self) -> Genomes:
         """(N, G) genomes to score next; (0, G) when there is nothing left to propose."""
 
     def tell(self, genomes: Genomes, scores: Scores) -> None:
-        """Learn scores: of genomes asked, moved inside the limits and without those scored before, or of others."""
+        """Learn scores, of genomes of the last `ask` as the driver changed them, or of other genomes."""
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """What `restore` needs, as arrays without objects. The random numbers' state is the driver's."""
+        """What `restore` needs, as arrays without objects. The driver saves the random generator's state."""
 
     def restore(self, state: State) -> None:
-        """Continue where `state` was taken."""
+        """Continue from where `state` was saved."""

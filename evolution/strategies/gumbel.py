@@ -4,19 +4,24 @@ A step draws soft one-hot genes z = softmax((logits + Gumbel noise) / temperatur
 
     accuracy(z) / spread - PENALTY * sum over limits of max(0, E[cost](z) / limit - 1)
 
-The accuracy is the predictor's, on z. The expected cost is that of ProxylessNAS-G (arXiv:1812.00332, section 3.3.1):
-the sum of the tables' entries, each times the probability of its genes, which are independent. Likewise a gene lives
-with the probability that its stage is deep enough. There and in FBNet (arXiv:1812.03443, eq. 2) all cost counts; here
-only what is above a limit does. `spread`, the deviation of predicted accuracies over the space, makes the step size and
-the penalty suit every problem.
+- accuracy(z) is what the predictor gives for z.
+- E[cost](z) is the expected cost of ProxylessNAS-G (arXiv:1812.00332, section 3.3.1): the sum of the tables' entries,
+  each times the probability of its genes, which are independent. Likewise a gene is alive with the probability that its
+  stage is deep enough. In ProxylessNAS and FBNet (arXiv:1812.03443, eq. 2) all cost counts; here only the cost above a
+  limit does.
+- spread is the standard deviation of predicted accuracies over the space. It makes the step size and the penalty
+  suit every problem.
 
-`Gumbel` takes arg-max genes forward and the gradient of z back, one_hot(arg max z) - z.detach() + z, as GDAS does
-(arXiv:1910.04465, section 3.2; temperature 10 to 0.1). `SoftGumbel` takes z itself, as SNAS (arXiv:1812.09926, section
-2.2) and FBNet (section 3.3) do; temperature 1 to 0.33. When the schedule ends, or nothing new was sampled, another one
-begins from uniform logits.
+`Gumbel` uses arg-max genes in the forward pass and the gradient of z in the backward pass,
+one_hot(arg max z) - z.detach() + z, as GDAS does (arXiv:1910.04465, section 3.2; temperature 10 to 0.1). `SoftGumbel`
+uses z itself, as SNAS (arXiv:1812.09926, section 2.2) and FBNet (section 3.3) do; temperature 1 to 0.33.
 
-Asked are the most probable genome and samples; the search moves them inside the limits, which are soft here. Every
-sample that went forward counts as an evaluation, in `spent`; what was asked is scored, and counts, once more.
+Each `ask`:
+
+1. Start again from uniform logits if the schedule has ended or the last `ask` gave nothing new.
+2. Take `STEPS` steps. Every sample of a step counts as an evaluation, in `own_predictions`.
+3. Propose the most probable genome and samples of the distribution. The search moves them inside the limits, which
+   are soft here. Scoring them counts as evaluations once more.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,7 +42,7 @@ if TYPE_CHECKING:
 SAMPLES = 8  # per step
 STEPS = 8  # per `ask`
 SCHEDULE = 200  # steps from the first temperature to the last
-ASKED = 16
+PROPOSALS = 16  # per `ask`
 CALIBRATION = 64  # random architectures for the spread of accuracies
 STEP = 0.2  # Adam's, on logits
 PENALTY = 10.0  # spreads of accuracy per limit exceeded by all of it
@@ -45,7 +50,7 @@ BETAS, EPSILON = (0.9, 0.99), 1e-8  # Adam's
 
 
 class Gumbel:
-    """Distributions over genes that climb a relaxation of the problem, hard samples forward.
+    """A categorical distribution per gene, moved along the gradient of a relaxed problem; hard samples go forward.
 
     Raises:
         ValueError: the problem's predictor has no layers to differentiate through.
@@ -58,13 +63,13 @@ class Gumbel:
         self._problem, self._space, self._rng = problem, problem.tables.space, rng
         self._relaxation = Relaxation(problem)
         self._spread = 0.0
-        self.spent = 0
-        self._told = 0  # genomes since the last `ask`
+        self.own_predictions = 0
+        self._num_scored = 0  # genomes since the last `ask`
         self._start()
 
     @property
-    def per_ask(self) -> int:
-        """Samples that go forward, and once the calibration."""
+    def own_predictions_per_ask(self) -> int:
+        """The samples of the steps, and once the calibration."""
         return STEPS * SAMPLES + (0 if self._spread else CALIBRATION)
 
     def _start(self) -> None:
@@ -73,22 +78,25 @@ class Gumbel:
         self._moments = np.zeros((2, *self._logits.shape))
 
     def ask(self) -> Genomes:
-        """(16, G) after eight more steps: the most probable genome, then samples."""
+        """(16, G) the most probable genome after eight more steps, then samples."""
         if not self._spread:
-            some = self._space.sample(self._rng, CALIBRATION)
-            self._spread = float(self._problem.predictor.predict(some).std()) or 1.0
-            self.spent += CALIBRATION
-        if self._step >= SCHEDULE or not self._told:
+            genomes = self._space.sample(self._rng, CALIBRATION)
+            self._spread = float(self._problem.predictor.predict(genomes).std()) or 1.0
+            self.own_predictions += CALIBRATION
+        if self._step >= SCHEDULE or not self._num_scored:
             self._start()
-        self._told = 0
+        self._num_scored = 0
         for _ in range(STEPS):
             self._climb()
-        noise = self._rng.gumbel(size=(ASKED, *self._logits.shape))
+        noise = self._rng.gumbel(size=(PROPOSALS, *self._logits.shape))
         noise[0] = 0
         return self._space.canonical((self._logits + noise).argmax(-1).astype(np.int8))
 
     def _climb(self) -> None:
-        """One step of Adam on the logits (arXiv:1412.6980, algorithm 1)."""
+        """One step of Adam on the logits (arXiv:1412.6980, algorithm 1).
+
+        Written out: `torch.optim.Adam` rounds in another order, which changes the answers of seeds used before.
+        """
         import torch
 
         first, last = self.temperatures
@@ -100,7 +108,7 @@ class Gumbel:
             chosen = torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1])
             soft = chosen - soft.detach() + soft
         gain, excess = self._relaxation(soft, self._spread)
-        self.spent += SAMPLES
+        self.own_predictions += SAMPLES
         (gain - PENALTY * torch.relu(excess).sum(1)).mean().backward()
         assert logits.grad is not None
         gradient = torch.nan_to_num(logits.grad).numpy()
@@ -111,26 +119,26 @@ class Gumbel:
         self._logits = self._logits + STEP * mean / (np.sqrt(square) + EPSILON)
 
     def tell(self, genomes: Genomes, scores: Scores) -> None:
-        """Nothing to learn, since the gradients are the predictor's own, but whether anything was new."""
-        self._told += len(genomes)
+        """Only count the genomes, since the gradients come from the predictor itself."""
+        self._num_scored += len(genomes)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """The distribution, the optimiser's moments, and what was spent."""
+        """The distribution, the optimiser's moments, and the counters."""
         return {
             "logits": self._logits,
             "moments": self._moments,
-            "numbers": np.array([self._step, self.spent, self._told, self._spread]),
+            "numbers": np.array([self._step, self.own_predictions, self._num_scored, self._spread]),
         }
 
     def restore(self, state: State) -> None:
-        """Continue from the distribution saved."""
+        """Continue from a saved state."""
         self._logits, self._moments = np.asarray(state["logits"]), np.asarray(state["moments"])
-        step, spent, told, self._spread = state["numbers"].tolist()
-        self._step, self.spent, self._told = int(step), int(spent), int(told)
+        step, own_predictions, num_scored, self._spread = state["numbers"].tolist()
+        self._step, self.own_predictions, self._num_scored = int(step), int(own_predictions), int(num_scored)
 
 
 class SoftGumbel(Gumbel):
-    """The same with soft samples forward."""
+    """`Gumbel` with soft samples in the forward pass."""
 
     hard = False
     temperatures = (1.0, 0.33)
@@ -138,7 +146,7 @@ class SoftGumbel(Gumbel):
 
 @runtime_checkable
 class Layered(Protocol):
-    """A predictor that can be differentiated: linear layers on one-hot genes, ReLU between them, a link or none."""
+    """A predictor with a gradient: linear layers on one-hot genes with ReLU between them, and perhaps a link."""
 
     @property
     def layers(self) -> Sequence[Layer]:
@@ -146,13 +154,13 @@ class Layered(Protocol):
 
     @property
     def link(self) -> Link | None:
-        """From the last layer's output to an accuracy."""
+        """From the last layer's output to an accuracy; None where the output is the accuracy."""
 
 
 class Relaxation:
-    """A problem over soft genes: differentiable, and the problem's own numbers where the genes are one-hot.
+    """A differentiable problem over soft genes. On one-hot genes its numbers equal the problem's.
 
-    uniform: (G, C) logits, -inf where there is no such choice.
+    uniform: (G, C) logits, -inf where a gene has no such choice.
 
     Raises:
         ValueError: the problem's predictor is not `Layered`.
@@ -176,32 +184,34 @@ class Relaxation:
         self._gene = torch.from_numpy(genes)
         probes = np.tile(space.num_choices - 1, (len(genes), 1)).astype(np.int8)
         probes[np.arange(len(genes)), genes] = choices
-        self._kills = torch.from_numpy((~space.alive(probes)).astype(np.float64))  # (F, G) which genes a choice kills
-        self._layers = [[torch.from_numpy(part.astype(np.float64)) for part in of] for of in problem.predictor.layers]
+        self._drops = torch.from_numpy((~space.alive(probes)).astype(np.float64))  # (F, G) the genes a choice drops
+        self._layers = [
+            [torch.from_numpy(array.astype(np.float64)) for array in layer] for layer in problem.predictor.layers
+        ]
         expectation = _Expectation(problem.tables)
-        self._limits = [(expectation.of(limit.cost, limit.max), limit.max) for limit in problem.region.constraints]
-        self._minimised = expectation.of(problem.minimise, problem.minimise.ceiling) if problem.minimise else None
+        self._limits = [(expectation.cost(limit.cost, limit.max), limit.max) for limit in problem.region.constraints]
+        self._minimised = expectation.cost(problem.minimise, problem.minimise.ceiling) if problem.minimise else None
 
     def __call__(self, soft: "Tensor", spread: float) -> "tuple[Tensor, Tensor]":
-        """(B, G, C) probabilities of the genes' choices -> (B,) what to maximise, (B, L) excess over the limits.
+        """The gain (B,), to be maximised, and the excess over the limits (B, L) of soft genes (B, G, C).
 
-        spread: the unit that accuracies are counted in; costs are in units of their limit or floor.
+        spread: the unit of accuracies. Costs are in units of their limit or floor.
         """
         import torch
 
         columns = soft[:, self._exists]  # (B, F)
         accuracy = self.accuracy(columns) / spread
-        gain, excess = accuracy, [cost(soft) / most - 1 for cost, most in self._limits]
+        gain, excess = accuracy, [cost(soft) / maximum - 1 for cost, maximum in self._limits]
         if self._minimised and self._problem.minimise and self._problem.min_accuracy:
             gain = -self._minimised(soft) / self._problem.minimise.floors.min()
             excess.append(self._problem.min_accuracy / spread - accuracy)
         return gain, torch.stack(excess, 1) if excess else gain.new_zeros(len(gain), 0)
 
     def accuracy(self, columns: "Tensor") -> "Tensor":
-        """(B,) predicted, where genes that may be dropped count as much as they are likely to live."""
+        """(B,) predicted from columns (B, F), each gene weighted with the probability that it is alive."""
         import torch
 
-        values = columns * (1 - columns @ self._kills)[:, self._gene]
+        values = columns * (1 - columns @ self._drops)[:, self._gene]
         for depth, (weight, bias) in enumerate(self._layers):
             values = (torch.relu(values) if depth else values) @ weight + bias
         score = values[:, 0]
@@ -209,7 +219,10 @@ class Relaxation:
 
 
 class _Expectation:
-    """The parts of the tables in groups whose genes, resolution included, have as many choices each."""
+    """Expected costs of soft genes.
+
+    Parts whose genes, resolution included, have equal numbers of choices form a group, which is computed at once.
+    """
 
     def __init__(self, tables: CostTables) -> None:
         space = tables.space
@@ -221,34 +234,35 @@ class _Expectation:
             genomes = np.zeros((int(np.prod(shape)), space.num_genes), np.int8)
             genomes[:, genes] = np.stack(np.unravel_index(np.arange(len(genomes)), shape), 1)
             groups.setdefault(shape, []).append((genes, tables.index(genomes)[:, p].reshape(shape)))
-        self._groups = [  # P parts each: genes (P, K) and which entry each combination of their choices is, (P, ...)
+        self._groups = [  # of P parts: their genes (P, K), and the entry of each combination of choices (P, ...)
             (np.array([genes for genes, _ in parts]), np.stack([entries for _, entries in parts]))
             for parts in groups.values()
         ]
 
-    def of(self, cost: Cost, unknown: float) -> "Callable[[Tensor], Tensor]":
-        """The expected cost (B,) as a function of soft genes (B, G, C); of a peak, the largest of what parts expect.
+    def cost(self, cost: Cost, unknown: float) -> "Callable[[Tensor], Tensor]":
+        """The expected cost (B,) as a function of soft genes (B, G, C).
 
-        unknown: what entries without a value count.
+        For a peak it is the largest of the parts' expected values. unknown: the value of entries that have none.
         """
         import torch
 
-        values = np.where(np.isfinite(cost.values), cost.values, unknown)
-        added = isinstance(cost, AdditiveCost)
+        entry_values = np.where(np.isfinite(cost.values), cost.values, unknown)
+        additive = isinstance(cost, AdditiveCost)
         scales, offsets = (cost.scale, cost.offset) if isinstance(cost, AdditiveCost) else self._identity
         offset, groups = torch.from_numpy(offsets), []
         for genes, entries in self._groups:
-            scale = scales.reshape(-1, *(1 for _ in entries.shape[2:]))  # the first of a part's genes
-            groups.append((genes, torch.from_numpy(values[entries] * scale)))
+            scale = scales.reshape(-1, *(1 for _ in entries.shape[2:]))  # the resolution is the first gene
+            groups.append((genes, torch.from_numpy(entry_values[entries] * scale)))
 
         def expected(soft: "Tensor") -> "Tensor":
             total = soft[:, 0, : len(offset)] @ offset
             for genes, table in groups:
-                left = table[None]  # (1, P, ...), then (B, P, ...) with one gene's axis less in each round
+                values = table[None]  # (1, P, ...), then (B, P, ...) with the axis of one gene less in each round
                 for k in reversed(range(genes.shape[1])):
-                    likely = soft[:, genes[:, k], : table.shape[1 + k]]  # (B, P, n)
-                    left = (left * likely.reshape(*likely.shape[:2], *(1 for _ in range(k)), -1)).sum(-1)
-                total = total + left.sum(1) if added else torch.maximum(total, left.amax(1))
+                    probability = soft[:, genes[:, k], : table.shape[1 + k]]  # (B, P, n)
+                    shape = *probability.shape[:2], *(1 for _ in range(k)), -1
+                    values = (values * probability.reshape(shape)).sum(-1)
+                total = total + values.sum(1) if additive else torch.maximum(total, values.amax(1))
             return total
 
         return expected

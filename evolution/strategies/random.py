@@ -15,7 +15,7 @@ BATCH = 500
 class RandomSearch:
     """Proposes samples of the space and learns nothing."""
 
-    spent = per_ask = 0
+    own_predictions = own_predictions_per_ask = 0
 
     def __init__(self, problem: Problem, rng: np.random.Generator) -> None:
         self._space, self._rng = problem.tables.space, rng

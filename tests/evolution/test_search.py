@@ -16,7 +16,7 @@ from evolution.predictors.latency import LatencyModel
 from evolution.problem import Predictor, Problem
 from evolution.refusal import Infeasible, Refused
 from evolution.search import STRATEGIES, Search, SearchResult, make_strategy, solve
-from evolution.strategies.elitist import _greatest
+from evolution.strategies.elitist import greatest
 from supernet.families import preset
 from supernet.operators import flat
 from supernet.space import Genomes
@@ -198,7 +198,7 @@ def test_search_is_near_the_optimum_that_lagrangian_duality_bounds() -> None:
 
 
 def test_of_equally_good_candidates_the_first_are_taken_on_every_processor() -> None:
-    assert _greatest(np.tile([0.5, 1.0], 500), 600).tolist() == [*range(1, 1000, 2), *range(0, 200, 2)]
+    assert greatest(np.tile([0.5, 1.0], 500), 600).tolist() == [*range(1, 1000, 2), *range(0, 200, 2)]
 
 
 def test_of_many_budgets_each_is_answered_within_or_refused_with_the_true_floor() -> None:
