@@ -1,7 +1,7 @@
 """Strategies compared at equal evaluations, over several seeds, against random search (arXiv:1902.07638).
 
-Every strategy gets the same problem, the same budget and the same seeds, and its own predictions count. Random search
-is the baseline of that paper: it never ends with the local search, whatever the others do.
+Every strategy gets the same problem, the same number of evaluations and the same seeds, and its own predictions count.
+Random search, the baseline of that paper, never ends with the local search.
 """
 
 import time
@@ -24,8 +24,8 @@ BASELINE = "random"
 class Run:
     """One search of a comparison.
 
-    best: (G,) what it found. evaluations, accuracy: (T,) after each generation, the predictions made so far and the
-    best of them. seconds: what the search took.
+    best: (G,) the best genome. evaluations, accuracy: (T,) the number of predictions made after each generation, and
+    the best of them. seconds: the search's duration.
     """
 
     strategy: str
@@ -36,7 +36,7 @@ class Run:
     seconds: float
 
     def at(self, evaluations: NDArray[np.int64]) -> Floats:
-        """(N,) the best predicted accuracy after so many evaluations; nan before the first generation's end."""
+        """(N,) the best predicted accuracy after (N,) evaluations; nan before the end of the first generation."""
         last = np.searchsorted(self.evaluations, evaluations, side="right") - 1
         return np.where(last < 0, np.nan, self.accuracy[last])
 
@@ -44,10 +44,10 @@ class Run:
 def run_strategies(
     problem: Problem, strategies: Sequence[str], *, evaluations: int, seeds: int, local_search: bool = True
 ) -> Iterator[Run]:
-    """Search with every strategy and seed, a seed at a time, so that a machine's drift is spread over the strategies.
+    """Search with every strategy and seed. All strategies run one seed before the next: a machine's speed drifts.
 
     Raises:
-        ValueError: the problem has another objective than accuracy. Also what `Search` raises.
+        ValueError: the problem's objective is not accuracy. Also what `Search` raises.
     """
     if problem.minimise or problem.pareto:
         raise ValueError("strategies are compared by the accuracy that they reach; leave the other objectives out")
@@ -58,17 +58,17 @@ def run_strategies(
             search = Search(problem, strategy=strategy, evaluations=evaluations, seed=seed, polish=polish)
             steps = [(progress.evaluations, progress.predicted_accuracy) for progress in search.run()]
             seconds = time.perf_counter() - started
-            made, accuracy = zip(*steps, strict=True)
-            yield Run(strategy, seed, search.result().best, np.array(made), np.array(accuracy), seconds)
+            counts, accuracy = zip(*steps, strict=True)
+            yield Run(strategy, seed, search.result().best, np.array(counts), np.array(accuracy), seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How one strategy did over its S seeds.
+    """One strategy's results over S seeds.
 
-    accuracies: (S,) of the best architecture found, predicted. regret: the mean distance to the best known. p_value: of
-    the hypothesis that it is no better than random search, by an exact one-sided Mann-Whitney U test; None for random
-    search itself. evaluations, seconds: means.
+    accuracies: (S,) predicted, of the best architecture of each search. regret: the mean distance to the best known.
+    p_value: of the hypothesis that the strategy is no better than random search, by an exact one-sided Mann-Whitney U
+    test; None for random search itself. evaluations, seconds: means.
     """
 
     strategy: str
@@ -83,7 +83,7 @@ class Summary:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What a comparison's runs say. best_known: the highest predicted accuracy of any, or the optimum where known."""
+    """Runs and their summaries. best_known: the highest predicted accuracy of any run, or the optimum if known."""
 
     runs: tuple[Run, ...]
     best_known: float
@@ -91,27 +91,29 @@ class Comparison:
 
     @classmethod
     def from_runs(cls, done: Iterable[Run], optimum: float | None = None) -> "Comparison":
-        """Summarise runs, random search among them; the least regret comes first."""
+        """Summarise runs; random search must be among them. The summary of lowest regret comes first."""
         done = tuple(done)
-        by_strategy = {run.strategy: [other for other in done if other.strategy == run.strategy] for run in done}
-        accuracies = {name: np.array([run.accuracy[-1] for run in of]) for name, of in by_strategy.items()}
+        by_strategy: dict[str, list[Run]] = {}
+        for run in done:
+            by_strategy.setdefault(run.strategy, []).append(run)
+        accuracies = {name: np.array([run.accuracy[-1] for run in group]) for name, group in by_strategy.items()}
         best_known = max(float(values.max()) for values in accuracies.values()) if optimum is None else optimum
         summaries = (
             Summary(
                 strategy=name,
                 accuracies=tuple(accuracies[name].tolist()),
                 mean=float(accuracies[name].mean()),
-                deviation=float(accuracies[name].std(ddof=1)) if len(of) > 1 else 0.0,
+                deviation=float(accuracies[name].std(ddof=1)) if len(group) > 1 else 0.0,
                 regret=float(best_known - accuracies[name].mean()),
                 p_value=None if name == BASELINE else rank_sum_p_value(accuracies[name], accuracies[BASELINE]),
-                evaluations=float(np.mean([run.evaluations[-1] for run in of])),
-                seconds=float(np.mean([run.seconds for run in of])),
+                evaluations=float(np.mean([run.evaluations[-1] for run in group])),
+                seconds=float(np.mean([run.seconds for run in group])),
             )
-            for name, of in by_strategy.items()
+            for name, group in by_strategy.items()
         )
         return cls(done, best_known, tuple(sorted(summaries, key=lambda summary: summary.regret)))
 
     def curves(self, evaluations: NDArray[np.int64]) -> dict[str, Floats]:
-        """Per strategy, (S, N) the best predicted accuracy of each seed after so many evaluations (N,)."""
+        """By strategy, (S, N) the best predicted accuracy of each seed after (N,) evaluations."""
         names = [summary.strategy for summary in self.summaries]
         return {name: np.stack([run.at(evaluations) for run in self.runs if run.strategy == name]) for name in names}

@@ -1,8 +1,7 @@
-"""Costs made of table terms: FLOPs, parameters, size of the file, peak memory, and what a latency model puts there.
+"""Costs read from tables: FLOPs, parameters, size of the file, peak memory, and predicted latency.
 
-A table is made once per part of the network by evaluating `part.operators` at every combination of its genes' choices.
-All tables share one flat list of entries, so the costs of N genomes are one matrix product for the positions, then a
-gather and a sum per cost (for peak memory, a maximum).
+Every part of a network has one table entry per combination of its genes' choices (`PartTables`). The costs of N genomes
+are one matrix product, which finds their entries, then a gather and a sum per cost (a maximum for peak memory).
 """
 
 from abc import ABC, abstractmethod
@@ -45,7 +44,7 @@ class CostTables(PartTables):
 
     @cached_property
     def elimination(self) -> Elimination:
-        """How minima over these tables are found, per resolution (gene 0)."""
+        """The elimination that minimises sums of these tables, per resolution (gene 0)."""
         scopes = [part.genes for part in self.space.parts]
         return Elimination(scopes, self.offsets.tolist(), self.space.num_choices.tolist(), 0)
 
@@ -108,7 +107,7 @@ class CostTables(PartTables):
         return self.peak_memory_cost(genomes)
 
     def block_values(self, by_key: Mapping[str, float]) -> Floats:
-        """(F,) a value per entry from one per block key; 0 where the part is dropped, inf where the key is missing."""
+        """(F,) the value of each entry's block key: 0 where the part is dropped, inf where the key is missing."""
         return np.array([0.0 if key is None else by_key.get(key, np.inf) for key in self.block_keys])
 
 
@@ -123,13 +122,13 @@ def round_to_grid(values: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Cost(ABC):
-    """A cost made of one value per part of the network.
+    """A cost computed from one value per part of the network.
 
-    name: what answers and refusals call it: `flops`, `params`, `latency_ms@DEVICE`, ...
+    name: its name in answers and refusals: `flops`, `params`, `latency_ms@DEVICE`, ...
     values: (F,) a value per entry of the tables, 0 where a part is dropped.
 
     Raises:
-        ValueError: values of another shape, or that are no numbers, or a dropped part that costs something.
+        ValueError: values of another shape, values that are not numbers above -inf, or a dropped part with a cost.
     """
 
     tables: CostTables
@@ -145,38 +144,38 @@ class Cost(ABC):
             raise ValueError(f"{self.name}: a dropped part must cost 0, whatever its genes say")
 
     def __call__(self, genomes: Genomes) -> Floats:
-        """(N,) the cost of (N, G) genomes; inf where the tables hold no value for one of the blocks."""
+        """(N,) the cost of (N, G) genomes; inf where a block has no value in the tables."""
         return self.at(self.tables.index(genomes), genomes[:, 0])
 
     @abstractmethod
     def at(self, index: NDArray[np.intp], resolution: NDArray[np.int8]) -> Floats:
-        """(N,) the same from positions (N, P) already computed by `CostTables.index` and gene 0, (N,)."""
+        """(N,) the cost from entries (N, P), as `CostTables.index` gives them, and choices of gene 0 (N,)."""
 
     @property
     @abstractmethod
     def ceiling(self) -> float:
-        """A number that no cost of an architecture exceeds, unless it is inf."""
+        """An upper bound on the cost of every architecture whose cost is known."""
 
     @property
     @abstractmethod
     def eliminated(self) -> Eliminated:
-        """The least totals per resolution."""
+        """The lowest totals per resolution."""
 
     @cached_property
     def conditioned(self) -> Floats:
-        """(R, F') the tables as `Elimination.condition` lays them out."""
+        """(R, F') the tables per resolution, laid out by `Elimination.condition`."""
         return self.tables.elimination.condition(self.values)
 
     @cached_property
     def cheapest(self) -> Genomes:
-        """(R, G) canonical: per resolution, an architecture of least cost."""
+        """(R, G) per resolution, a canonical genome of lowest cost."""
         genomes = self.tables.elimination.argmin(self.eliminated)
         genomes[:, 0] = np.arange(len(genomes))
         return self.tables.space.canonical(genomes)
 
     @cached_property
     def floors(self) -> Floats:
-        """(R,) the least cost per resolution, exact; inf at a resolution that the tables do not cover."""
+        """(R,) the lowest cost per resolution, exact; inf at a resolution that the tables do not cover."""
         return self(self.cheapest)
 
 
@@ -184,7 +183,7 @@ class Cost(ABC):
 class AdditiveCost(Cost):
     """A cost of the form `scale[resolution] * sum of one value per part + offset[resolution]`.
 
-    values: (F,) inf where the cost is unknown; put on a grid (`round_to_grid`).
+    values: (F,) inf where the cost is unknown; rounded by `round_to_grid`.
     scale, offset: (R,) an increasing affine map per resolution; 1 and 0 unless given.
 
     Raises:
@@ -212,20 +211,20 @@ class AdditiveCost(Cost):
         return self.calibrate(self.values[index].sum(1), resolution)
 
     def calibrate(self, sums: Floats, resolution: NDArray[np.integer]) -> Floats:
-        """(N,) sums of table values -> the cost at those resolutions (indices of choices)."""
+        """(N,) the costs of sums of table values (N,) at resolutions (N,), as choices of gene 0."""
         scaled: Floats = sums * self.scale[resolution] + self.offset[resolution]
         return scaled
 
     @cached_property
     def ceiling(self) -> float:
-        """The largest that is known, by elimination."""
+        """The largest known cost, by elimination."""
         negative = np.where(np.isfinite(self.conditioned), -self.conditioned, np.inf)
         largest = -self.tables.elimination.eliminate(negative).minimum
         return float(np.max(largest * self.scale + self.offset, initial=0, where=np.isfinite(largest)))
 
     @cached_property
     def eliminated(self) -> Eliminated:
-        """The least sums."""
+        """The lowest sums."""
         return self.tables.elimination.eliminate(self.conditioned)
 
 
@@ -254,15 +253,15 @@ class PeakCost(Cost):
 
     @cached_property
     def eliminated(self) -> Eliminated:
-        """The least of the largest values."""
+        """The lowest of the largest values."""
         return self.tables.elimination.eliminate(self.conditioned, np.maximum)
 
-    def excess(self, most: float) -> AdditiveCost:
-        """How many parts are above a limit, plus 1: at most 1 exactly where the cost is within the limit."""
+    def excess(self, limit: float) -> AdditiveCost:
+        """1 plus the number of parts above a limit: at most 1 exactly where the cost is within the limit."""
         return AdditiveCost(
             self.tables,
             self.name,
-            (self.values > most).astype(np.float64),
+            (self.values > limit).astype(np.float64),
             offset=np.ones(len(self.tables.space.resolutions)),
         )
 

@@ -1,7 +1,7 @@
 """Exact minima of sums of small tables: min-sum variable elimination, also called bucket elimination.
 
 R. Dechter, "Bucket elimination: a unifying framework for reasoning", Artificial Intelligence 113 (1999). One gene is
-conditioned on instead of eliminated (the resolution), so every minimum comes per choice of that gene.
+conditioned on instead of eliminated (the resolution), so there is one minimum per choice of that gene.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class _Source:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The step that eliminates one gene. scope: the genes its minimum still depends on; they are eliminated later."""
+    """The step that eliminates one gene. scope: the genes, eliminated later, on which its minimum depends."""
 
     gene: int
     scope: tuple[int, ...]
@@ -33,11 +33,12 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Eliminated:
-    """What remains of B eliminations.
+    """The results of B eliminations.
 
-    minimum: (B,). tables: per bucket (B, *scope, gene), the least total of everything eliminated up to there, so that
-    `tables[k] - messages[k][..., None]` is the regret of a choice: a total is `minimum` plus its choices' regrets.
+    minimum: (B,). tables: per bucket (B, *scope, gene), the lowest total of everything eliminated so far.
     messages: per bucket (B, *scope), `tables` minimised over the gene.
+    `tables[k] - messages[k][..., None]` is the regret of a choice; the total of a genome is `minimum` plus the regrets
+    of its choices.
     """
 
     minimum: Floats
@@ -46,10 +47,10 @@ class Eliminated:
 
 
 class Elimination:
-    """The order in which genes are eliminated, made once per space, and the elimination of any tables in that order.
+    """The order in which genes are eliminated, computed once per space, and eliminations in that order.
 
-    scopes: per table, the indices of its genes in the order of its axes. offsets: where each flattened table starts
-    among all entries. num_choices: (G,). conditioned: the gene that is never eliminated; its choices number R.
+    scopes: per table, the indices of its genes in the order of its axes. offsets: per table, the number of its first
+    entry among all F entries. num_choices: (G,). conditioned: the gene that is never eliminated; it has R choices.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Elimination:
         order = self._order(free)
         rank = {gene: position for position, gene in enumerate(order)}
         columns, pieces = 0, []
-        self.constants: list[slice] = []  # tables that touch no gene, the conditioned one apart
+        self.constants: list[slice] = []  # tables of no gene but the conditioned one
         inputs: list[tuple[tuple[int, ...], slice | None, int]] = []
         for scope, offset in zip(scopes, offsets, strict=True):
             genes = self._sorted(set(scope) - {conditioned}, rank)
@@ -73,7 +74,7 @@ class Elimination:
                 inputs.append((genes, here, -1))
             else:
                 self.constants.append(here)
-        self.entries = np.concatenate(pieces, axis=1)  # (R, F'): which entry each conditioned table's column is
+        self.entries = np.concatenate(pieces, axis=1)  # (R, F') the entry of each column of the conditioned tables
         self.buckets: list[Bucket] = []
         for gene in order:
             used = [source for source in inputs if gene in source[0]]
@@ -89,7 +90,7 @@ class Elimination:
         self.frontiers = [self._frontier(k) for k in range(len(self.buckets))]
 
     def _order(self, scopes: list[set[int]]) -> list[int]:
-        """Every gene that a table touches, cheapest bucket first (the greedy min-weight order)."""
+        """Every gene of a table, cheapest bucket first (the greedy min-weight order)."""
         graph = {gene: set[int]() for scope in scopes for gene in scope}
         for scope in scopes:
             for gene in scope:
@@ -128,7 +129,7 @@ class Elimination:
         return table.reshape(self._sizes[conditioned], -1)
 
     def _frontier(self, number: int) -> list[int]:
-        """Of the genes eliminated in this bucket or later, those that the buckets before depend on."""
+        """The genes eliminated in this bucket or later on which earlier buckets depend."""
         scopes = {gene for bucket in self.buckets[:number] for gene in bucket.scope}
         return sorted(scopes & {bucket.gene for bucket in self.buckets[number:]})
 
@@ -137,10 +138,10 @@ class Elimination:
         return values[self.entries]
 
     def eliminate(self, weights: Floats, join: np.ufunc = np.add) -> Eliminated:
-        """Minimise B sums of tables, (B, F') as `condition` gives them or weighted sums of those.
+        """Minimise B sums of tables. weights: (B, F') results of `condition`, or weighted sums of such results.
 
-        join: `np.maximum` minimises the largest of the tables' values instead of their sum; none may be negative then,
-        and no total is `minimum` plus regrets.
+        join: `np.maximum` minimises the largest of the tables' values instead of their sum. No value may be negative
+        then, and a total is not `minimum` plus regrets.
         """
         count = len(weights)
         tables: list[Floats] = []
@@ -151,7 +152,7 @@ class Elimination:
                 values = messages[source.message] if source.columns is None else weights[:, source.columns]
                 values = values.reshape(count, *source.shape)
                 total = values if total is None else join(total, values)
-            assert total is not None  # a bucket exists because a table touches its gene
+            assert total is not None  # a bucket exists because a table has its gene
             tables.append(total)
             messages.append(total.min(-1))
         minimum = np.zeros(count)
@@ -162,7 +163,7 @@ class Elimination:
         return Eliminated(minimum, tuple(tables), tuple(messages))
 
     def argmin(self, eliminated: Eliminated) -> NDArray[np.int8]:
-        """(B, G) choices that reach the minima; 0 for genes that no table touches and for the conditioned gene."""
+        """(B, G) choices that reach the minima; 0 for genes without a table and for the conditioned gene."""
         rows = np.arange(len(eliminated.minimum))
         genomes = np.zeros((len(rows), self.num_genes), np.int8)
         for bucket, table in zip(reversed(self.buckets), reversed(eliminated.tables), strict=True):

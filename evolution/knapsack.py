@@ -250,9 +250,9 @@ class _Solver:
                 beam = beam[self._distinct(level, beam)]
                 excess = (beam.bounds[:, -1] - caps[beam.problems, -1]) * size[beam.problems]
                 beam_groups = groups[beam.problems]
-                kept = _lowest_per_group(beam_groups, excess, max(1, keep // len(np.unique(beam_groups))))
-                np.minimum.at(left_out, beam.problems[~kept], beam.bounds[~kept, -1])
-                beam = beam[kept]
+                promising = _lowest_per_group(beam_groups, excess, max(1, keep // len(np.unique(beam_groups))))
+                np.minimum.at(left_out, beam.problems[~promising], beam.bounds[~promising, -1])
+                beam = beam[promising]
             if not len(beam):
                 break
         else:

@@ -13,17 +13,18 @@ ANY = -1
 class Moves:
     """Every move of a space. A move sets one living gene other than a depth, or changes one stage's depth by one step.
 
-    These are the moves of `SearchSpace.neighbours`: growing a stage sets the genes of the blocks that come to life, and
-    shrinking it sets those of the dropped blocks to 0, so that what moves make of a canonical genome is canonical.
+    Growing a stage also sets the genes of the blocks that it adds. Shrinking a stage sets the genes of the blocks that
+    it drops to 0. So a move of a canonical genome gives a canonical genome.
 
-    sets: (M, G) which genes each move sets. values: (M, G) to what; 0 elsewhere. independent: (M, M) which pairs set
-    different genes, each pair once, the earlier move first; its other order makes the same genome.
+    sets: (M, G) whether a move sets a gene. values: (M, G) the choice that it sets; 0 elsewhere.
+    independent: (M, M) whether two moves set different genes. Each pair counts once, the earlier move first, since the
+        order does not matter.
     """
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         depths = range(space.depth_gene(0), space.depth_gene(len(space.depths)))
-        rows: list[tuple[int, int, dict[int, int]]] = []  # the gene that decides, from which choice, what is set
+        rows: list[tuple[int, int, dict[int, int]]] = []  # the gene that changes, its choice before, the choices set
         for gene, count in enumerate(space.num_choices.tolist()):
             if gene not in depths:
                 rows += [(gene, ANY, {gene: choice}) for choice in range(count)]
@@ -49,25 +50,25 @@ class Moves:
         return len(self.sets)
 
     def applicable(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """(N, M) which moves canonical (N, G) genomes have."""
+        """(N, M) whether a move is possible for each of (N, G) canonical genomes."""
         now = genomes[:, self._gene]
-        other = self.space.alive(genomes)[:, self._gene] & (now != self._to)
-        has: NDArray[np.bool_] = np.where(self._from == ANY, other, now == self._from)
-        return has
+        changes = self.space.alive(genomes)[:, self._gene] & (now != self._to)
+        possible: NDArray[np.bool_] = np.where(self._from == ANY, changes, now == self._from)
+        return possible
 
     def apply(self, genomes: Genomes, moves: NDArray[np.intp]) -> Genomes:
-        """(N, G) what moves (N,) make of genomes, (N, G) or (G,)."""
+        """(N, G) genomes, (N, G) or (G,), after moves (N,)."""
         return np.where(self.sets[moves], self.values[moves], genomes)
 
     def neighbours(self, genome: Genomes) -> Genomes:
-        """(K, G) what one move makes of a canonical (G,) genome."""
+        """(K, G) every genome one move from a canonical (G,) genome."""
         return self.apply(genome, np.flatnonzero(self.applicable(genome[None])[0]))
 
     def within_two(self, genome: Genomes) -> Genomes:
-        """(K, G) every genome that one or two moves make of a canonical (G,) one, distinct, itself left out.
+        """(K, G) every distinct genome one or two moves from a canonical (G,) genome, without that genome.
 
-        The second move is independent of the first, or it changes the same stage's depth again. Any other second move,
-        such as one in a block that the first brought to life, makes what a single move makes too.
+        The second move is independent of the first, or it changes the depth of the same stage again. Any other second
+        move, such as one in a block that the first move added, gives a genome that a single move gives too.
         """
         moves = np.flatnonzero(self.applicable(genome[None])[0])
         singles = self.apply(genome, moves)
@@ -79,6 +80,6 @@ class Moves:
         first, second = np.nonzero(again)
         twice = self.apply(singles[deeper][first], second)
         rows = np.concatenate([singles, pairs, twice]).view(f"V{len(genome)}").ravel()
-        found: Genomes = np.unique(rows).view(np.int8).reshape(-1, len(genome))
-        others: Genomes = found[(found != genome).any(1)]
-        return others
+        distinct: Genomes = np.unique(rows).view(np.int8).reshape(-1, len(genome))
+        neighbours: Genomes = distinct[(distinct != genome).any(1)]
+        return neighbours

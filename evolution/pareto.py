@@ -17,7 +17,7 @@ from supernet.space import Genomes
 
 
 def non_dominated(objectives: Floats) -> NDArray[np.bool_]:
-    """(N,) which of (N, M) objectives, lower is better, no other dominates. Of equal rows the first is kept."""
+    """(N,) whether no other row dominates a row of objectives (N, M), lower is better. Of equal rows only the first."""
     if not len(objectives):
         return np.zeros(0, bool)
     inside: NDArray[np.bool_] = moocore.is_nondominated(objectives)
@@ -25,9 +25,9 @@ def non_dominated(objectives: Floats) -> NDArray[np.bool_]:
 
 
 def dominance_ranks(objectives: Floats) -> NDArray[np.intp]:
-    """(N,) ranks of (N, M) objectives, lower is better: 0 where none dominates, 1 where only those of rank 0 do, ...
+    """(N,) ranks of objectives (N, M), lower is better, by non-dominated sorting (Deb 2002, section III-A).
 
-    Non-dominated sorting (Deb 2002, section III-A). Equal rows share a rank.
+    Rank 0 is dominated by no row, rank 1 only by rows of rank 0, and so on. Equal rows share a rank.
     """
     if not len(objectives):
         return np.zeros(0, np.intp)
@@ -36,9 +36,9 @@ def dominance_ranks(objectives: Floats) -> NDArray[np.intp]:
 
 
 def crowding_distances(objectives: Floats, ranks: NDArray[np.intp]) -> Floats:
-    """(N,) how far apart the neighbours of each of (N, M) objectives are, among those of its rank; inf at the ends.
+    """(N,) the distance between the two neighbours of each row of objectives (N, M) in its rank; inf at the ends.
 
-    Summed over the objectives, each a fraction of the range it has in that rank (Deb 2002, section III-B).
+    Summed over the objectives, each as a fraction of its range in that rank (Deb 2002, section III-B).
     """
     count = len(objectives)
     rows, distances = np.arange(count), np.zeros(count)
@@ -68,14 +68,14 @@ def hypervolumes(objectives: Floats, ends: Sequence[int] | NDArray[np.intp], ref
 
 
 def _hypervolume(objectives: Floats, reference: Sequence[float]) -> float:
-    """The volume between (N, M) objectives and a reference point (M,); what is not below that in all M adds nothing."""
+    """The volume between objectives (N, M) and a reference point (M,). Rows not below it in all M add nothing."""
     inside = (objectives < np.asarray(reference)).all(1)
     return float(moocore.hypervolume(objectives[inside], ref=list(reference))) if inside.any() else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ParetoFront:
-    """Architectures of which none is better than another in accuracy and in every cost. Sorted by the first cost.
+    """Architectures none of which dominates another in accuracy and costs, sorted by the first cost.
 
     genomes: (K, G). accuracy: (K,) predicted, a fraction. costs: (K, C), lower is better. names: of the C costs.
     """
@@ -87,10 +87,10 @@ class ParetoFront:
 
     @classmethod
     def from_genomes(cls, genomes: Genomes, accuracy: Floats, costs: Floats, names: Sequence[str]) -> Self:
-        """The front of N architectures, any of which may be dominated."""
-        kept = np.flatnonzero(non_dominated(np.column_stack([-accuracy, costs])))
-        kept = kept[np.lexsort((-accuracy[kept], costs[kept, 0]))]
-        arrays = genomes[kept], accuracy[kept], costs[kept]
+        """The front of N architectures: those that none of the others dominates."""
+        rows = np.flatnonzero(non_dominated(np.column_stack([-accuracy, costs])))
+        rows = rows[np.lexsort((-accuracy[rows], costs[rows, 0]))]
+        arrays = genomes[rows], accuracy[rows], costs[rows]
         for array in arrays:
             array.setflags(write=False)
         return cls(*arrays, tuple(names))
@@ -115,7 +115,7 @@ class ParetoFront:
         return _hypervolume(self.objectives, reference)
 
 
-def thin_out(objectives: Floats, most: int) -> NDArray[np.intp]:
-    """Which of the (N, M) objectives of a front to keep so that at most so many are left: those far from others."""
+def thin_out(objectives: Floats, count: int) -> NDArray[np.intp]:
+    """At most `count` rows of a front's objectives (N, M): those with the largest crowding distances, in order."""
     distances = crowding_distances(objectives, np.zeros(len(objectives), np.intp))
-    return np.sort(np.argsort(-distances, kind="stable")[:most])
+    return np.sort(np.argsort(-distances, kind="stable")[:count])

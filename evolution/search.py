@@ -1,8 +1,12 @@
 """The search for the best architecture within hard limits: the strategies there are, and the driver.
 
-The driver owns the budget, the random numbers and everything evaluated; a strategy only proposes. What it proposes is
-moved inside the limits before it is scored, so every architecture that is ever evaluated is within them. The last part
-of the budget is a local search, which ends when no move or pair of moves within the limits improves the best.
+The driver owns the number of evaluations, the random generator and everything evaluated; a strategy only proposes.
+
+1. Seed: score the warm start, the largest architecture at each resolution, and the anchors.
+2. Explore: ask the strategy, move its proposals inside the limits, score the new ones, tell the strategy. So every
+   architecture that is ever evaluated is within the limits.
+3. Polish: spend the last evaluations on a local search, which ends when no move or pair of moves within the limits
+   improves the best.
 """
 
 import json
@@ -22,13 +26,13 @@ from supernet.space import Genomes, SearchSpace
 
 EVALUATIONS = 6_000  # unless a request says otherwise
 FINALISTS = 200
-POLISH_SHARE, MOST_POLISH = 0.15, 6_000  # of the budget, kept for the local search, and at most so many
+POLISH_SHARE, MAX_POLISH = 0.15, 6_000  # of the evaluations, reserved for the local search, and at most so many
 PAIRS = 1_024  # pairs of moves scored at once, before a better one is followed
-NEXT_BEST = 256  # looked around where the strategy has nothing left to propose
+NEXT_BEST = 256  # architectures whose neighbours are scored when the strategy has nothing left to propose
 RECENT = 1_000
-STALE_GENERATIONS = 5  # without anything new in a row: the strategy has nothing left to propose
+STALE_GENERATIONS = 5  # in a row without a new architecture; then the strategy has nothing left to propose
 Phase = Literal["seed", "explore", "polish", "done"]
-STRATEGIES: Mapping[str, str] = {  # module and class; loaded when asked for, since some need torch
+STRATEGIES: Mapping[str, str] = {  # module and class; loaded on demand, since some need torch
     "evolution": "evolution.strategies.elitist:Elitist",
     "gumbel": "evolution.strategies.gumbel:Gumbel",
     "gumbel-soft": "evolution.strategies.gumbel:SoftGumbel",
@@ -39,7 +43,7 @@ STRATEGIES: Mapping[str, str] = {  # module and class; loaded when asked for, si
 
 
 def make_strategy(name: str, problem: Problem, rng: np.random.Generator) -> SearchStrategy:
-    """A strategy, a key of `STRATEGIES`, for a problem.
+    """Make a strategy for a problem. name: a key of `STRATEGIES`.
 
     Raises:
         ValueError: there is no such strategy. ImportError: it needs a package that is not installed.
@@ -53,7 +57,11 @@ def make_strategy(name: str, problem: Problem, rng: np.random.Generator) -> Sear
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a search stands. best: (G,), of `predicted_accuracy`, a fraction. generation: batches evaluated so far."""
+    """Where a search stands.
+
+    generation: batches evaluated so far. evaluations: made so far, of at most `max_evaluations`. best: (G,).
+    predicted_accuracy: of `best`, a fraction.
+    """
 
     phase: Phase
     generation: int
@@ -65,7 +73,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """Architectures with what they scored. genomes: (N, G). accuracy: (N,) predicted. costs: (N, C). names: (C,)."""
+    """Scored architectures. genomes: (N, G). accuracy: (N,) predicted. costs: (N, C). names: (C,) of the costs."""
 
     genomes: Genomes
     accuracy: Floats
@@ -81,13 +89,16 @@ class Evaluated:
 class SearchResult:
     """The answer of a search.
 
-    best: (G,) the best genome. reached: whether it has the predicted accuracy that was asked; otherwise it is the most
-    accurate one found, which does not prove that there is none. costs: its costs by name. front: over everything
-    evaluated. finalists: at most 200, best first. evaluated: everything, in order. two_opt: whether everything that one
-    move or two make of `best` within the limits was evaluated, and none was better. two_opt_evaluations: what the local
-    search spent. gained_last_1000: what the last 1,000 scored added to the best accuracy, or took off the minimised
-    cost; None where no more were scored, or those before did not reach the accuracy asked. hypervolume: (generations,)
-    of the front after each, up to the problem's `reference`; empty unless a front was sought.
+    best: (G,) the best genome. costs: its costs by name.
+    reached: whether `best` has the requested predicted accuracy. If not, `best` is the most accurate architecture
+        found; that does not prove that no architecture has the requested accuracy.
+    front: of everything evaluated. finalists: at most 200, best first. evaluated: everything, in order.
+    two_opt: whether every architecture within the limits and one or two moves of `best` was evaluated, and none was
+        better. two_opt_evaluations: made by the local search.
+    gained_last_1000: by how much the last 1,000 evaluations raised the best accuracy, or lowered the minimised cost.
+        None if there were no earlier evaluations, or if those did not reach the requested accuracy.
+    hypervolume: (generations,) of the front after each generation, up to the problem's `reference`; empty unless a
+        front is searched for.
     """
 
     best: Genomes
@@ -107,16 +118,16 @@ class SearchResult:
 
 
 class Search:
-    """One search, from seed to answer. `run` it, save `state()` between its steps, and take the `result()` any time.
+    """One search. Iterate over `run()`, save `state()` between its steps, and take the `result()` at any time.
 
-    strategy: a key of `STRATEGIES`; unless given, `nsga2` where a front is sought, else `evolution`. evaluations: the
-    most genomes that are ever scored; what a strategy spends by itself counts, and can exceed it by one `ask`.
-    warm_start: (N, G) genomes to score first. polish: end with the local search, unless a front is sought. The same
-    arguments give the same answer.
+    strategy: a key of `STRATEGIES`; by default `nsga2` if a front is searched for, else `evolution`.
+    evaluations: the largest number of predictions, including the strategy's own.
+    warm_start: (N, G) genomes to score first. polish: end with the local search, unless a front is searched for.
+    The same arguments give the same answer.
 
     Raises:
-        Infeasible, NotProven: from `Region`. ValueError: an unknown strategy or resolution, no positive budget, or a
-        warm start that is not of the space.
+        Infeasible, NotProven: from `find_region`. ValueError: an unknown strategy or resolution, fewer than one
+            evaluation, or a warm start of another space.
     """
 
     def __init__(
@@ -141,25 +152,25 @@ class Search:
         self._generation = self._stale = 0
         self._two_opt, self._two_opt_evaluations = False, 0
         self._warm_start = _checked(problem.tables.space, warm_start)
-        self._known: set[bytes] = set()
-        self._exhausted: set[bytes] = set()  # near which everything is known; only saves finding that out again
+        self._scored_keys: set[bytes] = set()
+        self._exhausted: set[bytes] = set()  # a cache: genomes whose neighbours within two moves are all scored
         self._batches: list[tuple[Genomes, Scores]] = []
         self._best: tuple[float, float, Genomes, float] | None = None  # fitness, first cost, genome, accuracy
 
     @property
     def evaluations(self) -> int:
-        """How many predictions have been made: of genomes scored, and by the strategy itself."""
-        return len(self._known) + self._strategy.own_predictions
+        """The number of predictions made: of scored genomes, and by the strategy itself."""
+        return len(self._scored_keys) + self._strategy.own_predictions
 
     def run(self) -> Iterator[Progress]:
-        """Search on to the end of the budget or of the local search, one batch of evaluations at a time."""
+        """Search to the end, one batch of evaluations per step."""
         steps = {"seed": self._seed, "explore": self._explore, "polish": self._improve}
         while self._phase != "done":
             steps[self._phase]()
             yield self.progress()
 
     def progress(self) -> Progress:
-        """Where the search stands. Only after the first step of `run`."""
+        """Where the search stands. Raises ValueError before the first step of `run`."""
         _, _, genome, accuracy = self._leader()
         return Progress(self._phase, self._generation, self.evaluations, self.max_evaluations, genome, accuracy)
 
@@ -178,20 +189,20 @@ class Search:
 
     def _explore(self) -> None:
         """One generation of the strategy."""
-        reserve = min(int(self.max_evaluations * POLISH_SHARE), MOST_POLISH) if self._polish else 0
-        budget = self.max_evaluations - reserve
-        if self.evaluations + self._strategy.own_predictions_per_ask >= budget or self._stale >= STALE_GENERATIONS:
+        reserve = min(int(self.max_evaluations * POLISH_SHARE), MAX_POLISH) if self._polish else 0
+        end = self.max_evaluations - reserve
+        if self.evaluations + self._strategy.own_predictions_per_ask >= end or self._stale >= STALE_GENERATIONS:
             self._phase = "polish" if self._polish else "done"
             return
         fresh = self._inside(self._strategy.ask())
-        self._evaluate(fresh, budget - self.evaluations)
+        self._evaluate(fresh, end - self.evaluations)
         self._stale = 0 if len(fresh) else self._stale + 1
 
     def _improve(self) -> None:
-        """Score some of what one move makes of the best, then of what two make; end when nothing of that is left.
+        """Score some architectures one move from the best, then some two moves from it; end when none is left.
 
-        Where the strategy had nothing left to propose, the limits leave little room or parts that are far from each
-        other: then what two moves make of the next best is scored as well.
+        If the strategy had nothing left to propose, the limits leave little room, or several regions that are far from
+        each other. Then the neighbours of the next best architectures are scored too.
         """
         best, moves, before = self._leader()[2], self.problem.tables.moves, self.evaluations
         fresh = self._fresh_within(moves.neighbours(best))
@@ -206,7 +217,7 @@ class Search:
             self._phase = "done"
 
     def _fresh_near_the_next_best(self) -> Genomes:
-        """(M, G) what two moves make of the fittest that has anything new near it, of the fittest `NEXT_BEST`."""
+        """(M, G) new genomes within two moves of the fittest genome that has any, among the fittest `NEXT_BEST`."""
         evaluated, fitness = self._evaluated()
         for row in np.argsort(-fitness, kind="stable")[:NEXT_BEST]:
             key = evaluated.genomes[row].tobytes()
@@ -218,16 +229,16 @@ class Search:
         return evaluated.genomes[:0]
 
     def _fresh_within(self, genomes: Genomes) -> Genomes:
-        """(M, G) those of (N, G) genomes that are within the limits and not scored yet."""
+        """(M, G) the genomes among (N, G) that are within the limits and not scored yet."""
         return self._fresh(genomes[self._region.contains(genomes)])
 
     def _inside(self, genomes: Genomes) -> Genomes:
-        """(M, G) genomes moved inside the limits, without those already scored."""
+        """(M, G) genomes moved inside the limits, without genomes already scored."""
         return self._fresh(self._region.repair(genomes, self._rng))
 
     def _fresh(self, genomes: Genomes) -> Genomes:
-        """(M, G) distinct genomes among (N, G) canonical ones that are not scored yet, in their order."""
-        first = {key: i for i, key in reversed(list(enumerate(_keys(genomes)))) if key not in self._known}
+        """(M, G) the distinct genomes among (N, G) canonical ones that are not scored yet, in order."""
+        first = {key: i for i, key in reversed(list(enumerate(_keys(genomes)))) if key not in self._scored_keys}
         return genomes[sorted(first.values())]
 
     def _evaluate(self, genomes: Genomes, room: int) -> None:
@@ -241,7 +252,7 @@ class Search:
         self._strategy.tell(genomes, scores)
 
     def _remember(self, genomes: Genomes, scores: Scores) -> None:
-        self._known.update(_keys(genomes))
+        self._scored_keys.update(_keys(genomes))
         self._batches.append((genomes, scores))
         top = int(np.lexsort((scores.costs[:, 0], -scores.fitness))[0])
         rank = (float(scores.fitness[top]), -float(scores.costs[top, 0]))
@@ -252,7 +263,7 @@ class Search:
 
     @property
     def _ends(self) -> NDArray[np.intp]:
-        """(generations,) how many genomes had been scored after each."""
+        """(generations,) the number of genomes scored after each generation."""
         return np.cumsum([len(genomes) for genomes, _ in self._batches])
 
     def _evaluated(self) -> tuple[Evaluated, Floats]:
@@ -263,7 +274,7 @@ class Search:
         return Evaluated(genomes, accuracy, costs, self.problem.cost_names), self.problem.fitness(accuracy, costs)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """The whole search as arrays without objects, for `numpy.savez`. Only after the first step of `run`."""
+        """The whole search as arrays without objects, for `numpy.savez`. Raises what `progress` does."""
         self._leader()
         evaluated, _ = self._evaluated()
         meta = {
@@ -291,10 +302,13 @@ class Search:
 
     @classmethod
     def resume(cls, problem: Problem, state: State) -> Self:
-        """The search of the same problem whose `state` this is; it goes on to the answer it would have given.
+        """Continue a search from its `state`. It gives the answer that the uninterrupted search would have given.
+
+        problem: the same problem.
 
         Raises:
-            ValueError: not such a state, or that of another space or other costs. Also what `Search` raises.
+            ValueError: not a state of a search, or a search over another space or other costs. Also what `Search`
+                raises.
         """
         try:
             meta = json.loads(str(state["meta"]))
@@ -318,7 +332,7 @@ class Search:
         return search
 
     def result(self) -> SearchResult:
-        """The best so far; the search's answer once `run` has ended. Only after the first step of `run`."""
+        """The best so far; the search's answer once `run` has ended. Raises what `progress` does."""
         self._leader()
         evaluated, fitness = self._evaluated()
         problem, names = self.problem, self.problem.cost_names
@@ -326,15 +340,15 @@ class Search:
         finalists = Evaluated(evaluated.genomes[order], evaluated.accuracy[order], evaluated.costs[order], names)
         best, accuracy = finalists.genomes[0], float(finalists.accuracy[0])
         costs = dict(zip(names, finalists.costs[0].tolist(), strict=True))
-        spanned = problem.front_costs
-        front_costs = evaluated.costs[:, :spanned]
+        num_front_costs = problem.front_costs
+        front_costs = evaluated.costs[:, :num_front_costs]
         objectives = np.column_stack([1 - evaluated.accuracy, front_costs])
         return SearchResult(
             best=best,
             reached=problem.min_accuracy is None or accuracy >= problem.min_accuracy,
             predicted_accuracy=accuracy,
             costs=costs,
-            front=ParetoFront.from_genomes(evaluated.genomes, evaluated.accuracy, front_costs, names[:spanned]),
+            front=ParetoFront.from_genomes(evaluated.genomes, evaluated.accuracy, front_costs, names[:num_front_costs]),
             finalists=finalists,
             evaluated=evaluated,
             evaluations=self.evaluations,
@@ -347,7 +361,7 @@ class Search:
         )
 
     def _gained(self, fitness: Floats) -> float | None:
-        """What the last `RECENT` of (N,) scored improved the best by; None where that was nothing of the same kind."""
+        """By how much the last `RECENT` of (N,) fitnesses improved the best; None where the two cannot be compared."""
         if len(fitness) <= RECENT:
             return None
         before, after = float(fitness[:-RECENT].max()), float(fitness.max())
@@ -356,7 +370,7 @@ class Search:
 
 
 def solve(problem: Problem, **settings: Any) -> SearchResult:
-    """Run a `Search` with these settings to its end. Raises what `Search` raises."""
+    """Run a `Search` to its end. settings: keyword arguments of `Search`. Raises what `Search` raises."""
     search = Search(problem, **settings)
     for _ in search.run():
         pass
@@ -364,7 +378,7 @@ def solve(problem: Problem, **settings: Any) -> SearchResult:
 
 
 def _checked(space: SearchSpace, warm_start: Genomes | None) -> Genomes:
-    """(N, G) the genomes of a warm start. Raises ValueError where they are not of the space."""
+    """(N, G) the genomes of a warm start. Raises ValueError if they are not of the space."""
     if warm_start is None:
         return np.zeros((0, space.num_genes), np.int8)
     if warm_start.ndim != 2 or warm_start.shape[1] != space.num_genes:

@@ -1,7 +1,7 @@
-"""What a little more or less of each limit buys, around an answer.
+"""How much predicted accuracy a slightly higher or lower limit gains or loses, around an answer.
 
-Read off the architectures that at most two moves make of the answer, by prediction: what they gain is gained at least,
-and what they lose is lost at most, since a search under the other limit would find one as good or better.
+Computed from the architectures within two moves of the answer. So a gain is a lower bound and a loss an upper bound: a
+search under the changed limit would find an architecture at least as good.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,9 +19,10 @@ STEP = 0.05  # of a limit: about what one move changes
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One gene of an architecture changed. accuracy, cost: by how much that changes the predicted accuracy and a cost.
+    """One gene of an architecture changed.
 
-    gene: where a stage grows, its depth; the genes of the block that comes to life are set with it.
+    gene: if a stage grows, its depth; the genes of the added block are set with it. accuracy, cost: the change of the
+    predicted accuracy and of a cost.
     """
 
     gene: str
@@ -33,12 +34,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """What accuracy a limit costs around an answer, every other limit held.
+    """The effect of one limit on accuracy around an answer, with every other limit unchanged.
 
-    cost, limit: the limited cost, and its limit; of a minimised cost, what the answer has of it. step: by how much the
-    limit is raised and lowered. gained: the accuracy that the raised limit buys, at least 0. lost: what the lowered one
-    takes, 0 where the answer is within it already; None where nothing near the answer is. cheapest: of the single moves
-    that lower the cost, the one that loses the least accuracy for what it saves; None where no move does.
+    cost, limit: the limited cost and its limit; for a minimised cost, its value for the answer.
+    step: by how much the limit is raised and lowered.
+    gained: accuracy gained with the raised limit, at least 0.
+    lost: accuracy lost with the lowered limit; 0 if the answer is within it; None if nothing near the answer is.
+    cheapest: the single move that loses the least accuracy per unit of the cost saved; None if no move lowers the cost.
     """
 
     cost: str
@@ -69,29 +71,29 @@ def sensitivities(problem: Problem, answer: Genomes) -> tuple[Sensitivity, ...]:
     singles = moves.neighbours(answer)
     genomes = np.concatenate([answer[None], singles, moves.within_two(answer)])
     values = {cost.name: cost(genomes) for cost in problem.costs}
-    limits = {limit.cost.name: limit.max for limit in problem.constraints}
+    limits = {constraint.cost.name: constraint.max for constraint in problem.constraints}
     if problem.minimise is not None:
         limits.setdefault(problem.minimise.name, float(values[problem.minimise.name][0]))
     allowed = Region(problem.tables, (), problem.resolution, problem.max_resolution).contains(genomes)
-    inside = {  # each limit raised, the others held
+    inside = {  # by cost, whether a genome is within the limits, that cost's limit raised
         name: np.logical_and.reduce(
-            [allowed, *(values[other] <= most * (1 + STEP * (other == name)) for other, most in limits.items())]
+            [allowed, *(values[cost] <= limit * (1 + STEP * (cost == name)) for cost, limit in limits.items())]
         )
         for name in limits
     }
-    wanted = np.logical_or.reduce(list(inside.values())) if inside else np.zeros(len(genomes), bool)
+    predicted = np.logical_or.reduce(list(inside.values())) if inside else np.zeros(len(genomes), bool)
     accuracy = np.full(len(genomes), -np.inf)
-    accuracy[wanted] = problem.predictor.predict(genomes[wanted])
+    accuracy[predicted] = problem.predictor.predict(genomes[predicted])
     result = []
-    for name, most in limits.items():
+    for name, limit in limits.items():
         reached = np.where(inside[name], accuracy, -np.inf)
-        lowered = np.where(values[name] <= most * (1 - STEP), reached, -np.inf).max()
+        lowered = np.where(values[name] <= limit * (1 - STEP), reached, -np.inf).max()
         change = (array[1 : 1 + len(singles)] - array[0] for array in (reached, values[name]))
         result.append(
             Sensitivity(
                 cost=name,
-                limit=most,
-                step=STEP * most,
+                limit=limit,
+                step=STEP * limit,
                 gained=float(reached.max() - reached[0]),
                 lost=float(max(0.0, reached[0] - lowered)) if np.isfinite(lowered) else None,
                 cheapest=_cheapest(space, answer, singles, *change),
@@ -101,7 +103,7 @@ def sensitivities(problem: Problem, answer: Genomes) -> tuple[Sensitivity, ...]:
 
 
 def _cheapest(space: SearchSpace, answer: Genomes, singles: Genomes, accuracy: Floats, cost: Floats) -> Change | None:
-    """Of single moves (K, G) and what each changes, (K,), the one that saves at the least accuracy per unit."""
+    """The single move with the least accuracy lost per unit of cost saved. accuracy, cost: (K,) changes."""
     rates = np.full(len(singles), np.inf)
     saving = (cost < 0) & np.isfinite(accuracy)
     rates[saving] = accuracy[saving] / cost[saving]

@@ -1,9 +1,9 @@
 """The accuracy predictor: from genomes to predicted accuracy. Only fitting an MLP loads torch.
 
-Genes enter one-hot, those of dropped blocks as zeros (arXiv:1908.09791, section 3.4). Layers with ReLU between them
-give a score, one layer for ridge regression and four for Once-for-All's MLP, and a logistic link takes the score to an
-accuracy. The link strictly increases, so the ranking by score is the ranking by predicted accuracy. Once-for-All's own
-predictor has no link: its score is the accuracy.
+1. Genes become one-hot features; genes of dropped blocks become zeros (arXiv:1908.09791, section 3.4).
+2. Layers with ReLU between them give a score: one layer for ridge regression, four for Once-for-All's MLP.
+3. A logistic link turns the score into an accuracy. It strictly increases, so ranking by score is ranking by predicted
+   accuracy. Once-for-All's own predictor has no link: its score is the accuracy.
 """
 
 import io
@@ -30,18 +30,18 @@ Kind = Literal["ridge", "mlp"]
 
 MIN_PAIRS = 10
 FOLDS = 5
-LEAST_TAU, LEAST_NEAR = 0.6, 0.3  # Kendall tau over all and near the front, below which a reader is warned
+MIN_TAU, MIN_TAU_NEAR_FRONT = 0.6, 0.3  # below these Kendall taus the user is warned
 PENALTIES = np.logspace(-3, 5, 33)  # of ridge, on one-hot features
 MARGIN = 1e-4  # accuracies are kept this far from 0 and 1, where the link has no finite score
 CHUNK = 8192  # genomes predicted at once, so that memory does not grow with their number
-HIDDEN = (400, 400, 400)  # Once-for-All's; the rest is for hundreds of pairs instead of its 16,000
+HIDDEN = (400, 400, 400)  # Once-for-All's; the settings below suit hundreds of pairs instead of its 16,000
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 1e-2
 MLP_STEPS, MLP_BATCH = 800, 128
 ONCE_FOR_ALL_FEATURES, ONCE_FOR_ALL_GENES = 128, ["kernel_size", "expand_ratio"]
 
 
 def one_hot(space: SearchSpace, genomes: Genomes) -> NDArray[np.float32]:
-    """(N, F) one column per choice of each gene; zeros for the genes of dropped blocks."""
+    """(N, F) features: one column per choice of each gene; zeros for the genes of dropped blocks."""
     ends = np.cumsum(space.num_choices)
     features = np.zeros((len(genomes), int(ends[-1])), np.float32)
     rows = features.size // max(1, len(genomes)) * np.arange(len(genomes))[:, None]
@@ -64,7 +64,7 @@ class Link:
 
     @classmethod
     def fit(cls, scores: Floats, accuracy: Floats) -> Self:
-        """The logistic regression of accuracies, as fractions, on scores. Increasing even where the data are not."""
+        """Logistic regression of accuracies, as fractions, on scores; increasing even if the data are not."""
         from scipy.optimize import minimize
 
         centre, spread = float(scores.mean()), float(scores.std()) or 1.0
@@ -86,7 +86,7 @@ class Link:
 class AccuracyPredictor:
     """Predicted accuracy of every architecture of a space.
 
-    link: None where the score is the accuracy itself. card: what a reader should know about its error.
+    link: None if the score is the accuracy. card: the predictor's errors and origin, for its users.
     """
 
     space: SearchSpace
@@ -104,13 +104,14 @@ class AccuracyPredictor:
         rng: np.random.Generator,
         kind: Kind = "ridge",
     ) -> Self:
-        """Fit N pairs, (N, G) genomes and (N,) measured accuracies, fractions, and the error by cross-validation.
+        """Fit on N pairs of genomes (N, G) and measured accuracies (N,), fractions; cross-validation gives the error.
 
-        log_likelihood: (N,) mean log-likelihood of the same measurements. When given, the layers are fitted on it,
-        since it still tells architectures apart where accuracy is saturated, and only the link on accuracy.
+        log_likelihood: (N,) mean log-likelihood of the same measurements. If given, the layers are fitted on it and
+        only the link on accuracy, since it still distinguishes architectures where accuracy is saturated.
 
         Raises:
-            ValueError: fewer than 10 pairs, lengths that differ, an accuracy outside [0, 1], no finite number.
+            ValueError: fewer than 10 pairs, lengths that differ, an accuracy outside [0, 1], or a number that is not
+                finite.
         """
         pairs = _Pairs.checked(space, genomes, accuracy, log_likelihood, kind)
         scores, predicted = pairs.held_out(rng)
@@ -125,10 +126,10 @@ class AccuracyPredictor:
 
     @classmethod
     def from_once_for_all(cls, space: SearchSpace, layers: Sequence[Layer], card: Mapping[str, Any]) -> Self:
-        """Once-for-All's predictor for its MobileNetV3 space, whose features become the columns of `one_hot`.
+        """Once-for-All's predictor for its MobileNetV3 space, with its features rearranged as those of `one_hot`.
 
         layers: as trained. The rows of the first weight are 3 kernel sizes for each of 20 blocks, then 3 expansion
-        ratios for each, then 8 resolutions, each group ascending; depths have no feature of their own.
+        ratios for each block, then 8 resolutions, each group ascending. Depths have no features.
 
         Raises:
             ValueError: layers of other shapes, or a space with other genes.
@@ -136,8 +137,8 @@ class AccuracyPredictor:
         blocks = [(s, b) for s, depths in enumerate(space.depths) for b in range(depths[-1])]
         groups = [len(space.resolutions), *(len(gene.choices) for gene in space.block_genes)]
         shapes = [(weight.shape, bias.shape) for weight, bias in layers]
-        wanted = pairwise((ONCE_FOR_ALL_FEATURES, *HIDDEN, 1))
-        if shapes != [((inputs, outputs), (outputs,)) for inputs, outputs in wanted]:
+        sizes = pairwise((ONCE_FOR_ALL_FEATURES, *HIDDEN, 1))
+        if shapes != [((inputs, outputs), (outputs,)) for inputs, outputs in sizes]:
             raise ValueError(f"Once-for-All's predictor has layers 128-400-400-400-1; these are {shapes}")
         if (len(blocks), groups) != (20, [8, 3, 3]) or [g.name for g in space.block_genes] != ONCE_FOR_ALL_GENES:
             raise ValueError(f"Once-for-All's predictor is of its MobileNetV3 space, which {space.name} is not")
@@ -152,7 +153,7 @@ class AccuracyPredictor:
         return cls(space, ((columns, bias), *layers[1:]), None, card)
 
     def score(self, genomes: Genomes) -> Floats:
-        """(N,) what the layers give, higher is better: a log-likelihood, the logit of an accuracy, or an accuracy."""
+        """(N,) outputs of the layers, higher is better: a log-likelihood, the logit of an accuracy, or an accuracy."""
         rows = [slice(start, start + CHUNK) for start in range(0, len(genomes), CHUNK)]
         return np.concatenate([np.zeros(0), *(_forward(self.layers, one_hot(self.space, genomes[r])) for r in rows)])
 
@@ -162,7 +163,7 @@ class AccuracyPredictor:
         return self.link(score) if self.link else np.clip(score, 0, 1)
 
     def to_bytes(self) -> bytes:
-        """An npz file without pickles: layers, link, card and the space's hash."""
+        """The predictor as an npz file without pickles: layers, link, card and the space's hash."""
         arrays: dict[str, NDArray[Any]] = {
             f"{name}{i}": value for i, layer in enumerate(self.layers) for name, value in zip("wb", layer, strict=True)
         }
@@ -203,10 +204,10 @@ def learning_curve(
     rng: np.random.Generator,
     kind: Kind = "ridge",
 ) -> list[dict[str, Any]]:
-    """Error on held-out pairs against the number that a predictor is fitted on: `fitted_on`, then as in a card.
+    """Errors on held-out pairs by the number of pairs fitted on: `fitted_on`, then the errors as in a card.
 
-    Each point is a cross-validation that fits on an eighth, a quarter, half, and all of the pairs it may see. Arguments
-    and errors are those of `AccuracyPredictor.fit`.
+    Each point is a cross-validation that fits on an eighth, a quarter, half or all of the pairs of a training fold.
+    Takes and raises what `AccuracyPredictor.fit` does.
     """
     pairs = _Pairs.checked(space, genomes, accuracy, log_likelihood, kind)
     seen = len(genomes) * (FOLDS - 1) // FOLDS
@@ -215,15 +216,16 @@ def learning_curve(
 
 
 def ranking_warning(card: Mapping[str, Any]) -> str | None:
-    """What a reader must know of a predictor that ranks held-out pairs badly; None where it does not.
+    """A warning for users of a predictor that ranks held-out pairs poorly; None otherwise.
 
-    A card without a known error, as of a predictor that was published, says so itself.
+    There is no warning for a card without a known error, such as a published predictor's; the card itself says so.
     """
     near = card.get("near_front") or {}
-    found = {"over all": (card.get("kendall_tau"), LEAST_TAU), "near the front": (near.get("kendall_tau"), LEAST_NEAR)}
-    poor = [
-        f"{tau:.2f} {where}, below {least}" for where, (tau, least) in found.items() if tau is not None and tau < least
-    ]
+    taus = (
+        ("over all", card.get("kendall_tau"), MIN_TAU),
+        ("near the front", near.get("kendall_tau"), MIN_TAU_NEAR_FRONT),
+    )
+    poor = [f"{tau:.2f} {where}, below {minimum}" for where, tau, minimum in taus if tau is not None and tau < minimum]
     if card.get("rmse") is not None and card.get("kendall_tau") is None:
         poor = ["none, as it predicts the same for all"]
     if not poor:
@@ -236,7 +238,7 @@ def ranking_warning(card: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pairs:
-    """N measured pairs. features: (N, F); target: (N,) what the layers learn; accuracy, flops: (N,)."""
+    """N measured pairs. features: (N, F). target: (N,) what the layers are fitted on. accuracy, flops: (N,)."""
 
     features: NDArray[np.float32]
     target: Floats
@@ -263,13 +265,13 @@ class _Pairs:
         return cls(one_hot(space, genomes), target, accuracy, CostTables(space).flops(genomes), kind)
 
     def fit(self, rows: NDArray[np.intp], rng: np.random.Generator) -> tuple[tuple[Layer, ...], Link]:
-        """The layers and the link of some of the pairs."""
+        """The layers and the link fitted on these rows."""
         features, target = self.features[rows], self.target[rows]
         layers = _ridge(features, target) if self.kind == "ridge" else _mlp(features, target, rng)
         return layers, Link.fit(_forward(layers, features), self.accuracy[rows])
 
     def held_out(self, rng: np.random.Generator, size: int | None = None) -> tuple[Floats, Floats]:
-        """(N,) scores and predicted accuracies of pairs not fitted on, by cross-validation on at most `size` pairs."""
+        """(N,) scores and predicted accuracies of held-out pairs, by cross-validation that fits on at most `size`."""
         scores, predicted = np.empty_like(self.target), np.empty_like(self.target)
         for seen, unseen in folds(len(self.target), FOLDS, rng):
             layers, link = self.fit(seen if size is None else rng.permutation(seen)[:size], rng)
@@ -278,9 +280,9 @@ class _Pairs:
         return scores, predicted
 
     def errors(self, scores: Floats, predicted: Floats) -> dict[str, Any]:
-        """Over all pairs, and over those near the front: at least a quarter of them, by non-dominated sorting.
+        """Errors over all pairs, and over the pairs near the front of FLOPs and target, where searches end.
 
-        The front is that of FLOPs and the measured target, where a search looks for its answer.
+        Near the front are the first ranks of non-dominated sorting that hold at least a quarter of the pairs.
         """
         ranks = dominance_ranks(np.stack([self.flops, -self.target], axis=1))
         near = ranks <= np.sort(ranks)[len(ranks) // 4]

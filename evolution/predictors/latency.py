@@ -2,10 +2,10 @@
 
     predicted = scale[r] * sum over blocks of (block time - overhead) + offset[r],  r the resolution
 
-A probe runs each block by itself. What a block then holds of the overhead of a call, which a whole network pays once,
-is most of the sum for networks of a fraction of a millisecond; our probe takes it off already, and the fit finds about
-0. The additive table is that of ProxylessNAS and Once-for-All (arXiv:1812.00332, arXiv:1908.09791); the calibration is
-ours.
+A probe runs each block alone, so each block's time may contain the overhead of a call, which a whole network pays
+once. For networks of a fraction of a millisecond this overhead is most of the sum. Our probe subtracts it already; then
+the fitted overhead is about 0. The additive table is that of ProxylessNAS and Once-for-All (arXiv:1812.00332,
+arXiv:1908.09791); the calibration is ours.
 """
 
 import math
@@ -22,11 +22,11 @@ from evolution.costs import AdditiveCost, CostTables
 from evolution.predictors.validation import folds, kendall_tau
 from supernet.space import Genomes
 
-LEAST_NETWORKS = 4
+MIN_NETWORKS = 4
 FOLDS = 10
 OVERHEADS = 21  # candidates for the overhead of a call, between 0 and the fastest block
-SHRINKAGE = 4.0  # a resolution's own factor counts as n / (n + this) for n networks measured there
-LEAST_SHARE = 1e-9  # of a sum of block times: what is less is a rounding error
+SHRINKAGE = 4.0  # a resolution's own factor has weight n / (n + SHRINKAGE) for n networks measured there
+MIN_SHARE = 1e-9  # of a sum of block times; anything smaller is a rounding error
 REWEIGHTINGS = 10  # of Huber's robust fit
 HUBER = 1.345  # 95 % efficiency under normal errors; P. Huber, "Robust statistics" (1981)
 
@@ -43,12 +43,14 @@ class _Calibration:
     def fit(
         cls, sums: Floats, blocks: Floats, resolution: Genomes, measured: Floats, overheads: Floats, count: int
     ) -> Self:
-        """Fit relative errors. sums: (M,) block times added up, ms. blocks: (M,) kept blocks. count: R.
+        """Fit relative errors.
 
-        overheads: candidates, ms per block, all of which leave something of every sum.
+        sums: (M,) sums of block times, ms. blocks: (M,) numbers of blocks. count: R. overheads: candidates, ms per
+        block, none of which makes a sum zero or negative.
 
-        The overhead is the candidate of least robust error. Then each resolution gets a factor of its own, shrunk
-        towards 1, so that a resolution with few measured networks or none keeps the pooled fit.
+        1. Take the overhead, and the line, of lowest robust error over all networks.
+        2. Scale the line at each resolution by a factor shrunk towards 1, so that a resolution with few measured
+           networks or none keeps the pooled line.
         """
         fits = [(*_robust_line(sums - overhead * blocks, measured), overhead) for overhead in overheads.tolist()]
         _, slope, intercept, overhead = min(fits)
@@ -70,14 +72,14 @@ def _robust_line(x: Floats, y: Floats) -> tuple[float, float, float]:
     """Error, slope > 0 and intercept >= 0 of y = slope * x + intercept, by Huber's loss on relative residuals."""
     weight = np.ones(len(x))
     slope = intercept = 0.0
-    constant = np.ptp(x) <= LEAST_SHARE * x.max()
+    constant = np.ptp(x) <= MIN_SHARE * x.max()
     residual = np.zeros(len(x))
     for _ in range(REWEIGHTINGS):
         root = np.sqrt(weight) / y
         columns = np.column_stack([x, np.ones(len(x))]) * root[:, None]
         if not constant:
             slope, intercept = np.linalg.lstsq(columns, y * root, rcond=None)[0].tolist()
-        if constant or intercept < 0 or slope <= 0:  # too little spread to tell them apart: the line through the origin
+        if constant or intercept < 0 or slope <= 0:  # too little spread for two numbers: a line through the origin
             slope, intercept = float((columns[:, 0] @ (y * root)) / (columns[:, 0] @ columns[:, 0])), 0.0
         residual = np.abs((slope * x + intercept) / y - 1)
         spread = max(1.4826 * float(np.median(residual)), 1e-9)  # of normal errors, from their median absolute value
@@ -87,11 +89,13 @@ def _robust_line(x: Floats, y: Floats) -> tuple[float, float, float]:
 
 @dataclass(frozen=True, eq=False)
 class LatencyModel:
-    """What latency a device is predicted to have for every architecture of a space.
+    """Predicts a device's latency for every architecture of a space.
 
-    block_ms: the probe's time per block key; a key written `RESOLUTION:KEY` holds at that resolution alone.
-    calibration: see the module. ratios: sorted, measured over predicted of whole networks, each predicted by a fit that
-    did not see it; empty where none was measured. card: what a reader should know about its error.
+    block_ms: the probe's time by block key. A key written `RESOLUTION:KEY` holds at that resolution alone.
+    calibration: see the module.
+    ratios: measured over predicted latency of whole networks, sorted; each is predicted by a fit that did not see it.
+        Empty if no network was measured.
+    card: the model's errors and origin, for its users.
     """
 
     tables: CostTables
@@ -109,14 +113,15 @@ class LatencyModel:
         measured_ms: Floats,
         rng: np.random.Generator,
     ) -> Self:
-        """Fit the calibration on M whole networks, (M, G) genomes and (M,) ms, and its error by cross-validation.
+        """Fit the calibration on M whole networks, (M, G) genomes and (M,) ms; cross-validation gives the error.
 
         Raises:
-            ValueError: fewer than 4 networks, a time that is no positive number, or a network with an unmeasured block.
+            ValueError: fewer than 4 networks, a time that is not a positive number, or a network with an unmeasured
+                block.
         """
         measured = np.asarray(measured_ms, np.float64)
-        if len(genomes) < LEAST_NETWORKS or measured.shape != (len(genomes),):
-            raise ValueError(f"{len(genomes)} networks, {measured.size} times; at least {LEAST_NETWORKS} pairs needed")
+        if len(genomes) < MIN_NETWORKS or measured.shape != (len(genomes),):
+            raise ValueError(f"{len(genomes)} networks, {measured.size} times; at least {MIN_NETWORKS} pairs needed")
         bad = [f"network {i}: {value} ms" for i, value in enumerate(measured) if not (0 < value < math.inf)]
         bad += [f"block {key}: {value} ms" for key, value in block_ms.items() if not (0 < value < math.inf)]
         if bad:
@@ -130,7 +135,7 @@ class LatencyModel:
         resolution, fastest = genomes[:, 0], min(block_ms[key] for key in tables.block_keys if key and key in block_ms)
         overheads = np.linspace(0, fastest, OVERHEADS)
         left = sums - overheads[:, None] * blocks  # (OVERHEADS, M)
-        overheads = overheads[(left > LEAST_SHARE * sums).all(1)]
+        overheads = overheads[(left > MIN_SHARE * sums).all(1)]
 
         def fit(rows: NDArray[np.intp]) -> _Calibration:
             data = sums[rows], blocks[rows], resolution[rows], measured[rows]
@@ -153,13 +158,13 @@ class LatencyModel:
 
     @classmethod
     def from_published(cls, tables: CostTables, block_ms: Mapping[int, Mapping[str, float]], source: str) -> Self:
-        """The model of published tables: block times by resolution and block key, which add up as they are.
+        """The model of published tables: block times by resolution and block key, added up without calibration.
 
-        No whole network was measured, so the error is unknown and there is no bound at any confidence. A resolution
-        without a table is predicted inf. source: where the tables come from, for the card.
+        No whole network was measured, so the error is unknown and there are no upper bounds. The prediction at a
+        resolution without a table is inf. source: where the tables come from, for the card.
 
         Raises:
-            ValueError: a time that is no positive number.
+            ValueError: a time that is not a positive number.
         """
         by_key = {f"{side}:{key}": ms for side, table in block_ms.items() for key, ms in table.items()}
         for key, ms in by_key.items():
@@ -181,18 +186,18 @@ class LatencyModel:
         return self.cost("latency_ms")(genomes)
 
     def upper_bound(self, genomes: Genomes, confidence: float) -> Floats:
-        """(N,) ms that a measured latency stays below with this confidence. Raises what `factor` does."""
+        """(N,) ms; a measured latency stays below with this confidence. Raises what `factor` does."""
         return self.cost("latency_ms", confidence)(genomes)
 
     def factor(self, confidence: float) -> float:
-        """What predictions are multiplied by for a one-sided upper bound; at least 1.
+        """The factor, at least 1, from predictions to a one-sided upper bound.
 
-        The conformal quantile, the ceil((n + 1) * confidence)-th smallest of the ratios of networks that the fit did
-        not see (V. Vovk, "Cross-conformal predictors", arXiv:1208.0806): it holds on average over networks drawn like
-        the measured ones, which those that a search prefers may not be.
+        It is the conformal quantile: the ceil((n + 1) * confidence)-th smallest of the `ratios` (V. Vovk,
+        "Cross-conformal predictors", arXiv:1208.0806). The bound holds on average over networks drawn like the measured
+        ones; networks that a search prefers may differ.
 
         Raises:
-            ValueError: no such ratio exists because too few networks were measured.
+            ValueError: too few networks were measured for this confidence.
         """
         if not len(self.ratios):
             raise ValueError(
@@ -201,9 +206,9 @@ class LatencyModel:
             )
         rank = math.ceil((len(self.ratios) + 1) * confidence)
         if not 0 < confidence < 1 or rank > len(self.ratios):
-            most = len(self.ratios) / (len(self.ratios) + 1)
+            highest = len(self.ratios) / (len(self.ratios) + 1)
             raise ValueError(
-                f"confidence is {confidence}; {len(self.ratios)} measured networks support at most {most:.3f}; "
+                f"confidence is {confidence}; {len(self.ratios)} measured networks support at most {highest:.3f}; "
                 "ask for less or measure more networks"
             )
         return max(1.0, float(self.ratios[rank - 1]))
@@ -216,11 +221,11 @@ class LatencyModel:
 
     @cached_property
     def _values(self) -> Floats:
-        """(F,) a block's own time per entry of the tables, ms."""
+        """(F,) the time of each entry's block without overhead, ms."""
         return _block_values(self.tables, {k: ms - self.calibration.overhead for k, ms in self.block_ms.items()})
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able dict from which `from_json` makes an equal model."""
+        """The model as a JSON-able dict."""
         return {
             "space": self.tables.space.hash,
             "block_ms": dict(self.block_ms),
@@ -252,14 +257,14 @@ class LatencyModel:
 
 
 def _sums(tables: CostTables, block_ms: Mapping[str, float], genomes: Genomes) -> tuple[Floats, Floats]:
-    """(M,) block times added up, ms, inf where one is missing; (M,) how many blocks are kept."""
+    """(M,) sums of block times, ms, inf where a time is missing; (M,) numbers of blocks."""
     index = tables.index(genomes)
-    kept = np.array([key is not None for key in tables.block_keys], np.float64)
-    return _block_values(tables, block_ms)[index].sum(1), kept[index].sum(1)
+    blocks = np.array([key is not None for key in tables.block_keys], np.float64)
+    return _block_values(tables, block_ms)[index].sum(1), blocks[index].sum(1)
 
 
 def _block_values(tables: CostTables, block_ms: Mapping[str, float]) -> Floats:
-    """(F,) a time per entry of the tables, 0 where the part is dropped, inf where the time is missing."""
+    """(F,) the time of each entry's block: 0 where the part is dropped, inf where the time is missing."""
     values = tables.block_values(block_ms)
     if any(":" in key for key in block_ms):
         for side, entries in zip(tables.space.resolutions, tables.elimination.entries, strict=True):

@@ -1,4 +1,4 @@
-"""The statistics that both predictors' cards are made of."""
+"""Statistics for the cards of the predictors and for comparisons."""
 
 from collections.abc import Iterator
 
@@ -16,29 +16,27 @@ def kendall_tau(x: Floats, y: Floats) -> float | None:
     return None if np.isnan(tau) else tau
 
 
-def folds(count: int, most: int, rng: np.random.Generator) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Indices (seen, unseen) of a k-fold cross-validation of `count` items, k at most `most`."""
+def folds(count: int, max_folds: int, rng: np.random.Generator) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Indices (seen, unseen) of a k-fold cross-validation of `count` items, k at most `max_folds`."""
     shuffled = rng.permutation(count)
-    for unseen in np.array_split(shuffled, min(most, count)):
+    for unseen in np.array_split(shuffled, min(max_folds, count)):
         yield np.setdiff1d(shuffled, unseen), np.sort(unseen)
 
 
 def rank_sum_p_value(x: Floats, y: Floats) -> float:
-    """The probability of ranks of `x` among `x` and `y` at least as high as these, were both of one distribution.
+    """The p-value of the one-sided Mann-Whitney U test that `x` is not larger than `y`, exact with ties too.
 
-    The one-sided Mann-Whitney U test, exact with ties too: of all ways to choose `len(x)` of the mean ranks, those with
-    no smaller a sum are counted (B. Streitberg, J. Röhmel, "Exact distributions for permutation and rank tests", 1986).
+    Counts the ways to choose `len(x)` of the mean ranks whose sum is at least the sum of the ranks of `x`
+    (B. Streitberg, J. Röhmel, "Exact distributions for permutation and rank tests", 1986).
     """
     from scipy.stats import rankdata
 
     doubled = np.rint(2 * rankdata(np.concatenate([x, y]))).astype(np.intp)  # mean ranks are multiples of a half
-    chances = np.zeros(
-        (len(x) + 1, int(doubled.sum()) + 1)
-    )  # of k chosen whose ranks sum to s, times the ways to choose
-    chances[0, 0] = 1
+    counts = np.zeros((len(x) + 1, int(doubled.sum()) + 1))  # [k, s]: ways to choose k ranks of sum s
+    counts[0, 0] = 1
     for rank in doubled:
-        chances[1:, rank:] += chances[:-1, : chances.shape[1] - rank]
-    ways = chances[-1]
+        counts[1:, rank:] += counts[:-1, : counts.shape[1] - rank]
+    ways = counts[-1]
     return float(ways[doubled[: len(x)].sum() :].sum() / ways.sum())
 
 
@@ -53,7 +51,7 @@ def spearman_rho(x: Floats, y: Floats) -> float | None:
 def tau_interval(
     x: Floats, y: Floats, rng: np.random.Generator, *, resamples: int = 1000, level: float = 0.95
 ) -> tuple[float, float] | None:
-    """The percentile bootstrap interval of Kendall's tau-b of N pairs; None where most resamples have no tau."""
+    """The percentile bootstrap interval of Kendall's tau-b of N pairs; None if most resamples have no tau."""
     rows = rng.integers(len(x), size=(resamples, len(x)))
     taus = [tau for tau in (kendall_tau(x[row], y[row]) for row in rows) if tau is not None]
     if len(taus) < resamples / 2:
