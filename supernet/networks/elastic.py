@@ -1,4 +1,4 @@
-"""Elastic layers: what varies (width, kernel size) is an argument, never state. And the static layers they become."""
+"""Elastic layers. What varies, width and kernel size, is an argument and never state."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -12,9 +12,9 @@ from supernet.networks.pointwise import pointwise_conv2d
 
 
 def first_channels(tensor: Tensor, *sizes: int) -> Tensor:
-    """The first channels of a shared tensor along its first dims; no slice where all are wanted.
+    """The first `sizes` channels of a shared tensor, one size per leading dimension.
 
-    A slice costs a copy of its gradient, as large as the whole tensor.
+    A dimension that is taken whole is not sliced, since a slice costs a copy of its gradient, as large as the tensor.
     """
     for dim, size in enumerate(sizes):
         if size != tensor.shape[dim]:
@@ -40,54 +40,55 @@ class ElasticConv(nn.Module):
         return pointwise_conv2d(x, self.weight_for(x.shape[1], out_channels), bias)
 
     def copy_to(self, conv: nn.Conv2d) -> None:
-        """Copy the slice that fits into a static convolution."""
+        """Copy the slice of a static convolution's size into it."""
         conv.weight.copy_(self.weight_for(conv.in_channels, conv.out_channels))
         if self.bias is not None:
             conv.bias.copy_(self.bias[: conv.out_channels])
 
 
 class ElasticDepthwiseConv(nn.Module):
-    """Depthwise convolution whose width and kernel side are arguments.
+    """Depthwise convolution whose width and kernel size are arguments.
 
     A smaller kernel is the centre of the next larger one times a learned matrix, shared by all channels of the layer
     (kernel transforms, arXiv:1908.09791, section 3.2).
     """
 
-    def __init__(self, max_channels: int, sides: Sequence[int], stride: int) -> None:
+    def __init__(self, max_channels: int, kernel_sizes: Sequence[int], stride: int) -> None:
         super().__init__()
-        self.sides = tuple(sorted(sides))
+        self.kernel_sizes = tuple(sorted(kernel_sizes))
         self.stride = stride
-        self.weight = nn.Parameter(torch.empty(max_channels, 1, self.sides[-1], self.sides[-1]))
-        self.matrices = nn.ParameterDict({str(side): torch.eye(side**2) for side in self.sides[:-1]})
+        largest = self.kernel_sizes[-1]
+        self.weight = nn.Parameter(torch.empty(max_channels, 1, largest, largest))
+        self.matrices = nn.ParameterDict({str(size): torch.eye(size**2) for size in self.kernel_sizes[:-1]})
 
     def reset(self, generator: torch.Generator) -> None:
-        """Fresh weights; kernel matrices become the identity, so that a smaller kernel starts as the centre."""
-        nn.init.normal_(self.weight, std=(2.0 / self.sides[-1] ** 2) ** 0.5, generator=generator)
+        """Draw fresh weights. Kernel matrices become the identity, so that a smaller kernel starts as the centre."""
+        nn.init.normal_(self.weight, std=(2.0 / self.kernel_sizes[-1] ** 2) ** 0.5, generator=generator)
         for matrix in self.matrices.values():
             nn.init.eye_(matrix)
 
-    def weight_for(self, channels: int, side: int) -> Tensor:
-        """(channels, 1, side, side). Used by `forward` and `copy_to` alike."""
+    def weight_for(self, channels: int, kernel_size: int) -> Tensor:
+        """(channels, 1, kernel_size, kernel_size). Used by `forward` and `copy_to` alike."""
         weight = first_channels(self.weight, channels)
-        for smaller in reversed(self.sides[:-1]):
-            if weight.shape[-1] <= side:
+        for smaller in reversed(self.kernel_sizes[:-1]):
+            if weight.shape[-1] <= kernel_size:
                 break
             margin = (weight.shape[-1] - smaller) // 2
-            centre = F.pad(weight, (-margin,) * 4).view(channels, -1)  # one operation; slices of both sides are two
+            centre = F.pad(weight, (-margin,) * 4).view(channels, -1)  # one operation; slicing both dimensions is two
             weight = F.linear(centre, self.matrices[str(smaller)]).view(channels, 1, smaller, smaller)
         return weight
 
-    def forward(self, x: Tensor, side: int) -> Tensor:
+    def forward(self, x: Tensor, kernel_size: int) -> Tensor:
         """x: (N, C, H, W) with C at most the largest; returns (N, C, H / stride, W / stride)."""
-        return depthwise_conv2d(x, self.weight_for(x.shape[1], side), self.stride)
+        return depthwise_conv2d(x, self.weight_for(x.shape[1], kernel_size), self.stride)
 
     def copy_to(self, conv: nn.Conv2d) -> None:
-        """Copy the transformed slice that fits into a static convolution."""
+        """Copy the transformed slice of a static convolution's size into it."""
         conv.weight.copy_(self.weight_for(conv.out_channels, conv.kernel_size[0]))
 
 
 class ElasticBatchNorm(nn.Module):
-    """Batch norm over the first channels: scale, shift and running statistics are slices of the largest."""
+    """Batch norm whose width is an argument: scale, shift and running statistics are those of the first channels."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -102,7 +103,7 @@ class ElasticBatchNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, C, H, W) with C at most the largest. In training the sliced running statistics move in place."""
+        """x: (N, C, H, W) with C at most the largest. Training updates the running statistics of these C channels."""
         channels = x.shape[1]
         return F.batch_norm(
             x,
@@ -116,7 +117,7 @@ class ElasticBatchNorm(nn.Module):
         )
 
     def copy_to(self, norm: nn.BatchNorm2d) -> None:
-        """Copy the slices that fit into a static batch norm."""
+        """Copy the slices of a static batch norm's size into it."""
         for name in ("weight", "bias", "running_mean", "running_var"):
             getattr(norm, name).copy_(getattr(self, name)[: norm.num_features])
 
@@ -128,9 +129,6 @@ def permute(tensor: Tensor | None, order: Tensor, dim: int = 0) -> None:
 
 
 def importance_order(importance: Tensor, cuts: Iterable[int]) -> Tensor:
-    """(C,) an order that descends in importance, (C,), within each segment between the cuts."""
+    """(C,) channel indices by descending importance within each segment between two cuts. importance: (C,)."""
     segments = pairwise(sorted({0, *cuts, len(importance)}))
     return torch.cat([start + importance[start:end].argsort(descending=True, stable=True) for start, end in segments])
-
-
-# Static modules from operator records.

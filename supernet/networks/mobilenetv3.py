@@ -1,6 +1,6 @@
-"""The torch half of the MobileNetV3 family: elastic inverted residuals around a fixed stem and head.
+"""The supernet of the MobileNetV3 family: elastic inverted residuals between a fixed stem and head.
 
-It shares weights between kernel sizes by learned transforms, which the general `supernet.networks.sliced` does not.
+Kernel sizes share weights by learned transforms. The general `supernet.networks.sliced` cannot do that.
 """
 
 import copy
@@ -20,7 +20,7 @@ from supernet.space import Architecture, SearchSpace
 
 
 class ElasticSqueezeExcite(nn.Module):
-    """Squeeze-and-excite over the first channels; the channels inside follow from those outside."""
+    """Squeeze-and-excite whose width is an argument; the width inside follows from it."""
 
     def __init__(self, max_channels: int) -> None:
         super().__init__()
@@ -28,14 +28,14 @@ class ElasticSqueezeExcite(nn.Module):
         self.expand = ElasticConv(squeezed_width(max_channels), max_channels, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, C, H, W), and so is the result."""
+        """x: (N, C, H, W); returns (N, C, H, W)."""
         channels = x.shape[1]
         gate = torch.relu(self.reduce(global_average(x), squeezed_width(channels)))
         return x * nn.functional.hardsigmoid(self.expand(gate, channels))
 
 
 class ElasticInvertedResidual(nn.Module):
-    """Expansion, depthwise convolution, squeeze-and-excite, projection; width and kernel side are arguments."""
+    """Expansion, depthwise convolution, squeeze-and-excite, projection. Width and kernel size are arguments."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class ElasticInvertedResidual(nn.Module):
         out_channels: int,
         stride: int,
         act: Activation,
-        sides: Sequence[int],
+        kernel_sizes: Sequence[int],
         ratios: Sequence[float],
         *,
         squeeze_excite: bool,
@@ -57,17 +57,17 @@ class ElasticInvertedResidual(nn.Module):
         self.residual = stride == 1 and in_channels == out_channels
         self.expand = ElasticConv(in_channels, widest)
         self.expand_norm = ElasticBatchNorm(widest, norm_eps)
-        self.depthwise = ElasticDepthwiseConv(widest, sides, stride)
+        self.depthwise = ElasticDepthwiseConv(widest, kernel_sizes, stride)
         self.depthwise_norm = ElasticBatchNorm(widest, norm_eps)
         self.squeeze_excite = ElasticSqueezeExcite(widest) if squeeze_excite else None
         self.project = ElasticConv(widest, out_channels)
         self.project_norm = ElasticBatchNorm(out_channels, norm_eps)
         self.act = activation(act)
 
-    def forward(self, x: Tensor, side: int, ratio: float) -> Tensor:
+    def forward(self, x: Tensor, kernel_size: int, ratio: float) -> Tensor:
         """x: (N, in_channels, H, W); returns (N, out_channels, H / stride, W / stride)."""
         y = self.act(self.expand_norm(self.expand(x, expanded_width(self.in_channels, ratio))))
-        y = self.act(self.depthwise_norm(self.depthwise(y, side)))
+        y = self.act(self.depthwise_norm(self.depthwise(y, kernel_size)))
         if self.squeeze_excite is not None:
             y = self.squeeze_excite(y)
         y = self.project_norm(self.project(y, self.out_channels))
@@ -75,7 +75,7 @@ class ElasticInvertedResidual(nn.Module):
 
     @torch.no_grad()
     def copy_to(self, static: nn.Module) -> None:
-        """Copy the slices that fit into a static block made from the operator records of one choice."""
+        """Copy weights and statistics into a static block that was made from one choice's operator records."""
         convs = [layer for layer in static.modules() if isinstance(layer, nn.Conv2d)]
         norms = [layer for layer in static.modules() if isinstance(layer, nn.BatchNorm2d)]
         elastic: list[ElasticConv | ElasticDepthwiseConv] = [self.expand, self.depthwise, self.project]
@@ -88,7 +88,7 @@ class ElasticInvertedResidual(nn.Module):
 
     @torch.no_grad()
     def sort_channels(self, open_ratios: Sequence[float]) -> None:
-        """Most important inner channels first: by the L1 norm of the projection's weights that read them."""
+        """Put the most important inner channels first, by the L1 norm of the projection's weights that read them."""
         cuts = [expanded_width(self.in_channels, ratio) for ratio in open_ratios]
         order = importance_order(self.project.weight.abs().sum((0, 2, 3)), cuts)
         for tensor in (self.expand.weight, self.depthwise.weight):
@@ -113,12 +113,12 @@ class MobileNetV3Supernet(Supernet):
     """Once-for-All's elastic MobileNetV3 (arXiv:1908.09791)."""
 
     def __init__(self, space: SearchSpace, generator: torch.Generator | None = None) -> None:
-        """Fresh weights from `generator`; None leaves them to be loaded."""
+        """Draw fresh weights from `generator`; with None, leave them to be loaded."""
         super().__init__(space)
         layout = space.layout
         assert isinstance(layout, MobileNetV3Layout)
         parts = {part.name: records for part, records in space.part_operators(space.largest())}
-        sides, ratios = (gene.choices for gene in space.block_genes)
+        kernel_sizes, ratios = (gene.choices for gene in space.block_genes)
         self.stem = static_layers(parts["stem"])
         self.stages = nn.ModuleList()
         for s, depths in enumerate(space.depths):
@@ -130,7 +130,7 @@ class MobileNetV3Supernet(Supernet):
                         layout.widths[s],
                         layout.strides[s] if b == 0 else 1,
                         layout.activations[s],
-                        [int(side) for side in sides],
+                        [int(kernel_size) for kernel_size in kernel_sizes],
                         ratios,
                         squeeze_excite=layout.squeeze_excite[s],
                         norm_eps=layout.norm_eps,
@@ -146,8 +146,8 @@ class MobileNetV3Supernet(Supernet):
         self.check_image_size(images, arch)
         x = self.stem(images)
         for blocks, stage in zip(self.stages, arch.stages, strict=True):
-            for block, (side, ratio) in zip(blocks, stage, strict=False):  # a stage keeps its first blocks
-                x = block(x, side, ratio)
+            for block, (kernel_size, ratio) in zip(blocks, stage, strict=False):  # a stage keeps its first blocks
+                x = block(x, kernel_size, ratio)
         return self.head(x)
 
     @torch.no_grad()

@@ -1,9 +1,16 @@
-"""Pointwise convolution and global average pooling whose gradients are fast on a CPU.
+"""Pointwise convolution and global average pooling with a fast backward pass on a CPU.
 
-oneDNN computes the gradients of a 1 x 1 convolution of small images, which a squeeze-and-excite's are of one pixel, in
-up to six times as long as those of the same matrix product; so there it is computed as one. And the gradient of a
-mean over pixels is a view that repeats one value, with which every later operation falls back to its slow loops; so
-here it is written out, with channels last.
+Pointwise convolutions of small images. oneDNN, with which torch computes convolutions on x86, takes up to six times as
+long for the gradients of a 1 x 1 convolution of a small image as for the gradients of the same matrix product.
+Squeeze-and-excite runs such convolutions on images of one pixel. Here images of up to `PIXELS` pixels are multiplied
+as matrices.
+
+The mean over pixels. Its gradient in torch is a view that repeats one value for all pixels of a channel. With such a
+view every later operation falls back to slow loops. Here the gradient is written out, with channels last.
+
+`python -m benchmarks.layers [--precision bf16]` times every such layer beside torch's own. In float32 the matrix
+products gain nothing at 8 x 8 pixels, and lost up to 10 % on an AMD EPYC. They are used there all the same, so that one
+rule holds for both precisions. benchmarks/README.md has the figures.
 """
 
 from typing import Any
@@ -15,16 +22,16 @@ from torch.autograd.function import once_differentiable
 
 from supernet.networks.depthwise import SUPPORTED
 
-PIXELS = 64  # of the largest images on which the matrix product is faster on the whole (benchmarks/layers.py)
+PIXELS = 64  # largest image on which the matrix product is faster overall (benchmarks/layers.py)
 
 
 def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`torch.nn.functional.conv2d` with a 1 x 1 kernel, stride 1; the same result, its gradient sooner.
+    """Same result as `conv2d` with a 1 x 1 kernel and stride 1, with a faster backward pass.
 
     x: (N, C, H, W); weight: (O, C, 1, 1); bias: (O,); returns (N, O, H, W).
     """
     if _worthwhile(x, weight):
-        pixels = x.permute(0, 2, 3, 1)  # (N, H, W, C), of one piece
+        pixels = x.permute(0, 2, 3, 1)  # (N, H, W, C), contiguous
         return F.linear(pixels, weight.flatten(1), bias).permute(0, 3, 1, 2)
     return F.conv2d(x, weight, bias)
 
@@ -42,7 +49,7 @@ def _worthwhile(x: Tensor, weight: Tensor) -> bool:
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` with a 1 x 1 kernel, stride 1; `pointwise_conv2d` trains it."""
+    """`torch.nn.Conv2d` with a 1 x 1 kernel and stride 1. Training runs `pointwise_conv2d`."""
 
     def __init__(self, in_channels: int, out_channels: int, *, bias: bool) -> None:
         super().__init__(in_channels, out_channels, 1, bias=bias)
@@ -53,16 +60,16 @@ class PointwiseConv2d(nn.Conv2d):
 
 
 def global_average(x: Tensor) -> Tensor:
-    """(N, C, 1, 1), the mean over the pixels of (N, C, H, W); its gradient is channels last."""
-    ours = x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled()
-    if ours and not torch.compiler.is_compiling():
+    """(N, C, 1, 1), the mean over the pixels of x: (N, C, H, W). Its gradient is channels last."""
+    written_out = x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled()
+    if written_out and not torch.compiler.is_compiling():
         mean: Tensor = _GlobalAverage.apply(x)
         return mean
     return x.mean((2, 3), keepdim=True)
 
 
 class GlobalAvgPool2d(nn.AdaptiveAvgPool2d):
-    """`torch.nn.AdaptiveAvgPool2d` to one pixel; `global_average` trains it."""
+    """`torch.nn.AdaptiveAvgPool2d` to one pixel. Training runs `global_average`."""
 
     def __init__(self) -> None:
         super().__init__(1)

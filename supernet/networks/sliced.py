@@ -1,9 +1,9 @@
-"""The torch half of a family that needs none of its own: everything follows from its operator records.
+"""A supernet for any family, made from the family's operator records alone.
 
-Weights are shared in two ways. Each choice of the genes in `Part.paths` has weights of its own, as the choice blocks
-of Single-Path One-Shot (arXiv:1904.00420). All else shares one set, as large as the widest choice needs, of which a
-narrower one takes the first channels (arXiv:1812.08928). A subnet runs as the very static modules that `extract`
-builds, on slices of the shared tensors.
+Weights are shared in two ways. Each choice of the genes in `Part.paths` has its own weights, like the choice blocks of
+Single-Path One-Shot (arXiv:1904.00420). All other choices share one set of weights, as large as the widest choice
+needs; a narrower choice takes the first channels (arXiv:1812.08928). A subnet runs as the same static modules that
+`extract` builds, on slices of the shared tensors.
 """
 
 import threading
@@ -26,19 +26,19 @@ from supernet.space import Architecture, SearchSpace, Value
 
 
 class SlicedSupernet(Supernet):
-    """A supernet of any family whose layout describes it: choice blocks, elastic widths, elastic depth."""
+    """A supernet with choice blocks, elastic widths and elastic depth, as the space's layout describes them."""
 
     def __init__(self, space: SearchSpace, generator: torch.Generator | None = None) -> None:
-        """Fresh weights from `generator`; None leaves them to be loaded.
+        """Draw fresh weights from `generator`; with None, leave them to be loaded.
 
         Raises:
-            ValueError: two choices that should share weights run different kinds of operators.
+            ValueError: two choices that share weights run different kinds of operators.
         """
         super().__init__(space)
         self.shared = nn.ModuleDict()
         for part, paths in self._paths():
             self.shared[_key(part, paths)] = static_layers(_widest(space, part, paths))
-        self._skeletons: dict[tuple[int, Operators], _Skeleton] = {}
+        self._skeletons = _Skeletons()
         self._owners: dict[str, dict[str, tuple[nn.Module, str]]] = {}
         if generator is not None:
             initialise(self, generator)
@@ -48,7 +48,7 @@ class SlicedSupernet(Supernet):
         self.check_image_size(images, arch)
         x = images
         for _, key, records in self._parts(arch):
-            skeleton = self._skeleton(records)
+            skeleton = self._skeletons.get(records)
             tensors = self._tensors_of(key)
             slices = {name: first_channels(tensors[name], *shape) for name, shape in skeleton.shapes.items()}
             x = functional_call(skeleton.network.train(self.training), slices, (x,))
@@ -69,7 +69,7 @@ class SlicedSupernet(Supernet):
     def sort_channels(self, trained: Sequence[Sequence[int]]) -> None:
         """Reorder the channels between the convolutions of every part, by the L1 norm of the weights that read them.
 
-        Channels between parts, those of a residual stream, stay in their order, since every block reads them.
+        Channels between parts, the residual stream, keep their order, since every block reads them.
         """
         choices = [
             [gene.choices[index] for index in indices] for gene, indices in zip(self.space.genes, trained, strict=True)
@@ -79,10 +79,10 @@ class SlicedSupernet(Supernet):
             _sort(_widest(self.space, part, paths), self.shared[_key(part, paths)], variants)
 
     def _paths(self) -> Iterator[tuple[Part, dict[int, Value]]]:
-        """Every part with every choice of the genes that give it weights of their own."""
+        """Every part with every combination of the choices that have weights of their own."""
         for part in self.space.parts:
-            for chosen in product(*(self.space.genes[gene].choices for gene in part.paths)):
-                yield part, dict(zip(part.paths, chosen, strict=True))
+            for choices in product(*(self.space.genes[gene].choices for gene in part.paths)):
+                yield part, dict(zip(part.paths, choices, strict=True))
 
     def _parts(self, arch: Architecture) -> Iterator[tuple[Part, str, Operators]]:
         """The kept parts, each with the key of its weights and its records."""
@@ -91,17 +91,10 @@ class SlicedSupernet(Supernet):
             if records := part.records(values):
                 yield part, _key(part, {gene: values[gene] for gene in part.paths}), records
 
-    def _skeleton(self, records: Operators) -> "_Skeleton":
-        key = threading.get_ident(), _at_any_side(records)  # while it runs, a skeleton holds the slices of one thread
-        if key not in self._skeletons:
-            with torch.device("meta"):
-                self._skeletons[key] = _Skeleton(static_layers(key[1]))
-        return self._skeletons[key]
-
     def _tensors_of(self, key: str) -> dict[str, Tensor]:
-        """Every parameter and buffer under a key, by name.
+        """All parameters and buffers under a key, by name.
 
-        Only the modules that hold them are remembered: a tensor may be replaced, as by a move to another device.
+        Only the modules that hold the tensors are cached: a tensor may be replaced, as by a move to another device.
         """
         if key not in self._owners:
             module = self.shared[key]
@@ -111,22 +104,44 @@ class SlicedSupernet(Supernet):
 
 
 class _Skeleton:
-    """A static network without weights, and the shapes of what it needs of the shared tensors."""
+    """A static network without weights, and the shapes of the weights that it takes from the shared tensors."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
+class _Skeletons(threading.local):
+    """The skeletons of a supernet, made when first needed; at most one per variant of a part.
+
+    Every thread has its own, freed when the thread ends: while a skeleton runs, it holds the slices of one subnet.
+    A copy of the supernet starts with none.
+    """
+
+    def __init__(self) -> None:
+        self._cache: dict[Operators, _Skeleton] = {}
+
+    def __reduce__(self) -> tuple[type["_Skeletons"], tuple[()]]:
+        return _Skeletons, ()
+
+    def get(self, records: Operators) -> _Skeleton:
+        """The skeleton of some records, whatever their image sizes."""
+        key = _at_any_image_size(records)
+        if key not in self._cache:
+            with torch.device("meta"):
+                self._cache[key] = _Skeleton(static_layers(key))
+        return self._cache[key]
+
+
 def _key(part: Part, paths: dict[int, Value]) -> str:
-    """Name of the weights of one path through a part."""
+    """The name of the weights of one path through a part."""
     return "__".join([part.name.replace(".", "_"), *(str(paths[gene]).replace(".", "p") for gene in part.paths)])
 
 
-def _at_any_side(records: Operators) -> Operators:
-    """The same layers, whatever the resolution: they hold the same weights."""
+def _at_any_image_size(records: Operators) -> Operators:
+    """The records without image sizes, on which no weight depends."""
     return tuple(
-        replace(record, side=0, branches=tuple(_at_any_side(branch) for branch in record.branches))
+        replace(record, side=0, branches=tuple(_at_any_image_size(branch) for branch in record.branches))
         if isinstance(record, Parallel)
         else replace(record, side=0)
         for record in records
@@ -134,15 +149,15 @@ def _at_any_side(records: Operators) -> Operators:
 
 
 def _variants(part: Part, paths: dict[int, Value], choices: Sequence[Sequence[Value]]) -> list[Operators]:
-    """The distinct records, at any side, of one path through a part. choices: per gene of the space."""
-    on_path = [[paths[gene]] if gene in paths else values for gene, values in enumerate(choices)]
-    return list(dict.fromkeys(_at_any_side(records) for records in part_variants(part, on_path) if records))
+    """The distinct records, without image sizes, of one path through a part. choices: per gene of the space."""
+    path_choices = [[paths[gene]] if gene in paths else values for gene, values in enumerate(choices)]
+    return list(dict.fromkeys(_at_any_image_size(records) for records in part_variants(part, path_choices) if records))
 
 
 def _widest(space: SearchSpace, part: Part, paths: dict[int, Value]) -> Operators:
-    """The records of one path through a part with the most channels that any choice gives each of them."""
+    """The records of one path through a part, each with the most channels that any choice gives it."""
     variants = _variants(part, paths, [gene.choices for gene in space.genes])
-    widest, *others = variants or [()]  # a path may be to leave the part out
+    widest, *others = variants or [()]  # on some paths the part is dropped
     for records in others:
         try:
             widest = _all_wider(widest, records)
@@ -154,39 +169,43 @@ def _widest(space: SearchSpace, part: Part, paths: dict[int, Value]) -> Operator
     return widest
 
 
-def _all_wider(one: Operators, other: Operators) -> Operators:
-    """`_wider` of every two records; raises what that does, ValueError too if one holds more records."""
-    return tuple(_wider(*both) for both in zip(one, other, strict=True))
+def _all_wider(a: Operators, b: Operators) -> Operators:
+    """`_wider` of the records at each position.
+
+    Raises:
+        ValueError: two records differ in more than channels, or one list is longer.
+    """
+    return tuple(_wider(*pair) for pair in zip(a, b, strict=True))
 
 
-def _wider(one: Operator | Parallel, other: Operator | Parallel) -> Operator | Parallel:
-    """A record with the larger of the channels of two that are otherwise equal.
+def _wider(a: Operator | Parallel, b: Operator | Parallel) -> Operator | Parallel:
+    """A record as wide as the wider of two records that are otherwise equal.
 
     Raises:
         ValueError: they differ in more than channels.
     """
-    wide: dict[str, Any] = {"in_channels": max(one.in_channels, other.in_channels)}
-    if isinstance(one, Parallel) and isinstance(other, Parallel):
-        wide["branches"] = tuple(_all_wider(*both) for both in zip(one.branches, other.branches, strict=True))
-    elif isinstance(one, Operator) and isinstance(other, Operator):
-        wide["out_channels"] = max(one.out_channels, other.out_channels)
-        if (one.groups, other.groups) == (one.in_channels, other.in_channels):
+    wide: dict[str, Any] = {"in_channels": max(a.in_channels, b.in_channels)}
+    if isinstance(a, Parallel) and isinstance(b, Parallel):
+        wide["branches"] = tuple(_all_wider(*pair) for pair in zip(a.branches, b.branches, strict=True))
+    elif isinstance(a, Operator) and isinstance(b, Operator):
+        wide["out_channels"] = max(a.out_channels, b.out_channels)
+        if (a.groups, b.groups) == (a.in_channels, b.in_channels):
             wide["groups"] = wide["in_channels"]
-    merged = replace(one, **wide)
-    if type(one) is not type(other) or merged != replace(other, **wide):
-        raise ValueError(f"{one} and {other} differ in more than channels")
+    merged = replace(a, **wide)
+    if type(a) is not type(b) or merged != replace(b, **wide):
+        raise ValueError(f"{a} and {b} differ in more than channels")
     return merged
 
 
 def _sort(widest: Operators, module: nn.Module, trained: list[Operators]) -> None:
-    """Sort the channels between one dense convolution and the next, through depthwise ones, in place.
+    """Sort the channels between a dense convolution and the next dense one in place, through depthwise ones.
 
-    trained: the records of every choice already trained; the inputs of their convolutions are where slices end.
+    trained: the records of every choice already trained; their convolutions' input channels are where slices end.
     """
     slices = [[record.in_channels for record in flat(records) if record.kind == "conv"] for records in trained]
     convs = iter([layer for layer in module.modules() if isinstance(layer, nn.Conv2d)])
     norms = iter([layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)])
-    writers: list[tuple[nn.Conv2d, nn.BatchNorm2d | None]] = []  # of the channels that the next convolution reads
+    writers: list[tuple[nn.Conv2d, nn.BatchNorm2d | None]] = []  # write the channels that the next convolution reads
     number = -1
     for record in _in_order(widest):
         if record is None or record.kind != "conv":
@@ -206,7 +225,7 @@ def _sort(widest: Operators, module: nn.Module, trained: list[Operators]) -> Non
 
 
 def _in_order(records: Operators) -> Iterator[Operator | None]:
-    """Every operator in order, and None wherever a branch begins or ends."""
+    """All operators in order, and None wherever a branch begins or ends."""
     for record in records:
         if isinstance(record, Parallel):
             for branch in record.branches:
@@ -218,7 +237,7 @@ def _in_order(records: Operators) -> Iterator[Operator | None]:
 
 
 def _reorder(writers: list[tuple[nn.Conv2d, nn.BatchNorm2d | None]], reader: nn.Conv2d, order: Tensor) -> None:
-    """Give channels a new order in all that writes them and in the convolution that reads them."""
+    """Reorder channels in the layers that write them and in the convolution that reads them."""
     permute(reader.weight, order, 1)
     for conv, norm in writers:
         for tensor in (conv.weight, conv.bias, *(_learned(norm) if norm else ())):

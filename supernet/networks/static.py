@@ -1,4 +1,4 @@
-"""The layers of an extracted subnet, from operator records."""
+"""Static networks from operator records: the layers of an extracted subnet."""
 
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ _ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "h_swish": nn.Hardswish, "h_
 
 
 def activation(name: Activation, *, inplace: bool = True) -> nn.Module:
-    """The module of an activation by its name in an operator record; the identity for None."""
+    """The module of an activation in an operator record; the identity for None."""
     return _ACTIVATIONS[name](inplace=inplace) if name else nn.Identity()
 
 
@@ -40,13 +40,13 @@ def static_conv(record: Operator) -> nn.Sequential:
     if record.norm:
         layers["norm"] = nn.BatchNorm2d(record.out_channels, record.norm_eps)
     if record.activation:
-        # What a pointwise convolution makes may be a view, of which autograd takes changes in place by a detour.
+        # A pointwise convolution may return a view. Autograd is slow with changes in place of a view.
         layers["activation"] = activation(record.activation, inplace=record.norm)
     return nn.Sequential(layers)
 
 
 class Branches(nn.Module):
-    """Branches over one input, or each over its share of the channels, joined."""
+    """Branches whose outputs are joined. Each reads the whole input or, with `split`, its share of the channels."""
 
     def __init__(self, branches: Iterable[nn.Module], join: Join, act: Activation, *, split: bool) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Branches(nn.Module):
         self.act = activation(act)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, C, H, W); returns what the branches make of it, joined."""
+        """x: (N, C, H, W); returns the joined outputs of the branches."""
         count = len(self.branches)
         shares = x.chunk(count, 1) if self.split else (x,) * count
         outputs = [branch(shares[i]) for i, branch in enumerate(self.branches)]

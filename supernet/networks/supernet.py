@@ -1,4 +1,4 @@
-"""What every supernet is: weights that all subnets share, and the extraction of one."""
+"""What all supernets have in common: one set of weights, running a subnet, and extracting a subnet."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from supernet.space import Architecture, SearchSpace
 
 
 class Supernet(nn.Module, ABC):
-    """Every subnet of a space in one set of weights. The architecture is an argument; nothing is ever "active"."""
+    """All subnets of a space in one set of weights. The architecture is an argument; no subnet is ever "active"."""
 
     def __init__(self, space: SearchSpace) -> None:
         super().__init__()
@@ -25,27 +25,27 @@ class Supernet(nn.Module, ABC):
     def extract(self, arch: Architecture) -> nn.Sequential:
         """The subnet as a plain static network with its own copy of the weights and statistics.
 
-        In evaluation mode its outputs equal the supernet's. Its statistics were shared by all subnets in training, so
-        recalibrate it (`supernet.evaluation.calibrate`) before use.
+        In evaluation mode its outputs equal the supernet's. In training all subnets share batch-norm statistics, so
+        recalibrate these (`supernet.evaluation.calibrate`) before use.
         """
 
     @abstractmethod
     def sort_channels(self, trained: Sequence[Sequence[int]]) -> None:
         """Reorder the elastic channels so that slices keep the most important ones (arXiv:1908.09791, section 3.2).
 
-        trained: per gene, the indices of the choices already trained (`SearchSpace.open_choices`). The slices of these,
-        hence their outputs, stay what they are: channels move only within the segments between them.
+        trained: per gene, the indices of the choices already trained (`SearchSpace.open_choices`). Subnets of these
+        choices keep their outputs, since channels move only within the segments between two trained widths.
         """
 
     def check_image_size(self, images: Tensor, arch: Architecture) -> None:
-        """Refuse images whose side is not the architecture's resolution, which would silently cost accuracy."""
+        """Refuse images of another size than the architecture's resolution, which would silently cost accuracy."""
         if tuple(images.shape[2:]) != (arch.resolution, arch.resolution):
-            side = "x".join(map(str, images.shape[2:]))
-            raise ValueError(f"images are {side} pixels; the architecture's resolution is {arch.resolution}")
+            size = "x".join(map(str, images.shape[2:]))
+            raise ValueError(f"images are {size} pixels; the architecture's resolution is {arch.resolution}")
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Fresh weights: convolutions normal with fan-out variance, linear layers uniform, kernel matrices the identity."""
+    """Draw fresh weights: convolutions normal (fan-out), linear layers uniform, kernel matrices the identity."""
     for layer in module.modules():
         if isinstance(layer, ElasticDepthwiseConv):
             layer.reset(generator)

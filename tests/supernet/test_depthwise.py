@@ -16,15 +16,15 @@ def reference(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("side", [3, 5, 7])
+@pytest.mark.parametrize("size", [3, 5, 7])
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
-def test_values_and_gradients_are_those_of_torch(side: int, stride: int, memory_format: torch.memory_format) -> None:
+def test_values_and_gradients_are_those_of_torch(size: int, stride: int, memory_format: torch.memory_format) -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = ((1, 3, 16), (2, 2, 16), (5, 1, 8), (3, 4, 3), (7, 7, 24), (8, 6, 40), (15, 16, 16), (16, 9, 1))
     for height, width, channels in shapes:
         x = torch.randn(2, channels, height, width, generator=generator, dtype=torch.float32)
         x = x.contiguous(memory_format=memory_format).requires_grad_()
-        weight = torch.randn(channels, 1, side, side, generator=generator).requires_grad_()
+        weight = torch.randn(channels, 1, size, size, generator=generator).requires_grad_()
         ours, theirs = depthwise_conv2d(x, weight, stride), reference(x, weight, stride)
         assert torch.equal(ours, theirs)
         gradient = torch.randn(ours.shape, generator=generator)
@@ -40,13 +40,13 @@ BFLOAT16 = pytest.mark.skipif(not depthwise.SUPPORTED[torch.bfloat16], reason="n
 
 @BFLOAT16
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("side", [3, 5, 7])
-def test_gradients_in_bfloat16_are_exact_but_for_rounding(side: int, stride: int) -> None:
+@pytest.mark.parametrize("size", [3, 5, 7])
+def test_gradients_in_bfloat16_are_exact_but_for_rounding(size: int, stride: int) -> None:
     generator = torch.Generator().manual_seed(0)
     for height, width in ((9, 7), (2, 2)):
         x = torch.randn(2, 24, height, width, generator=generator).bfloat16()
         x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-        weight = torch.randn(24, 1, side, side, generator=generator).bfloat16().requires_grad_()
+        weight = torch.randn(24, 1, size, size, generator=generator).bfloat16().requires_grad_()
         ours = depthwise_conv2d(x, weight, stride)
         gradient = torch.randn(ours.shape, generator=generator).bfloat16()
         exact = torch.autograd.grad(reference(x.double(), weight.double(), stride), (x, weight), gradient.double())
@@ -56,9 +56,9 @@ def test_gradients_in_bfloat16_are_exact_but_for_rounding(side: int, stride: int
 
 
 @BFLOAT16
-@pytest.mark.parametrize("side", [3, 5])
+@pytest.mark.parametrize("size", [3, 5])
 def test_strided_gradients_of_autocast_are_computed_where_kernels_are_fast(
-    side: int, monkeypatch: pytest.MonkeyPatch
+    size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That of the input in float32, those of the weights in bfloat16; what the caller gets is in float32, as it was."""
     dtypes = []
@@ -71,7 +71,7 @@ def test_strided_gradients_of_autocast_are_computed_where_kernels_are_fast(
     monkeypatch.setattr(depthwise, "_backward", spy)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 8, 9, 9, generator=generator, requires_grad=True)
-    weight = torch.randn(8, 1, side, side, generator=generator, requires_grad=True)
+    weight = torch.randn(8, 1, size, size, generator=generator, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         ours, theirs = depthwise_conv2d(x, weight, 2), reference(x, weight, 2)
     assert ours.dtype == theirs.dtype == torch.bfloat16
@@ -81,7 +81,7 @@ def test_strided_gradients_of_autocast_are_computed_where_kernels_are_fast(
     for one, other in zip(found, sought, strict=True):
         assert one.dtype == torch.float32
         torch.testing.assert_close(one, other, rtol=2**-6, atol=2**-6)
-    strips = 1 if side == 3 else 3
+    strips = 1 if size == 3 else 3
     assert dtypes == [(0, {torch.float32}), *strips * [(1, {torch.bfloat16})]]
 
 

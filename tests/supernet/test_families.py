@@ -1,7 +1,10 @@
 """Every family alike: subnets equal the supernet, records equal what torch runs, weights are shared as they should."""
 
+import copy
+import gc
 import math
 import operator
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
@@ -28,7 +31,9 @@ from supernet.families import Family, preset, presets, space_from_json, supernet
 from supernet.families.mobilenetv2 import MobileNetV2Layout
 from supernet.families.resnet import bottleneck
 from supernet.families.shufflenetv2 import ShuffleNetV2Layout
+from supernet.networks import sliced
 from supernet.networks.sliced import SlicedSupernet
+from supernet.networks.static import static_layers
 from supernet.networks.supernet import Supernet
 from supernet.operators import Kind, Operator, Operators, Parallel, Part
 from supernet.space import Architecture, Gene, SearchSpace, Value
@@ -397,6 +402,29 @@ def test_tensors_that_are_replaced_are_those_that_run() -> None:
     assert torch.equal(other(images, arch), expected)
     other.get_submodule("shared").double()
     assert torch.allclose(other(images.double(), arch).float(), expected, atol=1e-4)
+
+
+def test_static_networks_of_a_thread_are_freed_with_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = SMALL["resnet-cifar"]
+    supernet = supernet_of(space)
+    made: list[weakref.ref[nn.Module]] = []
+
+    def spied(records: Operators) -> nn.Sequential:
+        network = static_layers(records)
+        made.append(weakref.ref(network))
+        return network
+
+    monkeypatch.setattr(sliced, "static_layers", spied)
+    arch = space.smallest()
+    images = images_for(space, arch.resolution)
+    with torch.no_grad(), ThreadPoolExecutor(1) as pool:
+        logits = pool.submit(supernet, images, arch).result()
+        assert made
+        assert all(network() is not None for network in made)
+        assert torch.equal(copy.deepcopy(supernet)(images, arch), logits)
+    del logits
+    gc.collect()
+    assert all(network() is None for network in made)
 
 
 @pytest.mark.parametrize("name", ["resnet-cifar", "fairnas-cifar"])

@@ -65,7 +65,7 @@ def test_a_later_sort_keeps_the_outputs_of_widths_already_trained() -> None:
         assert torch.allclose(supernet(images_for(supernet.space, arch.resolution), arch), expected, atol=1e-4)
 
 
-def test_images_of_another_side_than_the_resolution_are_refused() -> None:
+def test_images_of_another_size_than_the_resolution_are_refused() -> None:
     supernet = supernet_of(preset("mbv3-digits"))
     arch = supernet.space.largest()
     with pytest.raises(ValueError, match="images are 8x8 pixels; the architecture's resolution is 16"):
