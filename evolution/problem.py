@@ -1,5 +1,6 @@
-"""What is searched for: tables, limits, a predictor and an objective, and how genomes are scored by them."""
+"""What is searched for: cost tables, an accuracy predictor, limits and an objective; and how genomes are scored."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from evolution.arrays import Floats
 from evolution.costs import Cost, CostTables
 from evolution.feasibility import find_region
-from evolution.limits import Constraint, allowed_resolutions
+from evolution.limits import Constraint, Limit, allowed_resolutions, constrain, cost_of
+from evolution.predictors.latency import LatencyModel
 from evolution.region import Region
 from supernet.space import Genomes
 
@@ -18,7 +20,7 @@ MOST_FRONT_COSTS = 2  # beside accuracy
 
 
 class Predictor(Protocol):
-    """What predicts accuracy, as `evolution.predictors.accuracy.AccuracyPredictor` does."""
+    """Predicts accuracy. `evolution.predictors.accuracy.AccuracyPredictor` is one."""
 
     def predict(self, genomes: Genomes) -> Floats:
         """(N,) predicted accuracy of (N, G) genomes, fractions in [0, 1]."""
@@ -26,7 +28,7 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What N genomes scored. fitness: (N,) higher is better. accuracy: (N,) predicted. costs: (N, C)."""
+    """The scores of N genomes. fitness: (N,) higher is better. accuracy: (N,) predicted. costs: (N, C)."""
 
     fitness: Floats
     accuracy: Floats
@@ -35,16 +37,17 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What is searched for: the highest predicted accuracy, the least of one cost at a predicted accuracy, or a front.
+    """What is searched for: the highest predicted accuracy, the least cost at a predicted accuracy, or a Pareto front.
 
-    constraints: hard limits. resolution, max_resolution: when given, the only input side allowed and the largest.
-    minimise, min_accuracy: given together, they replace the objective. pareto: one or two costs; the front of accuracy
-    and these is then sought, over all budgets up to their limits, and the best is its most accurate architecture.
-    known: (N, G) architectures that show that the limits can be met, where no others are found to.
+    constraints: hard limits. resolution: the only input resolution allowed. max_resolution: the largest one allowed.
+    minimise, min_accuracy: set both to search for the least of this cost at this predicted accuracy or more.
+    pareto: one or two costs. Set it to search for the front of accuracy and these costs, up to their limits; the best
+    architecture is then the most accurate one on the front.
+    known: (N, G) feasible architectures to fall back on when the feasibility search finds none.
 
     Raises:
-        ValueError: one of `minimise` and `min_accuracy` without the other, a `min_accuracy` outside (0, 1), or a front
-            over more than two costs or beside a minimised one.
+        ValueError: one of `minimise` and `min_accuracy` without the other, a `min_accuracy` outside (0, 1), a front
+            over more than two costs, or a front together with a minimised cost.
     """
 
     tables: CostTables
@@ -71,25 +74,29 @@ class Problem:
     @cached_property
     def costs(self) -> tuple[Cost, ...]:
         """The C costs that answers report: the front's, the limited ones, the minimised one, FLOPs and parameters."""
-        wanted = [*self.pareto, *(constraint.cost for constraint in self.constraints)]
-        wanted += [self.minimise] if self.minimise else []
-        wanted += [self.tables.flops_cost, self.tables.params_cost]
-        return tuple({cost.name: cost for cost in wanted}.values())
+        limited = (constraint.cost for constraint in self.constraints)
+        minimised = [self.minimise] if self.minimise else []
+        costs = [*self.pareto, *limited, *minimised, self.tables.flops_cost, self.tables.params_cost]
+        return tuple({cost.name: cost for cost in costs}.values())
 
     @property
     def bounded(self) -> tuple[Constraint, ...]:
-        """The constraints; sought costs without a limit get one that only rules out what cannot be predicted."""
+        """The constraints, and one for each unlimited cost of the objective: its ceiling, so it must be predictable."""
         limited = {constraint.cost.name for constraint in self.constraints}
-        sought = [*self.pareto, *([self.minimise] if self.minimise else [])]
-        return (*self.constraints, *(Constraint(cost, cost.ceiling) for cost in sought if cost.name not in limited))
+        objectives = [*self.pareto, *([self.minimise] if self.minimise else [])]
+        return (*self.constraints, *(Constraint(cost, cost.ceiling) for cost in objectives if cost.name not in limited))
 
     @cached_property
     def region(self) -> Region:
         """The architectures within every limit. Raises what `find_region` does."""
         return find_region(self.tables, self.bounded, self.resolution, self.max_resolution, known=self.known)
 
+    def require_feasible(self) -> None:
+        """Check that some architecture is within every limit. Raises Infeasible or NotProven otherwise."""
+        _ = self.region  # building it finds such an architecture
+
     def within(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """(N,) whether (N, G) genomes are within every limit and of an allowed resolution."""
+        """(N,) whether each of (N, G) genomes is within every limit and has an allowed resolution."""
         inside = allowed_resolutions(self.tables.space, self.resolution, self.max_resolution)[genomes[:, 0]]
         for constraint in self.bounded:
             inside &= constraint.cost(genomes) <= constraint.max
@@ -97,44 +104,44 @@ class Problem:
 
     @cached_property
     def cost_names(self) -> tuple[str, ...]:
-        """(C,) their names."""
+        """(C,) the names of `costs`."""
         return tuple(cost.name for cost in self.costs)
 
     @property
     def front_costs(self) -> int:
-        """How many of the costs, the first ones, span the front: as asked, or the limited and minimised, or FLOPs."""
+        """How many of `costs`, from the first, span the front: `pareto`, else the limited and minimised, else FLOPs."""
         if self.pareto:
             return len(self.pareto)
         return max(1, len({c.cost.name for c in self.constraints} | ({self.minimise.name} if self.minimise else set())))
 
     @property
     def reference(self) -> tuple[float, ...]:
-        """(1 + front_costs,) where hypervolumes end: error 1, and each cost's limit or the most that any network costs.
+        """(1 + front_costs,) the reference point of hypervolumes: error 1, then each cost's limit or else its ceiling.
 
-        With one cost, a hypervolume over that cost's range, limit - floor, is the mean accuracy over the budgets in it.
+        With one cost, the hypervolume divided by (limit - floor) is the mean accuracy over the limits in that range.
         """
         limits = {constraint.cost.name: constraint.max for constraint in self.constraints}
-        most = {cost.name: cost.ceiling for cost in self.costs} | limits
-        return (1.0, *(most[name] for name in self.cost_names[: self.front_costs]))
+        ends = {cost.name: cost.ceiling for cost in self.costs} | limits
+        return (1.0, *(ends[name] for name in self.cost_names[: self.front_costs]))
 
     def value(self, accuracy: Floats, price: Floats) -> Floats:
-        """(N,) higher is better: the accuracy, or minus the price, below any such where too inaccurate.
+        """(N,) higher is better: the accuracy; with a minimised cost, minus its price.
 
-        price: (N,) the minimised cost, where there is one.
+        An architecture below `min_accuracy` is worse than every one that reaches it. price: (N,) the minimised cost.
         """
         if self.minimise is None or self.min_accuracy is None:
             return accuracy
         return np.where(accuracy >= self.min_accuracy, -price, -self.minimise.ceiling * (2 - accuracy))
 
     def fitness(self, accuracy: Floats, costs: Floats) -> Floats:
-        """(N,) `value` from (N, C) costs."""
+        """(N,) `value`, with the price taken from (N, C) costs."""
         return self.value(accuracy, costs[:, self.cost_names.index(self.minimise.name) if self.minimise else 0])
 
     def score(self, genomes: Genomes) -> Scores:
-        """Evaluate (N, G) genomes.
+        """Predict and count what (N, G) genomes achieve and cost.
 
         Raises:
-            ValueError: the predictor gives something else than N fractions.
+            ValueError: the predictor did not return N fractions.
         """
         accuracy = np.asarray(self.predictor.predict(genomes), np.float64)
         if accuracy.shape != (len(genomes),) or not ((accuracy >= 0) & (accuracy <= 1)).all():
@@ -144,3 +151,42 @@ class Problem:
         index = self.tables.index(genomes)
         costs = np.stack([cost.at(index, genomes[:, 0]) for cost in self.costs], axis=1)
         return Scores(self.fitness(accuracy, costs), accuracy, costs)
+
+
+def build_problem(
+    tables: CostTables,
+    predictor: Predictor,
+    latency_models: Mapping[str, LatencyModel],
+    *,
+    limits: Sequence[Limit] = (),
+    minimise: str | None = None,
+    min_accuracy: float | None = None,
+    front: Sequence[str] = (),
+    device: str | None = None,
+    resolution: int | None = None,
+    max_resolution: int | None = None,
+    known: Genomes | None = None,
+) -> Problem:
+    """The problem that these limits and objectives state, with costs given by name.
+
+    latency_models: by device. minimise, front: names of costs, as in `Problem.minimise` and `Problem.pareto`.
+    device: where an objective `latency_ms` is predicted. The other arguments are those of `Problem`.
+
+    Raises:
+        ValueError: a device without a latency model. Also what `Problem` raises.
+    """
+
+    def objective(cost: str) -> Cost:
+        return cost_of(Limit(cost, 1.0, device if cost == "latency_ms" else None), tables, latency_models)
+
+    return Problem(
+        tables,
+        predictor,
+        constrain(limits, tables, latency_models),
+        resolution,
+        minimise=None if minimise is None else objective(minimise),
+        min_accuracy=min_accuracy,
+        pareto=tuple(objective(cost) for cost in front),
+        max_resolution=max_resolution,
+        known=known,
+    )

@@ -169,6 +169,13 @@ class Search:
             steps[self._phase]()
             yield self.progress()
 
+    def run_to_end(self, on_progress: Callable[[Progress], object] | None = None) -> SearchResult:
+        """The answer, once `run` has ended. on_progress: called after each batch of evaluations."""
+        for progress in self.run():
+            if on_progress is not None:
+                on_progress(progress)
+        return self.result()
+
     def progress(self) -> Progress:
         """Where the search stands. Raises ValueError before the first step of `run`."""
         _, _, genome, accuracy = self._leader()
@@ -371,10 +378,7 @@ class Search:
 
 def solve(problem: Problem, **settings: Any) -> SearchResult:
     """Run a `Search` to its end. settings: keyword arguments of `Search`. Raises what `Search` raises."""
-    search = Search(problem, **settings)
-    for _ in search.run():
-        pass
-    return search.result()
+    return Search(problem, **settings).run_to_end()
 
 
 def _checked(space: SearchSpace, warm_start: Genomes | None) -> Genomes:

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from service.candidates import fronts as rules
 from service.candidates import show
+from service.candidates.fronts import merge_front
 from service.candidates.schemas import CandidateOut, Cost, FrontOut
 from service.web.dependencies import ContextOf
 from service.web.schemas import Id
@@ -13,21 +13,25 @@ from service.web.schemas import Id
 router = APIRouter(tags=["candidates"])
 
 
-@router.get("/candidates/{candidate_id}")
-def one(candidate_id: Id, context: ContextOf) -> CandidateOut:
-    """One candidate, as the newest predictor and latency models see it."""
+@router.get("/candidates/{candidate_id}", summary="Get a candidate")
+def get_candidate(candidate_id: Id, context: ContextOf) -> CandidateOut:
+    """One candidate, with the predictions of the newest predictor and latency models."""
     with context.database.reading() as session:
-        return show.one(session, context, candidate_id)
+        return show.get_candidate(session, context, candidate_id)
 
 
-@router.get("/fronts", responses={404: {"description": "No supernet or device has this name."}})
-def front(
+@router.get(
+    "/fronts",
+    summary="Get the front of a supernet",
+    responses={404: {"description": "No supernet or device has this name."}},
+)
+def get_front(
     context: ContextOf,
     supernet: Id,
     x: Annotated[Cost, Query(description="What to trade accuracy for.")] = "latency_ms",
     y: Annotated[Cost | None, Query(description="A second cost.")] = None,
     device: Annotated[Id | None, Query(description="Needed for latency_ms.")] = None,
 ) -> FrontOut:
-    """The Pareto front over everything stored for a supernet: what all its searches found, merged."""
+    """The Pareto front over all stored candidates of a supernet: the fronts of all its searches, merged."""
     with context.database.reading() as session:
-        return rules.front(session, context, supernet, x, y, device)
+        return merge_front(session, context, supernet, x, y, device)

@@ -1,4 +1,4 @@
-"""Reading and writing candidates, and what is known of them."""
+"""Reading and writing candidates, their predictions, verifications and measurements."""
 
 import hashlib
 from collections import defaultdict
@@ -36,14 +36,14 @@ def get(session: Session, candidate_id: str) -> Candidate:
 
 
 def architecture(session: Session, some_id: str) -> dict[str, Any] | None:
-    """The architecture, as JSON, whose own id or whose candidate's id this is."""
-    named = or_(Candidate.architecture_id == some_id, Candidate.id == some_id)
-    return session.scalar(select(Candidate.architecture).where(named).limit(1))
+    """The architecture, as JSON, that has this id or whose candidate has it."""
+    has_id = or_(Candidate.architecture_id == some_id, Candidate.id == some_id)
+    return session.scalar(select(Candidate.architecture).where(has_id).limit(1))
 
 
-def of_supernet(session: Session, supernet: Supernet) -> tuple[list[str], Genomes, Floats]:
-    """All N candidates of a supernet: their ids, (N, G) genomes and (N,) accuracies as its predictor said."""
-    wanted = (
+def stored_genomes(session: Session, supernet: Supernet) -> tuple[list[str], Genomes, Floats]:
+    """All N candidates of a supernet: their ids, (N, G) genomes and (N,) accuracies predicted by its predictor."""
+    query = (
         select(Candidate.id, Candidate.genome, AccuracyPrediction.predicted_accuracy)
         .join(AccuracyPrediction, AccuracyPrediction.candidate_id == Candidate.id)
         .where(
@@ -52,7 +52,7 @@ def of_supernet(session: Session, supernet: Supernet) -> tuple[list[str], Genome
         )
         .order_by(Candidate.id)
     )
-    rows = session.execute(wanted).all()
+    rows = session.execute(query).all()
     if not rows:
         return [], np.zeros((0, 0), np.int8), np.zeros(0)
     ids, genomes, accuracy = zip(*rows, strict=True)
@@ -60,9 +60,9 @@ def of_supernet(session: Session, supernet: Supernet) -> tuple[list[str], Genome
 
 
 def by_id(session: Session, ids: Sequence[str]) -> list[Candidate]:
-    """Candidates in the order of their ids given."""
-    found = {candidate.id: candidate for candidate in session.scalars(select(Candidate).where(Candidate.id.in_(ids)))}
-    return [found[one] for one in ids]
+    """Candidates, in the order of these ids."""
+    rows = {candidate.id: candidate for candidate in session.scalars(select(Candidate).where(Candidate.id.in_(ids)))}
+    return [rows[name] for name in ids]
 
 
 def add(
@@ -71,61 +71,63 @@ def add(
     accuracy: Sequence[dict[str, Any]],
     latency: Sequence[dict[str, Any]],
 ) -> None:
-    """Write candidates and predictions, leaving those alone that are there already."""
+    """Write candidates and predictions, except those that are stored already."""
     insert_missing(session, Candidate, candidates)
     insert_missing(session, AccuracyPrediction, accuracy)
     insert_missing(session, LatencyPrediction, latency)
 
 
 def predicted_accuracy(session: Session, ids: Sequence[str], predictor_version: str) -> dict[str, float]:
-    """By candidate, what a version of the predictor said."""
-    wanted = select(AccuracyPrediction.candidate_id, AccuracyPrediction.predicted_accuracy).where(
+    """The accuracies that a version of the predictor predicts, by candidate."""
+    query = select(AccuracyPrediction.candidate_id, AccuracyPrediction.predicted_accuracy).where(
         AccuracyPrediction.candidate_id.in_(ids), AccuracyPrediction.predictor_version == predictor_version
     )
-    return {row.candidate_id: row.predicted_accuracy for row in session.execute(wanted)}
+    return {row.candidate_id: row.predicted_accuracy for row in session.execute(query)}
 
 
 def predicted_latency(
     session: Session, ids: Sequence[str], latency_models: Mapping[str, str]
 ) -> dict[str, dict[str, float]]:
-    """By candidate and device, what latency models said. latency_models: their ids by device."""
-    device = {model_id: name for name, model_id in latency_models.items()}
-    wanted = select(LatencyPrediction).where(
-        LatencyPrediction.candidate_id.in_(ids), LatencyPrediction.latency_model_id.in_(device)
+    """The latencies that latency models predict, by candidate and device. latency_models: their ids by device."""
+    devices = {model_id: device for device, model_id in latency_models.items()}
+    query = select(LatencyPrediction).where(
+        LatencyPrediction.candidate_id.in_(ids), LatencyPrediction.latency_model_id.in_(devices)
     )
-    found: dict[str, dict[str, float]] = defaultdict(dict)
-    for row in session.scalars(wanted):
-        found[row.candidate_id][device[row.latency_model_id]] = row.predicted_latency_ms
-    return found
+    latencies: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in session.scalars(query):
+        latencies[row.candidate_id][devices[row.latency_model_id]] = row.predicted_latency_ms
+    return latencies
 
 
 def verifications(session: Session, ids: Sequence[str]) -> dict[str, Verification]:
-    """Verifications by candidate."""
-    found = session.scalars(select(Verification).where(Verification.candidate_id.in_(ids)))
-    return {row.candidate_id: row for row in found}
+    """Verifications, by candidate."""
+    rows = session.scalars(select(Verification).where(Verification.candidate_id.in_(ids)))
+    return {row.candidate_id: row for row in rows}
 
 
 def measurements(
     session: Session, ids: Sequence[str], search_id: str | None = None
 ) -> dict[str, dict[str, LatencyMeasurement]]:
-    """By candidate and device, the newest measured latency; only those taken for one search where given."""
-    wanted = select(LatencyMeasurement).where(LatencyMeasurement.candidate_id.in_(ids))
+    """The newest latency measurements, by candidate and device. search_id: only those made for this search."""
+    query = select(LatencyMeasurement).where(LatencyMeasurement.candidate_id.in_(ids))
     if search_id is not None:
-        wanted = wanted.where(LatencyMeasurement.search_id == search_id)
-    found: dict[str, dict[str, LatencyMeasurement]] = defaultdict(dict)
-    for row in session.scalars(wanted.order_by(LatencyMeasurement.created_at)):
-        found[row.candidate_id][row.device] = row
-    return found
+        query = query.where(LatencyMeasurement.search_id == search_id)
+    newest: dict[str, dict[str, LatencyMeasurement]] = defaultdict(dict)
+    for row in session.scalars(query.order_by(LatencyMeasurement.created_at)):
+        newest[row.candidate_id][row.device] = row
+    return newest
 
 
 def measured_latency(session: Session, ids: Sequence[str], search_id: str | None = None) -> dict[str, dict[str, float]]:
-    """What `measurements` finds, ms."""
-    found = measurements(session, ids, search_id)
-    return {one: {device: row.measured_latency_ms for device, row in rows.items()} for one, rows in found.items()}
+    """The latencies of `measurements`, ms."""
+    by_candidate = measurements(session, ids, search_id)
+    return {
+        name: {device: row.measured_latency_ms for device, row in rows.items()} for name, rows in by_candidate.items()
+    }
 
 
 def add_verification(session: Session, values: dict[str, Any]) -> None:
-    """Write what a candidate scored, unless that is known."""
+    """Write the verification of a candidate, unless it has one."""
     insert_missing(session, Verification, [values])
 
 
@@ -135,10 +137,10 @@ def add_measurements(session: Session, measurements: Sequence[dict[str, Any]]) -
 
 
 def candidate_id(supernet_id: str, architecture_id: str) -> str:
-    """16 hexadecimal digits that name an architecture of a supernet."""
+    """The id of an architecture as a candidate of a supernet: 16 hexadecimal digits."""
     return hashlib.sha256(f"{supernet_id} {architecture_id}".encode()).hexdigest()[:16]
 
 
 def genomes_of(candidates: Sequence[Candidate]) -> Genomes:
-    """(N, G) the genomes of at least one candidate, all of one space."""
+    """(N, G) the genomes of N > 0 candidates, all of one space."""
     return np.stack([np.frombuffer(candidate.genome, np.int8) for candidate in candidates])

@@ -1,4 +1,4 @@
-"""A stored candidate as the API shows it."""
+"""Stored candidates as the API shows them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +22,11 @@ NOT_MEASURED = "not measured; a search with verify: true measures it if a worker
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """What is predicted of a candidate, and by what. accuracy: a fraction. latency_ms, bound_ms: by device."""
+class Predictions:
+    """The predictions for one candidate. accuracy: a fraction. latency_ms, bound_ms: by device.
+
+    predictor: the version of the accuracy predictor. latency_models: their ids, by device.
+    """
 
     accuracy: float | None
     predictor: str | None
@@ -32,25 +35,35 @@ class Predicted:
     bound_ms: Mapping[str, float] = field(default_factory=dict)
 
 
-def describe(
+def show_candidates(
     session: Session,
     context: Context,
     candidates: Sequence[Candidate],
-    predicted: Sequence[Predicted],
+    predictions: Sequence[Predictions],
     search_id: str | None = None,
 ) -> list[CandidateOut]:
-    """Candidates with their predictions and what is verified and measured; for one search only where it is given."""
+    """Candidates with their predictions, verifications and measurements.
+
+    search_id: show only the latencies that were measured for this search.
+    """
     ids = [candidate.id for candidate in candidates]
-    verified = queries.verifications(session, ids)
-    measured = queries.measurements(session, ids, search_id)
-    by_name = {one.supernet_id: supernets.get(session, one.supernet_id) for one in candidates}
-    wanting = {name: why_not_extractable(supernet) for name, supernet in by_name.items()}
+    verifications = queries.verifications(session, ids)
+    measurements = queries.measurements(session, ids, search_id)
+    by_id = {row.supernet_id: supernets.get(session, row.supernet_id) for row in candidates}
+    obstacles = {name: why_not_extractable(supernet) for name, supernet in by_id.items()}
     counted: dict[str, dict[str, float]] = {}
-    for name, supernet in by_name.items():
-        counted |= _counted(context.loaded(supernet).tables, [one for one in candidates if one.supernet_id == name])
+    for name, supernet in by_id.items():
+        counted |= _counted(context.loaded(supernet).tables, [row for row in candidates if row.supernet_id == name])
     return [
-        _describe(one, counted[one.id], said, verified.get(one.id), measured.get(one.id), wanting[one.supernet_id])
-        for one, said in zip(candidates, predicted, strict=True)
+        _show_candidate(
+            row,
+            counted[row.id],
+            prediction,
+            verifications.get(row.id),
+            measurements.get(row.id),
+            obstacles[row.supernet_id],
+        )
+        for row, prediction in zip(candidates, predictions, strict=True)
     ]
 
 
@@ -64,41 +77,41 @@ def _counted(tables: CostTables, candidates: Sequence[Candidate]) -> dict[str, d
     }
 
 
-def _describe(
+def _show_candidate(
     candidate: Candidate,
     counted: Mapping[str, float],
-    predicted: Predicted,
+    predictions: Predictions,
     verification: Verification | None,
     measured: Mapping[str, LatencyMeasurement] | None,
-    wanting: str | None,
+    obstacle: str | None,
 ) -> CandidateOut:
-    """wanting: why the supernet gives no networks to verify and measure, None where it does."""
+    """obstacle: why networks of the supernet cannot be verified and measured; None if they can."""
     return CandidateOut(
         id=candidate.id,
         supernet=candidate.supernet_id,
         arch=candidate.architecture,
         resolution=candidate.resolution,
         **counted,
-        predicted_accuracy=predicted.accuracy,
-        predictor=predicted.predictor,
-        predicted_latency_ms=dict(predicted.latency_ms),
-        predicted_latency_bound_ms=dict(predicted.bound_ms),
-        latency_models=dict(predicted.latency_models),
+        predicted_accuracy=predictions.accuracy,
+        predictor=predictions.predictor,
+        predicted_latency_ms=dict(predictions.latency_ms),
+        predicted_latency_bound_ms=dict(predictions.bound_ms),
+        latency_models=dict(predictions.latency_models),
         verified_accuracy=verification.verified_accuracy if verification else None,
         verified_images=verification.images if verification and verification.images else None,
-        verified_accuracy_reason=verification.reason if verification else wanting or NOT_VERIFIED,
+        verified_accuracy_reason=verification.reason if verification else obstacle or NOT_VERIFIED,
         measured_latency_ms={name: row.measured_latency_ms for name, row in measured.items()} if measured else None,
         measured_latency_details=(
             {name: MeasuredLatency.model_validate(row.details) for name, row in measured.items()} if measured else None
         ),
-        measured_latency_reason=None if measured else wanting or NOT_MEASURED,
+        measured_latency_reason=None if measured else obstacle or NOT_MEASURED,
         onnx=f"/v1/candidates/{candidate.id}/onnx",
         created_at=candidate.created_at,
     )
 
 
-def predict_now(session: Session, context: Context, candidates: Sequence[Candidate]) -> list[Predicted]:
-    """What the newest models say of candidates of one supernet, on every device measured for its space."""
+def newest_predictions(session: Session, context: Context, candidates: Sequence[Candidate]) -> list[Predictions]:
+    """The newest models' predictions for candidates of one supernet, on every device measured for its space."""
     if not candidates:
         return []
     supernet = supernets.get(session, candidates[0].supernet_id)
@@ -110,12 +123,13 @@ def predict_now(session: Session, context: Context, candidates: Sequence[Candida
     ids = {row.device: row.id for row in rows}
     result = []
     for i, fraction in enumerate(accuracy):
-        known = {device: float(ms[i]) for device, ms in latency.items() if np.isfinite(ms[i])}
-        result.append(Predicted(fraction, supernet.predictor_version, known, {device: ids[device] for device in known}))
+        finite = {device: float(ms[i]) for device, ms in latency.items() if np.isfinite(ms[i])}
+        latency_models = {device: ids[device] for device in finite}
+        result.append(Predictions(fraction, supernet.predictor_version, finite, latency_models))
     return result
 
 
-def one(session: Session, context: Context, candidate_id: str) -> CandidateOut:
-    """A candidate as the newest models see it. Raises NotFoundError."""
-    candidate = queries.get(session, candidate_id)
-    return describe(session, context, [candidate], predict_now(session, context, [candidate]))[0]
+def get_candidate(session: Session, context: Context, candidate_id: str) -> CandidateOut:
+    """A candidate with the newest models' predictions. Raises NotFoundError."""
+    row = queries.get(session, candidate_id)
+    return show_candidates(session, context, [row], newest_predictions(session, context, [row]))[0]

@@ -6,6 +6,7 @@ from typing import Any
 from service.candidates.schemas import CandidateOut
 from service.costs import COSTS, cost_kind, counted_costs
 from service.pages import show
+from service.searches.request import SearchRequest
 from service.searches.schemas import SearchOut
 
 
@@ -17,15 +18,11 @@ def search_chart(search: SearchOut, space: Mapping[str, Any]) -> dict[str, Any]:
         for limit in search.limits
         if limit.confidence is None
     }
-    objectives = [_on_device(name, search.request["device"]) for name in _objectives(search)]
+    request = SearchRequest.from_json(search.request)
+    costs = request.objectives or ((request.minimise,) if request.minimise else ())
+    objectives = [_on_device(cost, request.device) for cost in costs]
     axis = next((name for name in names if name in (objectives or limits)), names[0])
-    return chart(search.front, search.best, names, axis, space, limits, search.request["min_accuracy"])
-
-
-def _objectives(search: SearchOut) -> list[str]:
-    """The costs that the search minimises."""
-    objective, objectives = search.request["objective"], search.request["objectives"]
-    return objectives if objective == "pareto" else [] if objective == "accuracy" else [objective]
+    return chart(search.front, search.best, names, axis, space, limits, request.min_accuracy)
 
 
 def _on_device(name: str, device: str | None) -> str:

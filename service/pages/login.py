@@ -6,20 +6,20 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
 from service.errors import SuppleError, UnauthorizedError
-from service.pages.pages import HEADERS, PageRoute, _page, same_origin
+from service.pages.pages import HEADERS, PageRoute, render_page, same_origin
 from service.web.auth import COOKIE, require_key
 from service.web.dependencies import ContextOf
 
-doors = APIRouter(route_class=PageRoute, include_in_schema=False)
+login_router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 
-@doors.get("/login")
+@login_router.get("/login")
 def login_form(request: Request) -> Response:
     """Where a key is entered."""
-    return _page(request, "login.html", next="/")
+    return render_page(request, "login.html", next="/")
 
 
-@doors.post("/login", dependencies=[Depends(same_origin)])
+@login_router.post("/login", dependencies=[Depends(same_origin)])
 def login(
     request: Request, context: ContextOf, key: Annotated[str, Form()] = "", next: Annotated[str, Form()] = "/"
 ) -> Response:
@@ -29,7 +29,7 @@ def login(
             raise UnauthorizedError("no key has such characters; `supple keys create NAME` makes one")
         require_key(context, f"Bearer {key}")
     except SuppleError as error:
-        return _page(request, "login.html", error.status, next=next, message=error.detail)
+        return render_page(request, "login.html", error.status, next=next, message=error.detail)
     own = next.startswith("/") and not next.startswith(("//", "/\\"))
     response = RedirectResponse(next if own else "/", 303, HEADERS)
     secure = request.url.scheme == "https"
@@ -37,7 +37,7 @@ def login(
     return response
 
 
-@doors.post("/logout", dependencies=[Depends(same_origin)])
+@login_router.post("/logout", dependencies=[Depends(same_origin)])
 def logout() -> Response:
     """Forget the key."""
     response = RedirectResponse("/login", 303, HEADERS)

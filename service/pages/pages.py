@@ -1,4 +1,4 @@
-"""How a page is made: templates, headers, and errors explained to a person."""
+"""Rendering pages: templates, headers and error pages."""
 
 import json
 from collections.abc import Callable, Coroutine, Mapping
@@ -28,16 +28,16 @@ templates.env.trim_blocks = templates.env.lstrip_blocks = True
 
 
 def same_origin(sec_fetch_site: Annotated[str, Header(include_in_schema=False)] = "") -> None:
-    """Refuse a form that another site's page sent: an open service has no key that would keep it out."""
+    """Refuse a form that a page of another site sent. A service without keys has no other protection against it."""
     if sec_fetch_site not in ("", "same-origin", "none"):
         raise HTTPException(403, f"this form was sent from another site ({sec_fetch_site})")
 
 
 class PageRoute(APIRoute):
-    """A route whose errors are pages."""
+    """A route that answers errors with pages."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, with what it raises explained to a person."""
+        """The route's handler; its errors become pages that explain them."""
         handle = super().get_route_handler()
 
         async def handle_or_explain(request: Request) -> Response:
@@ -54,18 +54,19 @@ async def _explain(request: Request, error: Exception) -> Response:
         problem = error.problem_document()
         if error.status == 401:
             back = request.url.path if request.method == "GET" else "/"
-            return _page(request, "login.html", 401, {"HX-Refresh": "true"}, next=back)
+            return render_page(request, "login.html", 401, {"HX-Refresh": "true"}, next=back)
     elif isinstance(error, HTTPException):
         problem = {"title": "Refused", "status": error.status_code, "detail": error.detail}
     elif isinstance(error, RequestValidationError):
         problem = {"title": "Not understood", "status": 422, "detail": "the form or the address has an unknown shape"}
     else:
         problem = json.loads(bytes((await problems.answer(request, error)).body))
-    return _page(request, "problem.html", problem["status"], problem=problem)
+    return render_page(request, "problem.html", problem["status"], problem=problem)
 
 
-def _page(
+def render_page(
     request: Request, template: str, status: int = 200, headers: Mapping[str, str] | None = None, /, **values: Any
 ) -> Response:
+    """A template as a response, with the headers of every page."""
     values["signed_in"] = COOKIE in request.cookies
     return templates.TemplateResponse(request, template, values, status, {**HEADERS, **(headers or {})})

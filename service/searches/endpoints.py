@@ -10,21 +10,21 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Response
 
 from service.candidates.schemas import CandidateOut
-from service.searches import queries, record
-from service.searches import show as answers
-from service.searches.ask import _search, _show, job_id
+from service.searches import ask, show
+from service.searches.queries import UNFINISHED
 from service.searches.schemas import SearchIn, SearchOut, SearchSummary
 from service.web.dependencies import ContextOf
 from service.web.schemas import Cursor, Id, Page, PageSize
 
 router = APIRouter(prefix="/searches", tags=["searches"])
-MOST_SECONDS = 60  # that a client may be kept waiting for a job
+MOST_SECONDS = 60  # the longest that a client may wait for a job
 POLL_SECONDS = 0.1
 
 
 @router.post(
     "",
     status_code=201,
+    summary="Create a search",
     responses={
         200: {"model": SearchOut, "description": "Answered from storage: the same was asked before."},
         202: {"model": SearchOut},
@@ -33,7 +33,7 @@ POLL_SECONDS = 0.1
         507: {"description": "The artifact store is full."},
     },
 )
-async def ask(
+async def create_search(
     body: SearchIn,
     context: ContextOf,
     response: Response,
@@ -42,66 +42,65 @@ async def ask(
         str | None, Header(min_length=1, max_length=200, description="Sent again: the same answer.")
     ] = None,
 ) -> SearchOut:
-    """Ask for the best architecture within limits: 201 with the answer, or 202 with where it will be.
+    """Search for the best architecture within limits.
 
-    200 with the stored answer where the same was asked before of the same versions of all models; with `warm_start:
-    false` nothing stored counts, and equal requests have equal answers.
-    A search that verifies, or evaluates more than 20,000 architectures, is a job.
+    201: the answer. 202: where the answer will be; a search that verifies, or evaluates more than 20,000
+    architectures, is a job. 200: the stored answer to the same request to the same versions of all models. With
+    `warm_start: false`, nothing that is stored counts, and equal requests have equal answers.
     """
-    later, seconds = preferences(prefer or [])
-    search = await run_sync(_search, context, body, idempotency_key, later)
-    applied = ["respond-async"] if later else []
-    if seconds is not None and search.status in queries.UNFINISHED:
+    prefers_job, seconds = preferences(prefer or [])
+    search = await run_sync(lambda: ask.create_search(context, body, key=idempotency_key, prefers_job=prefers_job))
+    applied = ["respond-async"] if prefers_job else []
+    if seconds is not None and search.status in UNFINISHED:
         applied.append(f"wait={seconds}")
-    until = time.monotonic() + (seconds or 0)
-    while search.status in queries.UNFINISHED and time.monotonic() < until:
+    deadline = time.monotonic() + (seconds or 0)
+    while search.status in UNFINISHED and time.monotonic() < deadline:
         await sleep(POLL_SECONDS)
-        search = await run_sync(_show, context, search.id)
+        search = await run_sync(get_search, search.id, context)
     if applied:
         response.headers["Preference-Applied"] = ", ".join(applied)
     response.headers["Location"] = f"/v1/searches/{search.id}"
-    if search.status in queries.UNFINISHED:
+    if search.status in UNFINISHED:
         response.status_code, response.headers["Retry-After"] = 202, "1"
     elif search.answered_from:
         response.status_code = 200
     return search
 
 
-@router.get("")
-def every(context: ContextOf, limit: PageSize = 20, cursor: Cursor = None) -> Page[SearchSummary]:
+@router.get("", summary="List searches")
+def list_searches(context: ContextOf, limit: PageSize = 20, cursor: Cursor = None) -> Page[SearchSummary]:
     """All searches, newest first."""
     with context.database.reading() as session:
-        found, following = queries.page(session, limit, cursor)
-        return Page(items=answers.summaries(session, context, found), next=following)
+        return show.list_searches(session, context, limit, cursor)
 
 
-@router.get("/{search_id}")
-def one(search_id: Id, context: ContextOf) -> SearchOut:
+@router.get("/{search_id}", summary="Get a search")
+def get_search(search_id: Id, context: ContextOf) -> SearchOut:
     """One search, with its answer once it has ended."""
-    return _show(context, search_id)
-
-
-@router.get("/{search_id}/front")
-def front(search_id: Id, context: ContextOf) -> list[CandidateOut]:
-    """A search's Pareto front, from the least of the first limited cost."""
     with context.database.reading() as session:
-        return answers.front(session, context, queries.get(session, search_id))
+        return show.get_search(session, context, search_id)
 
 
-@router.post("/{search_id}/cancel", responses={409: {"description": "It has ended already."}})
-def cancel(search_id: Id, context: ContextOf) -> SearchOut:
-    """Stop a search that has not ended. A front that it has shown stays; before that, what it found is dropped."""
-    with context.database.writing() as session:
-        record.cancel(session, search_id)
-    context.jobs.cancel(job_id(search_id))
-    return _show(context, search_id)
+@router.get("/{search_id}/front", summary="Get the front of a search")
+def get_search_front(search_id: Id, context: ContextOf) -> list[CandidateOut]:
+    """The Pareto front of a search, sorted by its first limited cost."""
+    with context.database.reading() as session:
+        return show.get_search_front(session, context, search_id)
+
+
+@router.post(
+    "/{search_id}/cancel", summary="Cancel a search", responses={409: {"description": "It has ended already."}}
+)
+def cancel_search(search_id: Id, context: ContextOf) -> SearchOut:
+    """Stop a search that has not ended. It keeps its front if it has one already."""
+    return ask.cancel_search(context, search_id)
 
 
 def preferences(headers: Sequence[str]) -> tuple[bool, int | None]:
-    """Whether a job is preferred, and how long to wait for one, seconds (RFC 7240).
+    """Whether the client prefers a job, and how long it wants to wait for one, seconds (RFC 7240).
 
-    What is not understood is ignored.
+    Unknown preferences are ignored.
     """
-    sent = [part.partition(";")[0].strip().lower() for header in headers for part in header.split(",")]
-    waits = [wait for one in sent if (wait := re.fullmatch(r'wait\s*=\s*"?([0-9]{1,18})"?', one))]
-    return "respond-async" in sent, min(int(waits[0][1]), MOST_SECONDS) if waits else None
+    parts = [part.partition(";")[0].strip().lower() for header in headers for part in header.split(",")]
+    waits = [match for part in parts if (match := re.fullmatch(r'wait\s*=\s*"?([0-9]{1,18})"?', part))]
+    return "respond-async" in parts, min(int(waits[0][1]), MOST_SECONDS) if waits else None

@@ -1,10 +1,10 @@
-"""Verifying the finalists of a search."""
+"""Verifying the finalists of a search, a round at a time, until one of them holds every limit."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sqlalchemy.orm import Session
@@ -15,104 +15,114 @@ from service.candidates.queries import genomes_of
 from service.context import Context
 from service.errors import NotVerifiedError
 from service.jobs.queue import Step
-from service.searches import problem as rules
 from service.searches import queries
-from service.searches.queries import _lock
+from service.searches.answer import limit_evidence, weakest_evidence
+from service.searches.findings import Findings, find_sensitivity
+from service.searches.problem import make_problem
+from service.searches.queries import lock_unfinished
 from service.searches.question import load_question
-from service.searches.record import least_certain, limit_holds, sensitivity
-from service.searches.verify import measurable, measure_latency, verify
+from service.searches.request import SearchRequest
+from service.searches.verify import measurable_devices, measure_latency, verify
 from service.storage.tables import Candidate, Search, Verification
 from service.supernets import queries as supernets
 
-ROUND = 5  # finalists verified before asking whether one of them wins
-ROUNDS = 4  # asked so often at most
+ROUND = 5  # finalists verified in one round
+ROUNDS = 4  # the most rounds
 
 
-def _verify(context: Context, step: Step, search_id: str) -> None:
-    """Verify finalists, a round at a time, until one holds every limit or enough were tried."""
+def verify_finalists(context: Context, step: Step, search_id: str) -> None:
+    """Verify finalists, a round at a time, until one holds every limit or the last round is over."""
     tried: list[str] = []
     for number in range(ROUNDS):
         chosen = step(f"choose {number}", partial(_choose, context, search_id, tuple(tried)))
-        for one in chosen:
-            step(f"verify {one}", partial(_verify_one, context, search_id, one, len(tried)))
-            tried.append(one)
+        for candidate_id in chosen:
+            step(f"verify {candidate_id}", partial(_verify, context, search_id, candidate_id, len(tried)))
+            tried.append(candidate_id)
         step(f"measure {number}", partial(_measure, context, search_id, chosen))
-        last = number == ROUNDS - 1 or not chosen
-        if step(f"conclude {number}", partial(_conclude, context, search_id, tuple(tried), last)):
+        is_last = number == ROUNDS - 1 or not chosen
+        if step(f"conclude {number}", partial(_conclude, context, search_id, tuple(tried), is_last)):
             return
 
 
 def _choose(context: Context, search_id: str, tried: Sequence[str]) -> list[str]:
-    """The next finalists to try, best first as predicted, without those that what was measured so far speaks against.
+    """The finalists of the next round, best first by prediction, skipping those that the measurements so far rule out.
 
-    If the tried ones took 10 % longer than predicted, so will others: they must leave as much room below the limit.
+    If the tried finalists took 10 % longer than predicted, the next ones must be predicted to leave 10 % of room.
     """
     with context.database.reading() as session:
         ids = [candidate.id for candidate in queries.members(session, search_id)]
-        found = Found.load(session, context, search_id, ids)
-    slower = {
-        device: median(found.measured_ms[one][device] / found.predicted_ms[one][device] for one in ones)
-        for device in found.search.latency_models
-        if (ones := [one for one in tried if device in found.measured_ms.get(one, {})])
+        results = FinalistResults.load(session, context, search_id, ids)
+    slowdowns = {
+        device: median(results.measured_ms[name][device] / results.predicted_ms[name][device] for name in names)
+        for device in results.search.latency_models
+        if (names := [name for name in tried if device in results.measured_ms.get(name, {})])
     }
 
-    def likely(one: str) -> bool:
+    def is_likely_within(name: str) -> bool:
         return all(
-            found.predicted_ms[one][limit["device"]] * slower.get(limit["device"], 1.0) <= limit["max"]
-            for limit in found.limits
-            if limit["cost"] == "latency_ms"
+            results.predicted_ms[name][limit.device] * slowdowns.get(limit.device, 1.0) <= limit.max
+            for limit in results.request.limits
+            if limit.device is not None
         )
 
-    return [one for one in found.rows if one not in tried and (not slower or likely(one))][:ROUND]
+    return [name for name in results.rows if name not in tried and (not slowdowns or is_likely_within(name))][:ROUND]
 
 
-def _verify_one(context: Context, search_id: str, candidate_id: str, done: int) -> None:
+def _verify(context: Context, search_id: str, candidate_id: str, done: int) -> None:
     with context.database.writing() as session:
-        _lock(session, search_id).progress = {"phase": "verify", "verified": done}
+        lock_unfinished(session, search_id).progress = {"phase": "verify", "verified": done}
     verify(context, candidate_id)
 
 
 def _measure(context: Context, search_id: str, candidate_ids: Sequence[str]) -> None:
-    """Measure candidates as those of the search's devices that this machine is."""
+    """Measure candidates on each device of the search that is this machine."""
     with context.database.reading() as session:
         question = load_question(session, context, queries.get(session, search_id))
-    for device in measurable(question.latency_models) if candidate_ids else []:
+    for device in measurable_devices(question.latency_models) if candidate_ids else []:
         measure_latency(context, search_id, candidate_ids, device, question.latency_models[device].id)
 
 
-def _conclude(context: Context, search_id: str, tried: Sequence[str], last: bool) -> bool:
-    """End the search if a tried candidate holds every limit, or if this was the last round; whether it ended."""
+def _conclude(context: Context, search_id: str, tried: Sequence[str], is_last: bool) -> bool:
+    """End the search if a tried finalist holds every limit, or after the last round. Returns whether it ended."""
     with context.database.reading() as session:
         question = load_question(session, context, queries.get(session, search_id))
     with context.database.writing() as session:
-        found = Found.load(session, context, search_id, tried)
-        holding = [one for one in tried if not found.violations(one)]
+        results = FinalistResults.load(session, context, search_id, tried)
+        holding = [name for name in tried if not results.violations(name)]
         if holding:
-            best = min(holding, key=found.rank)
-            holds = least_certain([limit_holds(x, found.is_measured(best, x)) for x in found.limits])
-            genome = np.frombuffer(found.rows[best].genome, np.int8)
-            around = sensitivity(rules.make_problem(context, question), genome)
-            findings = {**(found.search.findings or {}), "sensitivity": around}
-            if "reached" in findings:
-                findings["reached"] = True  # as verified: what falls short does not hold
+            best = min(holding, key=results.rank)
+            limits = results.request.limits
+            evidence = weakest_evidence([limit_evidence(limit, results.is_measured(best, limit)) for limit in limits])
+            genome = np.frombuffer(results.rows[best].genome, np.int8)
+            findings = Findings.from_json(results.search.findings)
+            findings = replace(findings, sensitivity=find_sensitivity(make_problem(context, question), genome))
+            if findings.reached is not None:
+                findings = replace(findings, reached=True)  # as verified: a candidate below `min_accuracy` violates it
             if best != queries.members(session, search_id)[0].id:
-                findings["two_opt"] = None  # which was said of the best by prediction
+                findings = replace(findings, two_opt=None)  # it was about the best candidate by prediction
             queries.finish(
-                session, search_id, status="done", best_candidate_id=best, limits_hold=holds, findings=findings
+                session,
+                search_id,
+                status="done",
+                best_candidate_id=best,
+                limits_hold=evidence,
+                findings=findings.to_json(),
             )
-        elif last:
-            queries.finish(session, search_id, status="not_verified", problem=found.problem_document())
-        return bool(holding) or last
+        elif is_last:
+            queries.finish(session, search_id, status="not_verified", problem=results.problem_document())
+        return bool(holding) or is_last
 
 
 @dataclass(frozen=True)
-class Found:
-    """What is known of some of a search's candidates, in their order. *_ms: by candidate and device.
+class FinalistResults:
+    """Predictions, verifications and measurements of some finalists of a search, in their order.
 
-    counted: by candidate, the cost to minimise where that is none of a device.
+    rows: by candidate. counted: by candidate, the cost to minimise, unless that is a latency or there is none.
+    predicted_ms, measured_ms: latencies by candidate and device.
     """
 
     search: Search
+    request: SearchRequest
     rows: Mapping[str, Candidate]
     counted: Mapping[str, float]
     verifications: Mapping[str, Verification]
@@ -120,15 +130,17 @@ class Found:
     measured_ms: Mapping[str, Mapping[str, float]]
 
     @classmethod
-    def load(cls, session: Session, context: Context, search_id: str, ids: Sequence[str]) -> "Found":
-        """Read it."""
+    def load(cls, session: Session, context: Context, search_id: str, ids: Sequence[str]) -> Self:
+        """The results of these candidates of a search."""
         search, rows = queries.get(session, search_id), candidates.by_id(session, ids)
-        counted, objective = {}, search.request["objective"]
-        if rows and objective not in ("accuracy", "pareto", "latency_ms"):
-            cost = cost_of(Limit(objective, 1.0), context.loaded(supernets.get(session, search.supernet_id)).tables, {})
+        request, counted = SearchRequest.from_json(search.request), {}
+        if rows and request.minimise not in (None, "latency_ms"):
+            tables = context.loaded(supernets.get(session, search.supernet_id)).tables
+            cost = cost_of(Limit(request.objective, 1.0), tables, {})
             counted = dict(zip(ids, cost(genomes_of(rows)).tolist(), strict=True))
         return cls(
             search,
+            request,
             {candidate.id: candidate for candidate in rows},
             counted,
             candidates.verifications(session, ids),
@@ -136,61 +148,58 @@ class Found:
             candidates.measured_latency(session, ids, search_id),
         )
 
-    @property
-    def limits(self) -> list[dict[str, Any]]:
-        """The search's limits."""
-        return list(self.search.request["limits"])
+    def is_measured(self, candidate_id: str, limit: Limit) -> bool:
+        """Whether the latency that a limit is on was measured."""
+        return limit.device in self.measured_ms.get(candidate_id, {})
 
-    def is_measured(self, one: str, limit: Mapping[str, Any]) -> bool:
-        """Whether the latency that a limit is about was measured."""
-        return limit["device"] in self.measured_ms.get(one, {})
+    def violations(self, candidate_id: str) -> list[str]:
+        """Which requirements a candidate violates: a measured latency above its limit, too low a verified accuracy.
 
-    def violations(self, one: str) -> list[str]:
-        """What speaks against a candidate: a measured latency above its limit, too low a verified accuracy.
-
-        Where the device measured one of the candidates, the others count as violating until they are measured, too.
-        What is counted, and latencies that cannot be measured here, hold as counted and predicted.
+        If any candidate was measured on a device, every candidate must be. Counted costs hold as counted, and
+        latencies that this machine cannot measure hold as predicted.
         """
         result = []
-        for limit in self.limits:
-            device = limit["device"]
+        for limit in self.request.limits:
+            device = limit.device
             if any(device in measured for measured in self.measured_ms.values()):
-                ms = self.measured_ms.get(one, {}).get(device)
+                ms = self.measured_ms.get(candidate_id, {}).get(device or "")
                 if ms is None:
                     result.append(f"latency_ms on {device} was not measured, as that of others was")
-                elif ms > limit["max"]:
-                    result.append(f"measured latency_ms on {device} is {ms:.4g}, the limit {limit['max']:g}")
-        least, verified = self.search.request["min_accuracy"], self.accuracy(one)
-        if least is not None and verified is not None and verified < least:
-            result.append(f"verified accuracy is {verified:.4f}, min_accuracy {least:g}")
+                elif ms > limit.max:
+                    result.append(f"measured latency_ms on {device} is {ms:.4g}, the limit {limit.max:g}")
+        min_accuracy, verified = self.request.min_accuracy, self.verified_accuracy(candidate_id)
+        if min_accuracy is not None and verified is not None and verified < min_accuracy:
+            result.append(f"verified accuracy is {verified:.4f}, min_accuracy {min_accuracy:g}")
         return result
 
-    def accuracy(self, one: str) -> float | None:
-        """Verified."""
-        verification = self.verifications.get(one)
+    def verified_accuracy(self, candidate_id: str) -> float | None:
+        """The verified accuracy of a candidate; None where it could not be verified."""
+        verification = self.verifications.get(candidate_id)
         return verification.verified_accuracy if verification else None
 
-    def rank(self, one: str) -> tuple[float, ...]:
-        """Less is better: the cost to minimise, then verified accuracy and log-likelihood. Ties keep the order."""
-        request = self.search.request
-        cost = self.counted.get(one, 0.0)
-        if request["objective"] == "latency_ms":
-            known = {**self.predicted_ms.get(one, {}), **self.measured_ms.get(one, {})}
-            cost = known[request["device"]]
-        verification = self.verifications.get(one)
+    def rank(self, candidate_id: str) -> tuple[float, ...]:
+        """A key to sort by, best first: the minimised cost, then verified accuracy, then log-likelihood."""
+        cost = self.counted.get(candidate_id, 0.0)
+        if self.request.minimise == "latency_ms":
+            latencies = {**self.predicted_ms.get(candidate_id, {}), **self.measured_ms.get(candidate_id, {})}
+            cost = latencies[self.request.device or ""]
+        verification = self.verifications.get(candidate_id)
         likelihood = (verification.log_likelihood if verification else None) or 0.0
-        return cost, -(self.accuracy(one) or 0.0), -likelihood
+        return cost, -(self.verified_accuracy(candidate_id) or 0.0), -likelihood
 
     def problem_document(self) -> dict[str, Any]:
-        """Why none of them is the answer, and which comes closest."""
-        count = {one: self.violations(one) for one in self.rows}
-        closest = min(count, key=lambda one: (len(count[one]), self._excess(one)))
+        """Why no finalist is the answer, and which one comes closest."""
+        violations = {name: self.violations(name) for name in self.rows}
+        closest = min(violations, key=lambda name: (len(violations[name]), self._excess(name)))
         return NotVerifiedError(
-            f"the closest of {len(count)} finalists tried is candidate {closest}: {'; '.join(count[closest])}. "
+            f"the closest of {len(violations)} finalists tried is candidate {closest}: "
+            f"{'; '.join(violations[closest])}. "
             "Raise the limit, limit the bound at a confidence, or measure the device again",
             closest=closest,
         ).problem_document()
 
-    def _excess(self, one: str) -> float:
-        ratios = [self.measured_ms.get(one, {}).get(x["device"], 0.0) / x["max"] for x in self.limits if x["device"]]
-        return max(ratios, default=0.0)
+    def _excess(self, candidate_id: str) -> float:
+        """The largest ratio of a measured latency to its limit."""
+        measured = self.measured_ms.get(candidate_id, {})
+        limits = ((limit.device, limit.max) for limit in self.request.limits if limit.device)
+        return max((measured.get(device, 0.0) / limit for device, limit in limits), default=0.0)

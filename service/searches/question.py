@@ -1,11 +1,10 @@
-"""From a request to a question."""
+"""Questions: requests together with the versions of the models that answer them."""
 
 import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -13,9 +12,11 @@ from evolution.limits import Limit
 from evolution.problem import MOST_FRONT_COSTS
 from service.context import Context
 from service.costs import COSTS
+from service.costs import COSTS
 from service.devices import queries as devices
 from service.errors import ConflictError, InvalidError
 from service.searches import queries
+from service.searches.request import SearchRequest
 from service.searches.schemas import SearchIn
 from service.storage.store import unpack
 from service.storage.tables import LatencyModelRow, Search, Supernet
@@ -23,151 +24,178 @@ from service.supernets import queries as supernets
 from service.supernets.extractable import check_extractable
 from supernet.space import Genomes
 
-IN_PROCESS = 20_000  # evaluations that a request may wait for; more are a job's work
 SHORTHANDS = {kind.field: kind.name for kind in COSTS}
 
 
 @dataclass(frozen=True)
 class Question:
-    """Everything that an answer depends on, its seed included. latency_models: by device."""
+    """Everything that an answer depends on. latency_models: by device. warm_start: (N, G) genomes to start from."""
 
     supernet: Supernet
-    request: Mapping[str, Any]
+    request: SearchRequest
     latency_models: Mapping[str, LatencyModelRow]
-    warm_start: Genomes | None = None  # (N, G)
+    warm_start: Genomes | None = None
 
     @property
     def hash(self) -> str:
-        """SHA-256 of all of it but the warm start: equal for what was asked before."""
+        """SHA-256 of everything but the warm start. Equal hashes: the same question."""
         versions = {device: row.id for device, row in self.latency_models.items()}
-        asked = [self.request, self.supernet.predictor_version, versions]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-
-    @property
-    def is_short(self) -> bool:
-        """Whether it may be answered while the client waits."""
-        return not self.request["verify"] and self.request["budget"] <= IN_PROCESS
+        content = [self.request.to_json(), self.supernet.predictor_version, versions]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def ask(session: Session, body: SearchIn) -> Question:
-    """The question in a request, with the newest models that it depends on.
+def make_question(session: Session, body: SearchIn) -> Question:
+    """The question that a request body asks, with the newest models.
 
     Raises:
-        NotFoundError, InvalidError: a supernet or device that is not there or not measured; fields that contradict.
+        NotFoundError: no such supernet or device. InvalidError: the device was not measured, the supernet's networks
+            cannot be verified, or fields contradict each other.
     """
     supernet = supernets.get(session, body.supernet) if body.supernet else supernets.only(session)
     if body.verify:
         check_extractable(supernet)
-    request = canonical(body, supernet.id)
-    names = {limit["device"] for limit in request["limits"]} | {request["device"]}
-    latency = devices.models_for(session, sorted(names - {None}), supernet.space_hash)
-    return Question(supernet, request, latency)
+    request = make_request(body, supernet.id)
+    return Question(supernet, request, devices.models_for(session, request.devices, supernet.space_hash))
 
 
-def answered_before(session: Session, question: Question) -> Search | None:
-    """The stored search that answers a question, unless it asks for nothing stored to count.
+def load_question(session: Session, context: Context, search: Search) -> Question:
+    """The question of a stored search, with the models and the warm start that it was stored with."""
+    warm_start = None
+    if search.warm_start is not None:
+        warm_start = unpack(context.store.path(search.warm_start).read_bytes())["genomes"]
+    rows = devices.models_by_id(session, list(search.latency_models.values()))
+    supernet = supernets.get(session, search.supernet_id)
+    request = SearchRequest.from_json(search.request)
+    return Question(supernet, request, {row.device: row for row in rows}, warm_start)
 
-    A verified one whose latency was left as predicted does not: a worker on the device may measure it this time.
+
+def find_answer(session: Session, question: Question) -> Search | None:
+    """The stored search that answers a question already; None for a question that ignores what is stored.
+
+    A verified search whose latency is only predicted does not count: this time, a worker may run on the device.
     """
-    if not question.request["warm_start"]:
+    if not question.request.warm_start:
         return None
-    search = queries.answered(session, question.hash)
-    unmeasured = search is not None and search.limits_hold in ("predicted", "bound")
-    return None if unmeasured and question.request["verify"] else search
+    search = queries.newest_answer(session, question.hash)
+    is_unmeasured = search is not None and search.limits_hold in ("predicted", "bound")
+    return None if is_unmeasured and question.request.verify else search
 
 
-def asked_before(session: Session, idempotency_key: str | None, body: SearchIn) -> Search | None:
-    """The search that this key was sent with before.
+def find_by_key(session: Session, idempotency_key: str | None, body: SearchIn) -> Search | None:
+    """The search that was created with this key.
 
     Raises:
-        ConflictError: it asked something else.
+        ConflictError: that search had another request.
     """
-    earlier = queries.by_key(session, idempotency_key) if idempotency_key else None
-    if earlier is not None and earlier.request != canonical(body, body.supernet or earlier.supernet_id):
+    search = queries.by_key(session, idempotency_key) if idempotency_key else None
+    if search is None:
+        return None
+    if SearchRequest.from_json(search.request) != make_request(body, body.supernet or search.supernet_id):
         raise ConflictError(
             f"Idempotency-Key {idempotency_key!r} was sent before with another request, which became search "
-            f"{earlier.id}; use another key"
+            f"{search.id}; use another key"
         )
-    return earlier
+    return search
 
 
-def canonical(body: SearchIn, supernet_id: str) -> dict[str, Any]:
-    """A request without shorthands, its limits in a fixed order: what is stored, and asked again to repeat a search.
+def make_request(body: SearchIn, supernet_id: str) -> SearchRequest:
+    """The canonical form of a request body: no shorthands, and the limits in a fixed order.
 
     Raises:
-        InvalidError: fields that contradict each other or lack their device.
+        InvalidError: fields contradict each other or lack their device.
     """
-    limits = [limit.model_dump() for limit in body.limits]
-    for shorthand, cost in SHORTHANDS.items():
-        if (value := getattr(body, shorthand)) is not None:
-            device = body.device if cost == "latency_ms" else None
-            limits.append({"cost": cost, "max": value, "device": device, "confidence": None})
-    for limit in limits:
-        if limit["cost"] == "latency_ms" and limit["device"] is None:
-            limit["device"] = body.device
-        Limit(**limit)  # refuses a device missing or out of place
-    _check_confidences(limits)
+    limits = _limits(body)
     objectives = _objectives(body)
-    on_device = "latency_ms" in (body.objective, *objectives)
-    if body.device is not None and not on_device and body.device not in {x["device"] for x in limits}:
+    is_on_device = "latency_ms" in (body.objective, *objectives)
+    if body.device is not None and not is_on_device and body.device not in {limit.device for limit in limits}:
         raise InvalidError(
             f"device is {body.device!r}, but nothing limits its latency; add max_latency_ms or leave it out"
         )
-    if on_device and body.device is None:
+    if is_on_device and body.device is None:
         raise InvalidError("latency_ms as an objective needs a device")
     if (body.objective in ("accuracy", "pareto")) != (body.min_accuracy is None):
         raise InvalidError(
             f"objective is {body.objective!r} and min_accuracy is {body.min_accuracy}; min_accuracy goes with a cost "
             "as objective, and such an objective needs it"
         )
-    kept = ("objective", "min_accuracy", "resolution", "max_resolution", "seed", "budget", "warm_start", "verify")
-    return {
-        "supernet": supernet_id,
-        "limits": sorted(limits, key=lambda x: (x["cost"], x["device"] or "", x["confidence"] or 0.0, x["max"])),
-        "device": body.device if on_device else None,
-        "objectives": objectives,
-        "strategy": body.strategy or ("nsga2" if objectives else "evolution"),
-        **{field: getattr(body, field) for field in kept},
-    }
+    return SearchRequest(
+        supernet=supernet_id,
+        limits=limits,
+        device=body.device if is_on_device else None,
+        objectives=objectives,
+        strategy=body.strategy or ("nsga2" if objectives else "evolution"),
+        objective=body.objective,
+        min_accuracy=body.min_accuracy,
+        resolution=body.resolution,
+        max_resolution=body.max_resolution,
+        seed=body.seed,
+        evaluations=_evaluations(body),
+        warm_start=body.warm_start,
+        verify=body.verify,
+    )
 
 
-def _objectives(body: SearchIn) -> list[str]:
-    """The costs of the front that is sought; none where none is.
+def _limits(body: SearchIn) -> tuple[Limit, ...]:
+    """All limits, shorthands included, sorted.
 
     Raises:
-        InvalidError: objectives without the objective `pareto`, twice the same, or more than two costs.
+        ValueError: a limit lacks its device, or has one that is out of place. InvalidError: two confidences on one
+            device.
     """
-    costs: list[str] = [name for name in body.objectives if name != "accuracy"]
+    limits = [
+        Limit(limit.cost, limit.max, limit.device or _device_of(limit.cost, body), limit.confidence)
+        for limit in body.limits
+    ]
+    for shorthand, cost in SHORTHANDS.items():
+        if (value := getattr(body, shorthand)) is not None:
+            limits.append(Limit(cost, value, _device_of(cost, body)))
+    _check_confidences(limits)
+    return tuple(sorted(limits, key=lambda x: (x.cost, x.device or "", x.confidence or 0.0, x.max)))
+
+
+def _device_of(cost: str, body: SearchIn) -> str | None:
+    return body.device if cost == "latency_ms" else None
+
+
+def _evaluations(body: SearchIn) -> int:
+    """`evaluations`, or `budget`, its deprecated name. Raises InvalidError where both are sent and differ."""
+    if body.budget is None:
+        return body.evaluations
+    if "evaluations" in body.model_fields_set and body.evaluations != body.budget:
+        raise InvalidError(
+            f"evaluations is {body.evaluations} and budget, its deprecated name, is {body.budget}; send evaluations "
+            "alone"
+        )
+    return body.budget
+
+
+def _objectives(body: SearchIn) -> tuple[str, ...]:
+    """The costs of the front; empty unless the objective is `pareto`.
+
+    Raises:
+        InvalidError: objectives without the objective `pareto`, one cost twice, or more than two costs.
+    """
+    costs = tuple(name for name in body.objectives if name != "accuracy")
     if body.objective != "pareto":
         if body.objectives:
             raise InvalidError(f"objectives go with the objective 'pareto', and objective is {body.objective!r}")
-        return []
+        return ()
     if len(set(costs)) != len(costs) or len(costs) > MOST_FRONT_COSTS:
         raise InvalidError(
             f"objectives are {', '.join(body.objectives)}; a front is of the accuracy and 1 or {MOST_FRONT_COSTS} "
             "different costs"
         )
-    return costs or ["latency_ms" if body.device else "flops"]
+    return costs or ("latency_ms" if body.device else "flops",)
 
 
-def _check_confidences(limits: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse two confidences on one device: an answer shows one bound for each."""
-    confidences: dict[str, set[float]] = defaultdict(set)
+def _check_confidences(limits: Sequence[Limit]) -> None:
+    """Refuse two confidences on one device: an answer shows one bound per device."""
+    confidences: dict[str | None, set[float]] = defaultdict(set)
     for limit in limits:
-        if limit["confidence"] is not None:
-            confidences[limit["device"]].add(limit["confidence"])
-    for device, given in confidences.items():
-        if len(given) > 1:
+        if limit.confidence is not None:
+            confidences[limit.device].add(limit.confidence)
+    for device, values in confidences.items():
+        if len(values) > 1:
             raise InvalidError(
-                f"device {device!r} is limited at the confidences {' and '.join(map(str, sorted(given)))}; give it one"
+                f"device {device!r} is limited at the confidences {' and '.join(map(str, sorted(values)))}; give it one"
             )
-
-
-def load_question(session: Session, context: Context, search: Search) -> Question:
-    """The question that a stored search asks, with the models and genomes it was asked with."""
-    genomes = None
-    if search.warm_start is not None:
-        genomes = unpack(context.store.path(search.warm_start).read_bytes())["genomes"]
-    rows = devices.models_by_id(session, list(search.latency_models.values()))
-    supernet = supernets.get(session, search.supernet_id)
-    return Question(supernet, search.request, {row.device: row for row in rows}, genomes)

@@ -100,8 +100,15 @@ class SearchIn(ShorthandLimitsIn):
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of all random choices. The same inputs and seed give the same answer."
     )
-    budget: int = Field(
+    evaluations: int = Field(
         EVALUATIONS, ge=1, le=1_000_000, description="How many architectures to evaluate by prediction, at most."
+    )
+    budget: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Deprecated name of `evaluations`.",
+        json_schema_extra={"deprecated": True},
     )
     warm_start: bool = Field(
         True,

@@ -1,4 +1,4 @@
-"""A stored search as the API shows it."""
+"""Stored searches as the API shows them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,97 +10,68 @@ from evolution.predictors.accuracy import ranking_warning
 from service.candidates import queries as candidates
 from service.candidates.queries import genomes_of
 from service.candidates.schemas import CandidateOut
-from service.candidates.show import Predicted, describe
+from service.candidates.show import Predictions, show_candidates
 from service.context import Context
 from service.devices import queries as devices
 from service.searches import queries
-from service.searches.record import limit_holds
-from service.searches.schemas import LimitOut, SearchOut, SearchSummary
+from service.searches.answer import answer_parts, sort_front
+from service.searches.findings import Findings
+from service.searches.request import SearchRequest
+from service.searches.schemas import SearchOut, SearchSummary
 from service.storage.tables import Candidate, Search
 from service.supernets import queries as supernets
+from service.web.schemas import Page
 
 
-def show(session: Session, context: Context, search: Search, *, from_storage: bool = False) -> SearchOut:
-    """A search with its answer. from_storage: it is shown instead of searching for the same again."""
-    kept = queries.members(session, search.id, on_front=True)
-    best_id = search.best_candidate_id
-    others = [one.id for one in kept if one.id != best_id]
-    rows = [*kept, *(candidates.by_id(session, [best_id]) if best_id and len(others) == len(kept) else [])]
-    found = {one.id: one for one in members(session, context, search, rows)}
-    best = found[best_id] if best_id else None
-    findings = search.findings or {}
+def get_search(session: Session, context: Context, search_id: str) -> SearchOut:
+    """A search with its answer. Raises NotFoundError."""
+    return show_search(session, context, queries.get(session, search_id))
+
+
+def list_searches(session: Session, context: Context, limit: int, cursor: str | None = None) -> Page[SearchSummary]:
+    """One page of searches, newest first. Raises what `queries.page` does."""
+    rows, next_cursor = queries.page(session, limit, cursor)
+    return Page(items=[_summarise(session, context, search) for search in rows], next=next_cursor)
+
+
+def get_search_front(session: Session, context: Context, search_id: str) -> list[CandidateOut]:
+    """The Pareto front of a search, sorted by its first cost. Raises NotFoundError."""
+    search = queries.get(session, search_id)
+    front = _show_members(session, context, search, queries.members(session, search.id, on_front=True))
+    return sort_front(SearchRequest.from_json(search.request), front)
+
+
+def show_search(session: Session, context: Context, search: Search, *, from_storage: bool = False) -> SearchOut:
+    """A search with its answer. from_storage: whether it is shown as the answer to a repeated request."""
+    front, best_id = queries.members(session, search.id, on_front=True), search.best_candidate_id
+    is_apart = best_id is not None and best_id not in {member.id for member in front}
+    rows = [*front, *(candidates.by_id(session, [best_id]) if best_id and is_apart else [])]
+    shown = {candidate.id: candidate for candidate in _show_members(session, context, search, rows)}
+    best = shown[best_id] if best_id else None
+    parts = answer_parts(
+        SearchRequest.from_json(search.request),
+        Findings.from_json(search.findings),
+        best,
+        [shown[member.id] for member in front],
+    )
     return SearchOut(
         **_summary(search, best),
-        limits=_limits(search, best),
-        min_accuracy_reached=findings.get("reached"),
-        front=_from_least([found[one.id] for one in kept], search.request),
-        front_size=findings.get("front_size"),
-        hypervolume=findings.get("hypervolume"),
-        sensitivity=findings.get("sensitivity", []) if best else [],
-        seed=search.seed,
+        **parts,
         predictor=search.predictor_version,
         predictor_warning=ranking_warning(supernets.get(session, search.supernet_id).predictor_card or {}),
         latency_models=search.latency_models,
         answered_from=search.id if from_storage else None,
         warm_starts=search.warm_starts,
         evaluations=search.evaluations,
-        two_opt=findings.get("two_opt"),
-        two_opt_evaluations=findings.get("two_opt_evaluations"),
-        gained_last_1000=findings.get("gained_last_1000"),
         elapsed_ms=search.elapsed_ms,
         progress=search.progress,
     )
 
 
-def summaries(session: Session, context: Context, searches: Sequence[Search]) -> list[SearchSummary]:
-    """Searches in a list."""
-    result = []
-    for search in searches:
-        rows = candidates.by_id(session, [search.best_candidate_id]) if search.best_candidate_id else []
-        best = members(session, context, search, rows)
-        result.append(SearchSummary(**_summary(search, best[0] if best else None)))
-    return result
-
-
-def front(session: Session, context: Context, search: Search) -> list[CandidateOut]:
-    """A search's Pareto front, from the least of its first cost."""
-    found = members(session, context, search, queries.members(session, search.id, on_front=True))
-    return _from_least(found, search.request)
-
-
-def members(session: Session, context: Context, search: Search, rows: Sequence[Candidate]) -> list[CandidateOut]:
-    """Candidates as a search saw them: with the predictions it used, and the latency measured for it."""
-    if not rows:
-        return []
-    ids = [candidate.id for candidate in rows]
-    accuracy = candidates.predicted_accuracy(session, ids, search.predictor_version)
-    latency = candidates.predicted_latency(session, ids, search.latency_models)
-    bounds = _bounds(session, context, search, rows)
-    predicted = [
-        Predicted(
-            accuracy.get(one),
-            search.predictor_version,
-            latency.get(one, {}),
-            search.latency_models,
-            {device: float(ms[row]) for device, ms in bounds.items()},
-        )
-        for row, one in enumerate(ids)
-    ]
-    return describe(session, context, rows, predicted, search.id)
-
-
-def _bounds(session: Session, context: Context, search: Search, found: Sequence[Candidate]) -> dict[str, Floats]:
-    """By device, the bound on each candidate's latency that the search asked for, to the bit as it was held."""
-    asked = {limit["device"]: limit["confidence"] for limit in search.request["limits"] if limit["confidence"]}
-    if not asked:
-        return {}
-    tables = context.loaded(supernets.get(session, search.supernet_id)).tables
-    rows = {row.device: row for row in devices.models_by_id(session, list(search.latency_models.values()))}
-    genomes = genomes_of(found)
-    return {
-        device: context.latency_model(rows[device], tables).upper_bound(genomes, confidence)
-        for device, confidence in asked.items()
-    }
+def _summarise(session: Session, context: Context, search: Search) -> SearchSummary:
+    rows = candidates.by_id(session, [search.best_candidate_id]) if search.best_candidate_id else []
+    best = _show_members(session, context, search, rows)
+    return SearchSummary(**_summary(search, best[0] if best else None))
 
 
 def _summary(search: Search, best: CandidateOut | None) -> dict[str, Any]:
@@ -117,31 +88,37 @@ def _summary(search: Search, best: CandidateOut | None) -> dict[str, Any]:
     }
 
 
-def _limits(search: Search, best: CandidateOut | None) -> list[LimitOut]:
-    """The limits, and how the best candidate stands to each."""
-    result = []
-    for limit in search.request["limits"]:
-        value, holds = None, None
-        if best is not None:
-            measured = (best.measured_latency_ms or {}).get(limit["device"])
-            holds = limit_holds(limit, measured is not None)
-            value = {
-                "counted": getattr(best, limit["cost"], None),
-                "predicted": best.predicted_latency_ms.get(limit["device"]),
-                "bound": best.predicted_latency_bound_ms.get(limit["device"]),
-                "measured": measured,
-            }[holds]
-        result.append(LimitOut(**limit, value=value, holds=holds))
-    return result
+def _show_members(session: Session, context: Context, search: Search, rows: Sequence[Candidate]) -> list[CandidateOut]:
+    """Candidates with the predictions that a search used, and with the latencies measured for it."""
+    if not rows:
+        return []
+    ids = [candidate.id for candidate in rows]
+    accuracy = candidates.predicted_accuracy(session, ids, search.predictor_version)
+    latency = candidates.predicted_latency(session, ids, search.latency_models)
+    bounds = _latency_bounds(session, context, search, rows)
+    predictions = [
+        Predictions(
+            accuracy.get(name),
+            search.predictor_version,
+            latency.get(name, {}),
+            search.latency_models,
+            {device: float(ms[row]) for device, ms in bounds.items()},
+        )
+        for row, name in enumerate(ids)
+    ]
+    return show_candidates(session, context, rows, predictions, search.id)
 
 
-def _from_least(found: list[CandidateOut], request: dict[str, Any]) -> list[CandidateOut]:
-    """In the order of the front's first cost: the first objective or limit, the minimised one, or FLOPs."""
-    minimised = "flops" if request["objective"] in ("accuracy", "pareto") else request["objective"]
-    first = request["limits"][0] if request["limits"] else {"cost": minimised, "device": request["device"]}
-    if request["objectives"]:
-        first = {"cost": request["objectives"][0], "device": request["device"]}
-    cost, device = str(first["cost"]), str(first["device"])
-    if cost == "latency_ms":
-        return sorted(found, key=lambda one: one.predicted_latency_ms.get(device, 0.0))
-    return sorted(found, key=lambda one: float(getattr(one, cost)))
+def _latency_bounds(session: Session, context: Context, search: Search, rows: Sequence[Candidate]) -> dict[str, Floats]:
+    """By device, (N,) the latency bounds of candidates that the search held below its limits, to the bit."""
+    limits = SearchRequest.from_json(search.request).limits
+    confidences = {limit.device: limit.confidence for limit in limits if limit.device and limit.confidence}
+    if not confidences:
+        return {}
+    tables = context.loaded(supernets.get(session, search.supernet_id)).tables
+    latency_models = {row.device: row for row in devices.models_by_id(session, list(search.latency_models.values()))}
+    genomes = genomes_of(rows)
+    return {
+        device: context.latency_model(latency_models[device], tables).upper_bound(genomes, confidence)
+        for device, confidence in confidences.items()
+    }

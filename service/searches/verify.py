@@ -12,16 +12,16 @@ from service.exports.job import export, extract
 from service.storage.tables import Device, LatencyModelRow, now
 from supernet.export.probe_plan import reference_onnx
 
-MEASURE_SECONDS = 20.0  # the longest that a round of finalists may take; small networks need less
+MEASURE_SECONDS = 20.0  # the most for a round of finalists; small networks need less
 NO_HOLDOUT = "the bundle has no held-out images"
 
 
 def verify(context: Context, candidate_id: str) -> None:
-    """Extract, recalibrate and score a candidate, and store its file. What is stored already is not made again."""
+    """Extract, recalibrate and score a candidate, and store its ONNX file, unless all of this is stored already."""
     with context.database.reading() as session:
-        known = candidates.verifications(session, [candidate_id])
+        is_verified = candidate_id in candidates.verifications(session, [candidate_id])
         exported = exports.find(session, candidate_id, "fp32")
-    if candidate_id in known and exported is not None and exported.sha256 is not None:
+    if is_verified and exported is not None and exported.sha256 is not None:
         return
     subnet = extract(context, candidate_id)
     evaluation = subnet.evaluator.evaluate(subnet.network, subnet.candidate.resolution)
@@ -41,27 +41,27 @@ def verify(context: Context, candidate_id: str) -> None:
     export(context, subnet, "fp32", evaluation.accuracy if evaluation else None)
 
 
-def measurable(devices: Mapping[str, LatencyModelRow]) -> list[str]:
-    """Those of the devices that were measured on a machine like this one."""
-    here = fingerprint()
-    return [device for device, model in devices.items() if model.host == here]
+def measurable_devices(latency_models: Mapping[str, LatencyModelRow]) -> list[str]:
+    """The devices that were measured on a machine like this one. latency_models: by device."""
+    host = fingerprint()
+    return [device for device, model in latency_models.items() if model.host == host]
 
 
 def measure_latency(context: Context, search_id: str, candidate_ids: Sequence[str], device: str, model_id: str) -> None:
-    """Measure the exported networks of candidates on this machine, in turns with the reference network, as `device`.
+    """Measure the ONNX files of candidates on this machine, which is `device`, in turns with the reference network.
 
-    Latencies are on the scale of the device's first measurement: relative to the reference network, times what it took
-    then. So a machine that is slower for a minute does not count against a candidate.
+    A stored latency is the measured ratio to the reference network, times the reference network's latency when the
+    device was first measured. So a machine that is slower for a minute does not count against a candidate.
     """
     with context.database.reading() as session:
         settings = session.get_one(Device, device)
         reference_ms = session.get_one(LatencyModelRow, model_id).reference_ms
         files = {}
-        for one in candidate_ids:
-            exported = exports.find(session, one, "fp32")
+        for candidate_id in candidate_ids:
+            exported = exports.find(session, candidate_id, "fp32")
             if exported is not None and exported.sha256 is not None:
-                files[one] = context.store.path(exported.sha256)
-    networks = [Model(one, path.read_bytes, path.stat().st_size) for one, path in files.items()]
+                files[candidate_id] = context.store.path(exported.sha256)
+    networks = [Model(name, path.read_bytes, path.stat().st_size) for name, path in files.items()]
     measured = measure(
         networks,
         reference_onnx(),
@@ -76,12 +76,12 @@ def measure_latency(context: Context, search_id: str, candidate_ids: Sequence[st
             [
                 {
                     "search_id": search_id,
-                    "candidate_id": one.name,
+                    "candidate_id": measurement.name,
                     "device": device,
-                    "measured_latency_ms": latency_ms[one.name],
-                    "details": {**asdict(one), "device_reference_ms": reference_ms},
+                    "measured_latency_ms": latency_ms[measurement.name],
+                    "details": {**asdict(measurement), "device_reference_ms": reference_ms},
                     "created_at": now(),
                 }
-                for one in measured
+                for measurement in measured
             ],
         )
