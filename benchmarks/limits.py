@@ -23,7 +23,7 @@ from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.problem import Predictor, Problem
 from evolution.refusal import NotProven, Refused
 from evolution.search import Search
-from service.bundles.search import latency_model_of
+from service.bundles.search import load_latency_model
 from supernet.bundle import Bundle
 from supernet.families import preset
 from supernet.operators import flat
@@ -71,7 +71,7 @@ class Field:
             predictor = AccuracyPredictor.load(bundle.predictor_path, bundle.space)
             for device in bundle.devices:
                 name = f"latency_ms@{device}"
-                latency[name] = latency_model_of(bundle, tables, device).cost(name)
+                latency[name] = load_latency_model(bundle, tables, device).cost(name)
         for device in ("random-1", "random-2"):
             latency[f"latency_ms@{device}"] = _random_device(tables, f"latency_ms@{device}", rng)
         counted = (tables.flops_cost, tables.params_cost, tables.model_bytes_cost, tables.peak_memory_cost)

@@ -29,7 +29,7 @@ from evolution.limits import Limit, constrain
 from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.problem import Problem
 from evolution.search import EVALUATIONS, Search
-from service.bundles.search import latency_model_of
+from service.bundles.search import load_latency_model
 from supernet.bundle import Bundle
 
 RESOLUTIONS = (160, 176, 192, 208, 224)
@@ -91,7 +91,7 @@ def main() -> None:
     bundle = Bundle.open(options.bundle)
     assert bundle.predictor_path is not None
     tables, predictor = CostTables(bundle.space), AccuracyPredictor.load(bundle.predictor_path, bundle.space)
-    latency = {options.device: latency_model_of(bundle, tables, options.device)}
+    latency = {options.device: load_latency_model(bundle, tables, options.device)}
     runs = {"tutorial": options.tutorial_seeds, "library": options.library_seeds}
     finders = peers(options.files) if any(runs.values()) else {}
 

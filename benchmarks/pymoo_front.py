@@ -33,7 +33,7 @@ from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.predictors.validation import rank_sum_p_value
 from evolution.problem import Problem
 from evolution.search import solve
-from service.bundles.search import latency_model_of
+from service.bundles.search import load_latency_model
 from supernet.bundle import Bundle
 
 POPULATION = 100
@@ -91,7 +91,7 @@ def main() -> None:
     bundle = Bundle.open(options.bundle)
     assert bundle.predictor_path is not None
     tables = CostTables(bundle.space)
-    latency = latency_model_of(bundle, tables, options.device).cost("latency_ms")
+    latency = load_latency_model(bundle, tables, options.device).cost("latency_ms")
     predictor = AccuracyPredictor.load(bundle.predictor_path, bundle.space)
     evaluations = POPULATION * options.generations
     volumes: dict[str, list[float]] = {"ours": [], "pymoo": [], "pymoo, everything evaluated": []}

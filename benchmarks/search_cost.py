@@ -18,7 +18,7 @@ from evolution.limits import Limit, constrain
 from evolution.predictors.accuracy import AccuracyPredictor, one_hot
 from evolution.problem import Problem
 from evolution.search import Search
-from service.bundles.search import latency_model_of
+from service.bundles.search import load_latency_model
 from supernet.bundle import Bundle
 
 ARCHITECTURES = (100, 1_000, 10_000, 100_000)
@@ -64,7 +64,9 @@ def search(path: Path, device: str, evaluations: int) -> tuple[int, float, int]:
     assert bundle.predictor_path is not None
     tables, predictor = CostTables(bundle.space), AccuracyPredictor.load(bundle.predictor_path, bundle.space)
     limits = [Limit("latency_ms", 30, device)]
-    problem = Problem(tables, predictor, constrain(limits, tables, {device: latency_model_of(bundle, tables, device)}))
+    problem = Problem(
+        tables, predictor, constrain(limits, tables, {device: load_latency_model(bundle, tables, device)})
+    )
     for _ in Search(problem, evaluations=200).run():  # the tables are built with the first
         pass
     before = _memory("VmRSS")

@@ -95,7 +95,7 @@ def search(
         max_resolution=max_resolution,
         minimise=minimise,
         min_accuracy=min_accuracy,
-        budget=evaluations,
+        evaluations=evaluations,
         seed=seed,
     )
 

@@ -1,4 +1,4 @@
-"""`supple compare`: every strategy on one bundle and budget."""
+"""Comparing all search strategies on a bundle."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,11 +7,11 @@ import numpy as np
 
 from evolution.comparison import Comparison, Run, run_strategies
 from evolution.search import EVALUATIONS, STRATEGIES
-from service.bundles.search import problem_of
+from service.bundles.search import make_problem, make_request
 from supernet.bundle import Bundle
 
 POINTS = 96  # of a curve
-FIRST = 0.05  # of the budget, where curves begin: what comes before would flatten the rest
+FIRST = 0.05  # of the evaluations, where curves begin: earlier points would flatten the rest
 
 
 def compare_bundle(
@@ -21,33 +21,36 @@ def compare_bundle(
     device: str | None = None,
     resolution: int | None = None,
     max_resolution: int | None = None,
-    budget: int | None,
+    evaluations: int | None,
     seeds: int,
     local_search: bool = True,
     progress: Callable[[Run, int, int], None] = lambda run, done, total: None,
 ) -> dict[str, Any]:
     """Compare every strategy at equal evaluations, as JSON.
 
-    progress: called with each run, how many are done, and of how many.
+    limits, device, resolution, max_resolution: see `make_request`. evaluations: per search; None: the default.
+    seeds: searches per strategy. local_search: whether searches end with it, all but random search.
+    progress: called with each run, how many runs are done, and how many there are.
 
     Raises:
-        Infeasible (a ValueError): with each limit's floor. Also what `problem_of` raises.
+        Refused (a ValueError): no architecture is within the limits. Also what `make_request` and `make_problem` raise.
     """
-    budget = budget or EVALUATIONS
-    problem, models = problem_of(bundle, limits, device=device, resolution=resolution, max_resolution=max_resolution)
+    evaluations = evaluations or EVALUATIONS
+    request, sources = make_request(bundle, limits, device=device, resolution=resolution, max_resolution=max_resolution)
+    problem, _ = make_problem(bundle, request, sources)
     names, done = sorted(STRATEGIES), []
-    for run in run_strategies(problem, names, evaluations=budget, seeds=seeds, local_search=local_search):
+    for run in run_strategies(problem, names, evaluations=evaluations, seeds=seeds, local_search=local_search):
         done.append(run)
         progress(run, len(done), len(names) * seeds)
     comparison = Comparison.from_runs(done)
     best = max(done, key=lambda run: run.accuracy[-1])
-    grid = np.unique(np.linspace(FIRST * budget, budget, POINTS).astype(int))
-    asked = ", ".join(f"{name} at most {most:,}" for name, most in limits.items()) or "no limit"
+    grid = np.unique(np.linspace(FIRST * evaluations, evaluations, POINTS).astype(int))
+    limits_text = ", ".join(f"{name} at most {value:,}" for name, value in limits.items()) or "no limit"
     return {
-        "title": f"{bundle.manifest['name']}{''.join(f' on {name}' for name in models)}: {asked}",
+        "title": f"{bundle.manifest['name']}{''.join(f' on {name}' for name in sources)}: {limits_text}",
         "limits": dict(limits),
-        "device": next(iter(models), None),
-        "budget": budget,
+        "device": next(iter(sources), None),
+        "budget": evaluations,
         "seeds": seeds,
         "local_search": local_search,
         "best_known": {

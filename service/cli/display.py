@@ -198,29 +198,33 @@ def _exact(value: float | None) -> str:
     return f"{int(value):,}" if value == int(value) else f"{value:,}"
 
 
-def show_answer(found: Mapping[str, Any], console: Console) -> None:
-    """The answer of `supple search`, with its limits beside what they limit."""
-    best, limits = found["best"], found["limits"]
+def show_answer(answer: Mapping[str, Any], genes: Sequence[str], console: Console) -> None:
+    """The answer of `supple search`, each cost beside its limit. genes: the names of a block's genes."""
+    best, min_accuracy = answer["best"], answer["request"]["min_accuracy"]
+    limits: dict[str, float] = {}
+    for limit in answer["limits"]:
+        name = f"{limit['cost']}@{limit['device']}" if limit["device"] else limit["cost"]
+        limits[name] = min(limit["max"], limits.get(name, limit["max"]))
 
-    def against(cost: str) -> str:
+    def beside(cost: str) -> str:
         return f"   limit {_exact(limits[cost])}" if cost in limits else ""
 
-    console.print("\n".join(architecture_lines(best["arch"], found["block_genes"])))
-    reached = "" if found["min_accuracy_reached"] is not False else f"   {found['min_accuracy']:g} was not reached"
+    console.print("\n".join(architecture_lines(best["arch"], genes)))
+    reached = "" if answer["min_accuracy_reached"] is not False else f"   {min_accuracy:g} was not reached"
     console.print(f"predicted accuracy     {best['predicted_accuracy']:.4f}{reached}", highlight=False)
-    for device, ms in best["predicted_latency_ms"].items():
-        limit = against(f"latency_ms@{device}")
+    for device in answer["latency_models"]:
+        ms = best["predicted_latency_ms"].get(device)
         shown = "not known" if ms is None else f"{ms:.4g} ms"
-        console.print(f"predicted latency      {shown} on {device}{limit}", highlight=False)
+        console.print(f"predicted latency      {shown} on {device}{beside(f'latency_ms@{device}')}", highlight=False)
     for label, cost, text in counted_lines(best):
-        console.print(f"{label:<22} {text}{against(cost)}", highlight=False)
-    console.print(f"{found['evaluations']:,} architectures evaluated in {found['search_seconds']:.2f} s")
-    if found["two_opt"]:
+        console.print(f"{label:<22} {text}{beside(cost)}", highlight=False)
+    console.print(f"{answer['evaluations']:,} architectures evaluated in {answer['elapsed_ms'] / 1e3:.2f} s")
+    if answer["two_opt"]:
         console.print("no one or two changes within the limits improve it, by prediction")
     else:
         console.print("not everything near it was evaluated; a larger --budget may find better")
-    if found["sensitivity"]:
-        show_sensitivity(found["sensitivity"], console)
+    if answer["sensitivity"]:
+        show_sensitivity(answer["sensitivity"], console)
 
 
 def show_sensitivity(around: Sequence[Mapping[str, Any]], console: Console) -> None:

@@ -308,6 +308,7 @@ def search(
     from evolution.refusal import Refused
     from service.bundles.search import search_bundle
     from service.cli.display import show_answer, show_refused
+    from service.searches.answer import refuse
 
     least = None if min_accuracy is None else fraction(min_accuracy)
     opened = _open(bundle)
@@ -320,19 +321,17 @@ def search(
             max_resolution=max_resolution,
             minimise=None if minimise is None else str(minimise),
             min_accuracy=least,
-            budget=budget,
+            evaluations=budget,
             seed=seed,
         )
     except Refused as error:
-        from service.searches.problem import refusal  # loads the job engine, which an answer does without
-
-        refused = refusal(error)
+        refused = refuse(error)
         if as_json:
             _print_json(refused.problem_document())
         else:
             show_refused(refused.problem_document(), [gene.name for gene in opened.space.block_genes], err)
         raise refused from error
-    _print_json(found) if as_json else show_answer(found, out)
+    _print_json(found) if as_json else show_answer(found, [gene.name for gene in opened.space.block_genes], out)
 
 
 @app.command()
@@ -369,7 +368,7 @@ def compare(
             device=device,
             resolution=resolution,
             max_resolution=max_resolution,
-            budget=budget,
+            evaluations=budget,
             seeds=seeds,
             local_search=local_search,
             progress=lambda run, done, total: bar("searches", done, total, run.strategy),

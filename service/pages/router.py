@@ -204,7 +204,9 @@ def cost_ranges(
         row = device_queries.models_for(session, [device], supernet.space_hash)[device]
         costs["latency_ms"] = context.latency_model(row, tables).cost("latency_ms")
     largest = tables.space.encode(tables.space.largest())[None]
-    ranges = {cost_kind(name).field: (float(cost.floors.min()), float(cost(largest)[0])) for name, cost in costs.items()}
+    ranges = {
+        cost_kind(name).field: (float(cost.floors.min()), float(cost(largest)[0])) for name, cost in costs.items()
+    }
     return {field: ends for field, ends in ranges.items() if all(map(math.isfinite, ends))}
 
 

@@ -12,7 +12,6 @@ from evolution.limits import Limit
 from evolution.problem import MOST_FRONT_COSTS
 from service.context import Context
 from service.costs import COSTS
-from service.costs import COSTS
 from service.devices import queries as devices
 from service.errors import ConflictError, InvalidError
 from service.searches import queries
