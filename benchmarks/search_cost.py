@@ -64,9 +64,8 @@ def search(path: Path, device: str, evaluations: int) -> tuple[int, float, int]:
     assert bundle.predictor_path is not None
     tables, predictor = CostTables(bundle.space), AccuracyPredictor.load(bundle.predictor_path, bundle.space)
     limits = [Limit("latency_ms", 30, device)]
-    problem = Problem(
-        tables, predictor, constrain(limits, tables, {device: load_latency_model(bundle, tables, device)})
-    )
+    latency_models = {device: load_latency_model(bundle, tables, device)}
+    problem = Problem(tables, predictor, constrain(limits, tables, latency_models))
     for _ in Search(problem, evaluations=200).run():  # the tables are built with the first
         pass
     before = _memory("VmRSS")

@@ -117,8 +117,9 @@ def test_a_second_run_reuses_what_is_there_and_says_so(story: tuple[Path, str]) 
 
 def test_searching_offline_holds_every_limit_and_repeats_itself(bundle: Bundle, measurements: Path) -> None:
     limits = {"latency_ms": 0.2, "flops": 9e5, "params": 9e4}
-    one, again = (search_bundle(bundle, limits, device=str(measurements), budget=2_000, seed=3) for _ in range(2))
+    one, again = (search_bundle(bundle, limits, device=str(measurements), evaluations=2_000, seed=3) for _ in range(2))
     assert one["best"] == again["best"]
+    assert one["best"]["predicted_latency_ms"][measurements.stem] <= limits.pop("latency_ms")
     assert all(one["best"][cost] <= most for cost, most in limits.items())
 
 
@@ -210,6 +211,6 @@ def test_a_training_run_killed_at_every_stage_resumes_to_a_usable_bundle(
     assert "is already the finished bundle of" in run(*command).stdout
     bundle = finished_bundle(read_config(config), out)
     assert bundle is not None
-    assert search_bundle(bundle, {"flops": 1e6}, budget=200)["best"]["flops"] <= 1e6
+    assert search_bundle(bundle, {"flops": 1e6}, evaluations=200)["best"]["flops"] <= 1e6
     leftovers = [path for pattern in ("*.tmp", ".*", "*.old") for path in out.rglob(pattern)]
     assert not leftovers

@@ -179,18 +179,19 @@ def _show(
 ) -> list[CandidateOut]:
     """(N, G) genomes and their (N,) predicted accuracies as candidates, which are neither verified nor measured."""
     tables, space = problem.tables, bundle.space
-    counted = {kind: tables.cost(kind.name)(genomes) for kind in counted_costs()}
+    costs = {kind: tables.cost(kind.name)(genomes) for kind in counted_costs()}
     latency_ms = {name: model.predict(genomes) for name, model in latency_models.items()}
     candidates = []
     for row, genome in enumerate(genomes):
         arch = space.decode(genome)
+        counted: dict[str, Any] = {kind.name: kind.number(values[row]) for kind, values in costs.items()}
         candidates.append(
             CandidateOut.model_construct(
                 id=space.id(genome),
                 supernet=bundle.hash[:ID_DIGITS],
                 arch=arch.to_json(),
                 resolution=arch.resolution,
-                **{kind.name: kind.number(values[row]) for kind, values in counted.items()},
+                **counted,
                 predicted_accuracy=float(accuracy[row]),
                 predicted_latency_ms={
                     name: float(ms[row]) for name, ms in latency_ms.items() if math.isfinite(ms[row])

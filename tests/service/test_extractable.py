@@ -15,7 +15,7 @@ from service.devices import register as devices
 from service.devices.measurements import MeasurementsIn, add_model
 from service.devices.schemas import DeviceIn
 from service.errors import ConflictError, InvalidError
-from service.searches.verify import measurable
+from service.searches.verify import measurable_devices
 from service.storage.tables import Export, LatencyModelRow, Search, Supernet
 from service.supernets.register import register
 from supernet.bundle import Bundle, write_bundle
@@ -189,4 +189,4 @@ def test_its_host_is_no_machine_that_could_measure(client: TestClient, context: 
     registered(context, bundle)
     with context.database.reading() as session:
         (model,) = session.scalars(select(LatencyModelRow))
-        assert measurable({"phone": model}) == []
+        assert measurable_devices({"phone": model}) == []

@@ -17,11 +17,11 @@ from service.candidates import queries as candidates
 from service.context import Context
 from service.devices.probe import Measurement, Model, fingerprint
 from service.searches import job, queries
-from service.searches import problem as rules
-from service.searches.finalists import Found
+from service.searches.finalists import FinalistResults
+from service.searches.findings import find_sensitivity
 from service.searches.job import run_search
+from service.searches.problem import make_problem
 from service.searches.question import load_question
-from service.searches.record import sensitivity
 from service.settings import Settings
 from service.storage.tables import Export, LatencyMeasurement, Search, SearchState, Verification
 from supernet.space import Architecture
@@ -119,9 +119,9 @@ def test_the_winner_is_the_best_verified_one_that_holds_the_limit_as_measured(
         verified = {row.candidate_id: row.verified_accuracy for row in session.scalars(select(Verification))}
     assert best["verified_accuracy"] == max(verified[one] or 0 for one in holding)
     with context.database.reading() as session:
-        problem = rules.make_problem(context, load_question(session, context, session.get_one(Search, search_id)))
+        problem = make_problem(context, load_question(session, context, session.get_one(Search, search_id)))
     winner = problem.tables.space.encode(Architecture.from_json(best["arch"]))
-    assert search["sensitivity"] == sensitivity(problem, winner)
+    assert search["sensitivity"] == [part.to_json() for part in find_sensitivity(problem, winner)]
     assert client.get(best["onnx"]).status_code == 200
 
 
@@ -162,7 +162,9 @@ def test_a_finalist_that_was_not_measured_is_said_to_be_that(
     after_searching(context, client, clock, search_id, here)
     with context.database.reading() as session:
         one, other = [candidate.id for candidate in queries.members(session, search_id)][:2]
-        found = replace(Found.load(session, context, search_id, [one, other]), measured_ms={one: {here: 0.04}})
+        found = replace(
+            FinalistResults.load(session, context, search_id, [one, other]), measured_ms={one: {here: 0.04}}
+        )
     assert found.violations(one) == []
     assert found.violations(other) == ["latency_ms on here was not measured, as that of others was"]
 

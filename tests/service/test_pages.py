@@ -456,7 +456,7 @@ def test_an_unexpected_error_is_a_page_and_in_the_log(
     def fail(*_: Any) -> None:
         raise KeyError("secret")
 
-    monkeypatch.setattr("service.pages.router._recent", fail)
+    monkeypatch.setattr("service.pages.router._home", fail)
     page = client.get("/")
     assert page.status_code == 500
     assert page.headers["content-type"].startswith("text/html")

@@ -22,10 +22,10 @@ from evolution.predictors.latency import LatencyModel
 from evolution.region import Region
 from evolution.sensitivity import sensitivities
 from service.context import Context
+from service.searches.answer import FINALISTS
 from service.searches.endpoints import preferences
 from service.searches.problem import WARM_STARTS, make_problem, solve
 from service.searches.question import load_question
-from service.searches.record import FINALISTS
 from service.storage.database import Database, insert_missing
 from service.storage.store import unpack
 from service.storage.tables import Candidate, Device, Search, SearchCandidate, Supernet, now
@@ -440,7 +440,7 @@ def test_of_a_large_front_members_far_apart_are_kept(
 ) -> None:
     body: dict[str, Any] = {"objective": "pareto", "objectives": ["flops", "params"]}
     whole = ask(client, **body).json()["front"]
-    monkeypatch.setattr("service.searches.record.MOST_ON_FRONT", 10)
+    monkeypatch.setattr("service.searches.answer.MOST_ON_FRONT", 10)
     kept = ask(client, **body).json()["front"]
     assert len(kept) == 10 < len(whole)
     assert {one["id"] for one in kept} < {one["id"] for one in whole}

@@ -90,7 +90,7 @@ def test_a_short_training_ends_in_a_bundle_that_searches_and_exports(
     assert all(curve["loss"] > 0 and curve["steps"] > 0 for curve in curves)
     rng = np.random.default_rng(0)
     limit = of_architecture(bundle.space, bundle.space.decode(bundle.space.sample(rng, 1)[0]))["flops"]
-    best = search_bundle(bundle, {"flops": limit}, budget=50)["best"]
+    best = search_bundle(bundle, {"flops": limit}, evaluations=50)["best"]
     assert best["flops"] <= limit
     exported = export_subnet_of(bundle, Architecture.from_json(best["arch"]), tmp_path / "best.onnx")
     costs = of_architecture(bundle.space, Architecture.from_json(best["arch"]), bundle.classes)
