@@ -74,7 +74,7 @@ def add_solution(session: Session, context: Context, search: Search, question: Q
         return
     search.best_candidate_id = ids[0]
     search.limits_hold = weakest_evidence([limit_evidence(limit) for limit in request.limits])
-    search.status, search.finished_at = "done", now()
+    search.status, search.progress, search.finished_at = "done", None, now()
 
 
 def _add_candidates(session: Session, context: Context, question: Question, genomes: Genomes) -> list[str]:
