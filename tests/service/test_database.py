@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,17 @@ from service.storage.database import Database, alembic_config, make_engine
 from service.storage.tables import ApiKey, Base, Candidate, Search, Supernet, new_id
 from service.upgrade import upgrade
 from tests.support.postgres import empty_postgres
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A new database for each test, since these tests change the tables themselves."""
+    if request.param == "sqlite":
+        upgrade(f"sqlite:///{tmp_path / 'supple.db'}")
+        yield f"sqlite:///{tmp_path / 'supple.db'}"
+    else:
+        with empty_postgres(request.getfixturevalue("postgres_template")) as url:
+            yield url
 
 
 def supernet(name: str) -> Supernet:

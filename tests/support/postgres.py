@@ -27,3 +27,16 @@ class empty_postgres:  # noqa: N801 - used as a function
     def _execute(statement: str) -> None:
         with psycopg.connect(SERVER, autocommit=True) as connection:
             connection.execute(statement)
+
+
+def empty_tables(url: str) -> None:
+    """Remove every row but those that say which migrations ran, and end connections that an earlier test left."""
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"SELECT pg_terminate_backend(pid) {others}")
+        tables = connection.execute(
+            "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname IN ('public', 'dbos') "
+            "AND tablename NOT IN ('alembic_version', 'dbos_migrations')"
+        )
+        names = ", ".join(table for (table,) in tables)
+        connection.execute(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
