@@ -23,6 +23,8 @@ from supernet.bundle import Bundle
 from supernet.export.parity import run_onnx
 from tests.support.command_line import Ran
 
+pytestmark = pytest.mark.slow  # it trains, or starts processes
+
 
 def smaller_config(path: Path, epochs: dict[str, int], subnets: int) -> Path:
     """configs/digits.yaml with fewer epochs, pairs and perturbations."""

@@ -121,6 +121,7 @@ def test_the_link_increases_even_against_the_data() -> None:
     assert Link(1, 0)(np.array([-1e6, 0, 1e6])) == pytest.approx([0, 0.5, 1])
 
 
+@pytest.mark.slow
 def test_an_mlp_learns_what_genes_do_together() -> None:
     rng = np.random.default_rng(5)
     genomes, fresh = SPACE.sample(rng, 500), SPACE.sample(rng, 1000)

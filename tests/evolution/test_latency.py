@@ -63,6 +63,7 @@ def test_the_card_states_the_error_on_networks_the_fit_did_not_see() -> None:
     assert np.mean(errors) == pytest.approx(np.mean(fresh), rel=0.15)
 
 
+@pytest.mark.slow
 def test_a_bound_covers_as_often_as_it_says() -> None:
     covered = []
     for seed in range(20):

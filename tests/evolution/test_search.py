@@ -178,6 +178,7 @@ def test_the_answer_is_inside_however_tight_the_limit(slack: float) -> None:
     assert (problem.predictor.predict(inside) <= result.predicted_accuracy).all()
 
 
+@pytest.mark.slow
 def test_search_is_near_the_optimum_that_lagrangian_duality_bounds() -> None:
     """On an additive score under one limit, the best is bounded by the least Lagrangian over the multiplier."""
     space = IMAGENET.space
@@ -201,6 +202,7 @@ def test_of_equally_good_candidates_the_first_are_taken_on_every_processor() -> 
     assert greatest(np.tile([0.5, 1.0], 500), 600).tolist() == [*range(1, 1000, 2), *range(0, 200, 2)]
 
 
+@pytest.mark.slow
 def test_of_many_budgets_each_is_answered_within_or_refused_with_the_true_floor() -> None:
     """Feasible and infeasible budgets on every cost and on two devices, one to four limits at a time."""
     space, rng = DIGITS.space, np.random.default_rng(6)

@@ -98,6 +98,7 @@ def test_searches_of_an_earlier_version_get_the_fields_of_the_canonical_form(dat
     assert (search.question, search.warm_starts, search.findings) == (None, 0, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
 def test_processes_may_upgrade_at_the_same_time(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     def upgrade_twice(url: str) -> None:

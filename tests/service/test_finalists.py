@@ -194,6 +194,7 @@ def test_a_device_elsewhere_is_not_measured_here(client: TestClient, context: Co
     assert count(context, LatencyMeasurement) == 0
 
 
+@pytest.mark.slow
 def test_the_probe_really_measures_here(client: TestClient, context: Context, here: str) -> None:
     search_id = ask(client, device=here, max_latency_ms=1000.0)
     run_search(context, Steps(), search_id)
@@ -334,6 +335,7 @@ def test_a_bundle_without_held_out_images_says_so(
     assert best["verified_accuracy_reason"] == "the bundle has no held-out images"
 
 
+@pytest.mark.slow
 def test_a_worker_process_answers_while_the_client_waits(
     client: TestClient, context: Context, settings: Settings, device: str
 ) -> None:

@@ -17,6 +17,8 @@ from supernet.evaluation.evaluate import Evaluator
 from supernet.families import preset
 from tests.support.command_line import Ran
 
+pytestmark = pytest.mark.slow  # it trains, or starts processes
+
 SPACE = preset("mbv3-cifar")
 
 

@@ -64,6 +64,7 @@ def bundle(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return import_once_for_all(tmp_path_factory.mktemp("bundle") / "weights", checkpoint=files / "checkpoint.pth").path
 
 
+@pytest.mark.slow
 def test_a_bundle_without_weights_is_searched_and_not_exported(files: Path, tmp_path: Path, run: Run) -> None:
     ran = imported(run, files, tmp_path / "b", SEARCHABLE)
     assert ran.code == 0, ran.stderr
@@ -118,6 +119,7 @@ def metadata(path: Path) -> dict[str, str]:
     return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 
+@pytest.mark.slow
 def test_recalibrating_needs_images_from_the_import_or_the_export(
     files: Path, bundle: Path, tmp_path: Path, run: Run
 ) -> None:

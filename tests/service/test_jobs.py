@@ -15,6 +15,8 @@ from service.storage.database import Database
 from service.storage.tables import ApiKey
 from tests.support.waiting import wait
 
+pytestmark = pytest.mark.slow  # it trains, or starts processes
+
 WORKER = textwrap.dedent(
     """
     import sys, time

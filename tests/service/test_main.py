@@ -125,6 +125,7 @@ def test_a_database_that_cannot_be_used(
     assert SECRET not in ran.stderr + ran.stdout
 
 
+@pytest.mark.slow
 @given(st.text(max_size=20), st.sampled_from(["postgresql://", "", "x:/"]))
 def test_no_password_is_printed(noise: str, scheme: str) -> None:
     assert SECRET not in without_password(f"{scheme}user:{noise}{SECRET}@host?password={SECRET}")
@@ -278,6 +279,7 @@ def test_keys_are_made_once_the_tables_are_there(run: Run, tmp_path: Path) -> No
     database.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["--help"], ["describe", "mbv3-digits", "--arch", "largest"], ["db", "upgrade"]])
 def test_what_needs_no_weights_loads_no_torch(command: list[str]) -> None:
     script = (

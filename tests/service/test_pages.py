@@ -364,6 +364,7 @@ def test_file_size_peak_memory_and_resolution_are_limited_in_words(client: TestC
     assert "none" in refused
 
 
+@pytest.mark.slow
 def test_a_search_that_verifies_is_waited_for(client: TestClient, context: Context, device: str) -> None:
     waiting = ask(client, device=device, max_latency_ms="0.05", verify="on")
     path = waiting.url.path

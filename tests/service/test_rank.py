@@ -25,6 +25,8 @@ from supernet.training.schedule import Phase, Schedule
 from supernet.training.standalone import StandAlone, stand_alone
 from tests.support.command_line import Ran
 
+pytestmark = pytest.mark.slow  # it trains, or starts processes
+
 CONFIG = TrainingConfig(
     "short",
     "mbv3-digits",

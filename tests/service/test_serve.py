@@ -16,6 +16,8 @@ from service.errors import UnavailableError
 from service.settings import Settings
 from tests.support.waiting import wait
 
+pytestmark = pytest.mark.slow  # it trains, or starts processes
+
 
 def workers_of(pid: int) -> list[int]:
     """The workers among a process's children; what it starts for a moment is none."""

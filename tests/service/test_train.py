@@ -22,6 +22,8 @@ from supernet.space import Architecture
 from supernet.training.schedule import Phase, Schedule
 from tests.support.bundles import write
 
+pytestmark = pytest.mark.slow  # it trains, or starts processes
+
 PHASES = (
     Phase("all", 1, 0.02, sampler="strict_fair"),
     Phase("sorted", 1, 0.01, distillation=1.0, sort_channels=True),

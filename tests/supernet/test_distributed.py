@@ -23,6 +23,8 @@ from supernet.training.loop import TrainingState, train
 from supernet.training.schedule import Phase, Schedule
 from tests.support.photographs import photographs
 
+pytestmark = pytest.mark.slow  # it trains, or starts processes
+
 SPACE = preset("mbv3-digits")
 SCHEDULE = Schedule(
     phases=(

@@ -63,6 +63,7 @@ def test_an_imagenet_subnet_agrees_with_torch() -> None:
     check_parity(data, network, images(2, *shape))
 
 
+@pytest.mark.slow
 def test_outputs_equal_those_of_the_exporter_of_torch() -> None:
     network, shape = subnet("mbv3-digits", 3)
     pixels = images(3, *shape)

@@ -71,6 +71,7 @@ def space_of(name: str) -> SearchSpace:
     return SMALL.get(name) or preset(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count"),
     [
@@ -94,6 +95,7 @@ def test_an_extracted_network_equals_the_supernet(name: str, count: int) -> None
         assert (actual - expected).abs().max() <= 1e-5 * max(1.0, float(expected.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 @torch.no_grad()
 def test_a_full_size_network_equals_the_supernet_and_its_file(name: str) -> None:
@@ -107,6 +109,7 @@ def test_a_full_size_network_equals_the_supernet_and_its_file(name: str) -> None
     check_parity(to_onnx(network, tuple(images.shape[1:])), network, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SMALL, *LARGE])
 @torch.no_grad()
 def test_costs_are_what_torch_counts_on_the_extracted_network(name: str) -> None:
@@ -348,6 +351,7 @@ def test_the_first_sort_puts_the_channels_that_are_read_most_first() -> None:
             assert torch.all(importance[:-1] >= importance[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SMALL if not name.startswith("mbv3")])
 def test_a_supernet_learns(name: str) -> None:
     space = replace(SMALL[name], classes=2)

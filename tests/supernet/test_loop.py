@@ -111,6 +111,7 @@ def test_the_first_phase_leaves_what_only_smaller_kernels_use_untouched(dataset:
     assert not torch.equal(before["stem.0.conv.weight"], after["stem.0.conv.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stop", "options"),
     [
@@ -228,6 +229,7 @@ def test_the_average_of_the_weights_begins_anew_in_each_phase_and_follows_its_de
     )
 
 
+@pytest.mark.slow
 def test_half_precision_trains_to_nearly_the_same_loss_with_weights_in_single(dataset: Dataset) -> None:
     state = TrainingState.fresh(SPACE, replace(SCHEDULE, precision="bf16"))
     single = [progress.loss for progress in train(TrainingState.fresh(SPACE, SCHEDULE), dataset)]
@@ -237,6 +239,7 @@ def test_half_precision_trains_to_nearly_the_same_loss_with_weights_in_single(da
     assert all(value.dtype == torch.float32 for value in state.supernet.parameters())
 
 
+@pytest.mark.slow
 def test_an_overflow_of_half_precision_skips_the_step_and_halves_the_scale(dataset: Dataset, tmp_path: Path) -> None:
     schedule = replace(SCHEDULE, precision="fp16")
     state = TrainingState.fresh(SPACE, schedule)
@@ -564,6 +567,7 @@ torch.save(state.averaged().state_dict(), folder / "final.pt")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_with_sigkill_at_random_steps_it_still_ends_bit_equal(seed: int, tmp_path: Path) -> None:
     """It saves after every step, so kills land in forward passes and in the midst of writing checkpoints alike."""

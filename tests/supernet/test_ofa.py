@@ -56,6 +56,7 @@ def state() -> State:
     return generated_state(fixture(MBV3)["state_dict_shapes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
 @torch.no_grad()
 def test_a_checkpoint_has_the_logits_and_costs_that_once_for_all_computes(name: str, tmp_path: Path) -> None:
@@ -98,6 +99,7 @@ RENAMES: dict[str, Callable[[str], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rename", RENAMES.values(), ids=RENAMES)
 @pytest.mark.parametrize("counters", [True, False], ids=["", "without num_batches_tracked"])
 def test_older_names_mean_todays_tensors(

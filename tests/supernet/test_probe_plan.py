@@ -59,6 +59,7 @@ def test_edges_are_the_shapes_between_parts() -> None:
         assert blocks[block_key(records)].details["edges"] == expected
 
 
+@pytest.mark.slow
 def test_every_file_runs_and_no_activation_dies_out_or_overflows() -> None:
     rng = np.random.default_rng(0)
     for model in plan():
@@ -75,6 +76,7 @@ def test_deep_networks_keep_ordinary_activations() -> None:
         assert 1e-3 < np.abs(run_onnx(network_model(space, arch).onnx(), images)).max() < 1e3
 
 
+@pytest.mark.slow
 def test_a_plan_is_a_function_of_its_seed_and_leaves_global_generators_alone(tmp_path: Path) -> None:
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"]  # noqa: NPY002
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
