@@ -29,30 +29,30 @@ log = logging.getLogger("supple")
 
 DESCRIPTION = """Which network fits this budget on this device? POST a search, get an architecture back.
 
-Predicted values come from models, verified ones from held-out images, measured ones from the device; no field ever
-holds two of them. FLOPs are multiply-adds. Accuracies are fractions in [0, 1], latencies milliseconds.
+Predicted values come from models, verified values from held-out images, measured values from the device. No field
+mixes them. FLOPs are multiply-adds. Accuracies are fractions in [0, 1], latencies milliseconds.
 Errors are `application/problem+json`."""
 
 health = APIRouter(tags=["health"])
 
 
 @health.head("/healthz", include_in_schema=False)
-@health.get("/healthz")
-def alive() -> dict[str, str]:
-    """Whether this process answers."""
+@health.get("/healthz", summary="Check that the process is alive")
+def check_alive() -> dict[str, str]:
+    """Answers as long as the process runs."""
     return {"status": "ok"}
 
 
 @health.head("/readyz", include_in_schema=False)
-@health.get("/readyz", responses={503: {"description": "`detail` says what is not ready."}})
-def ready(context: ContextOf) -> dict[str, str]:
-    """Whether it can do its work: the database answers and is at this release's version, and the store takes files."""
+@health.get("/readyz", summary="Check readiness", responses={503: {"description": "`detail` says what is not ready."}})
+def check_readiness(context: ContextOf) -> dict[str, str]:
+    """Ready: the database answers and is at this release's version, and the artifact store takes files."""
     check_ready(context)
     return {"status": "ready"}
 
 
 def check_ready(context: Context) -> None:
-    """Raise UnavailableError, or StoreFullError, for what is not ready."""
+    """Raise UnavailableError or StoreFullError if the service cannot do its work."""
     try:
         with context.database.reading() as session:
             session.execute(text("SELECT 1"))
@@ -64,7 +64,7 @@ def check_ready(context: Context) -> None:
     try:
         context.store.check()
     except OSError as error:
-        log.error("no file can be kept at %s: %s", context.store.root, error)
+        log.error("cannot write a file to %s: %s", context.store.root, error)
         raise UnavailableError(f"the artifact store takes no files: {error.strerror}") from error
 
 
@@ -72,8 +72,8 @@ def create_app(settings: Settings) -> FastAPI:
     """The service, ready to serve.
 
     Raises:
-        UnavailableError, StoreFullError: what `check_ready` finds. InvalidError: an address that must not be served
-        without a key (`auth.check_bind`).
+        UnavailableError, StoreFullError: see `check_ready`.
+        InvalidError: the address must not be served without a key; see `auth.check_bind`.
     """
     context = Context(settings)
     check_ready(context)
@@ -93,14 +93,14 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(metrics.middleware)
     app.include_router(health)
 
-    @app.get("/metrics", tags=["health"], response_class=Response)
-    def prometheus() -> Response:
-        """Counts and times of requests, for Prometheus."""
+    @app.get("/metrics", tags=["health"], summary="Get metrics", response_class=Response)
+    def get_metrics() -> Response:
+        """Numbers and durations of requests, in the text format of Prometheus."""
         return metrics.response()
 
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(require_key), Depends(BEARER)])
-    for part in (supernets, devices, searches, candidates, exports):
-        v1.include_router(part.router)
+    for endpoints in (supernets, devices, searches, candidates, exports):
+        v1.include_router(endpoints.router)
     app.include_router(v1)
     pages.install(app)
     docs.install(app)

@@ -22,10 +22,11 @@ from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.predictors.latency import LatencyModel
 from service.app import create_app
 from service.context import Context
-from service.devices.measurements import MeasurementsIn, fit
+from service.devices.measurements import fit
+from service.devices.schemas import MeasurementsIn
 from service.settings import Settings
 from service.storage.database import Database
-from service.supernets.register import register
+from service.supernets.register import register_supernet
 from service.upgrade import upgrade
 from supernet.families import preset
 from tests.support.command_line import Ran
@@ -177,7 +178,7 @@ def context(client: TestClient) -> Context:
 def supernet(context: Context, bundle_path: Path) -> str:
     """The id of a registered supernet."""
     with context.database.writing() as session:
-        return register(session, context.store, bundle_path).id
+        return register_supernet(session, context.store, bundle_path).id
 
 
 @pytest.fixture(scope="session")

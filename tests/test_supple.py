@@ -15,7 +15,7 @@ from service.cli.demo import demo_settings
 from service.client import Client
 from service.storage.database import Database
 from service.storage.store import Store
-from service.supernets.register import register
+from service.supernets.register import register_supernet
 
 ADDRESS = "http://127.0.0.1:8000"  # in the examples
 EXCEPTIONS = {"Refused", "ServiceError"}
@@ -51,7 +51,7 @@ def address(working_directory: Path, sqlite_template: Path, bundle_path: Path) -
     (working_directory / "supple.db").write_bytes(sqlite_template.read_bytes())
     database = Database(settings.database)
     with database.writing() as session:
-        register(session, Store(settings.store_directory), bundle_path)
+        register_supernet(session, Store(settings.store_directory), bundle_path)
     database.close()
     process = processes.start("serve", settings)
     address = f"http://127.0.0.1:{settings.port}"

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from evolution.predictors.accuracy import AccuracyPredictor
+from service.exports.subnet import extract_subnet
 from supernet.bundle import Bundle
 from supernet.data import Images
 from supernet.evaluation.evaluate import BatchNorm
-from supernet.export.parity import export_metadata, export_subnet
 from supernet.files import write_atomically
 from supernet.space import Architecture
 
@@ -29,25 +29,18 @@ def export_subnet_of(
         ParityError (a ValueError): onnxruntime and torch differ; nothing is written. BundleError: the bundle was made
             without weights. ValueError: there are no images to recalibrate with.
     """
-    evaluator = bundle.evaluator(calibration)
-    network = evaluator.subnet(arch, batch_norm)
-    scored = evaluator.evaluate(network, arch.resolution)
-    predicted = None
+    subnet = extract_subnet(bundle, bundle.evaluator(calibration), arch, batch_norm)
+    evaluation = subnet.evaluate()
+    verified_accuracy = evaluation.accuracy if evaluation else None
+    predicted_accuracy = None
     if bundle.predictor_path is not None:
         predictor = AccuracyPredictor.load(bundle.predictor_path, bundle.space)
-        predicted = float(predictor.predict(bundle.space.encode(arch)[None])[0])
-    metadata = export_metadata(
-        bundle,
-        arch,
-        batch_norm=batch_norm,
-        predicted_accuracy=predicted,
-        verified_accuracy=scored.accuracy if scored else None,
-    )
-    file = export_subnet(network, evaluator.sample(arch.resolution), metadata)
+        predicted_accuracy = float(predictor.predict(bundle.space.encode(arch)[None])[0])
+    file = subnet.to_onnx(predicted_accuracy=predicted_accuracy, verified_accuracy=verified_accuracy)
     write_atomically(output, file.data)
     return {
         "bytes": len(file.data),
         "sha256": hashlib.sha256(file.data).hexdigest(),
         "difference": file.difference,
-        "verified_accuracy": scored.accuracy if scored else None,
+        "verified_accuracy": verified_accuracy,
     }

@@ -24,7 +24,7 @@ from service.searches.finalists import ROUND, ROUNDS
 from service.settings import Settings
 from service.storage.database import Database
 from service.storage.store import Store
-from service.supernets import register as supernets
+from service.supernets.register import register_supernet
 from service.upgrade import upgrade
 from supernet.bundle import Bundle
 from supernet.data import load
@@ -69,7 +69,7 @@ def run_demo(
     upgrade(settings.database)
     database = Database(settings.database)
     with database.writing() as session:
-        supernet = supernets.register(session, Store(settings.store_directory), bundle.path).id
+        supernet = register_supernet(session, Store(settings.store_directory), bundle.path).id
     database.close()
     out.print(f"database {settings.database} at this release's version, supernet {supernet} registered")
     with _service(settings) as process, Client(f"http://127.0.0.1:{port}") as client:

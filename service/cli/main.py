@@ -411,11 +411,11 @@ def register(bundle: BundleArgument) -> None:
 
 def _register(bundle: Path) -> None:
     from service.storage.store import Store
-    from service.supernets import register as rules
+    from service.supernets.register import register_supernet
 
     settings = read_settings()
     with current_database(settings) as database, database.writing() as session:
-        supernet = rules.register(session, Store(settings.store_directory), bundle)
+        supernet = register_supernet(session, Store(settings.store_directory), bundle)
         out.print(f"supernet {supernet.id} ({supernet.name}) registered")
 
 

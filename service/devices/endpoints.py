@@ -5,10 +5,8 @@ from pathlib import Path
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 
-from service.devices import queries, show
-from service.devices import register as rules
-from service.devices.measurements import MeasurementsIn, add_model, check, fit
-from service.devices.schemas import DeviceIn, DeviceOut, LatencyModelOut
+from service.devices import measurements, queries, register, show
+from service.devices.schemas import DeviceIn, DeviceOut, LatencyModelOut, MeasurementsIn
 from service.web.dependencies import ContextOf
 from service.web.schemas import Cursor, Id, Page, PageSize
 
@@ -16,49 +14,55 @@ router = APIRouter(tags=["devices"])
 PROBE = Path(__file__).with_name("probe.py")
 
 
-@router.post("/devices", status_code=201, responses={409: {"description": "A device of this name has other settings."}})
-def register(body: DeviceIn, context: ContextOf, response: Response) -> DeviceOut:
+@router.post(
+    "/devices",
+    status_code=201,
+    summary="Register a device",
+    responses={409: {"description": "A device of this name has other settings."}},
+)
+def register_device(body: DeviceIn, context: ContextOf, response: Response) -> DeviceOut:
     """Register a device. Measure it next: a search needs its latency model."""
     with context.database.writing() as session:
-        device = rules.register(session, body)
+        device = register.register_device(session, body)
     response.headers["Location"] = f"/v1/devices/{device.name}"
     return device
 
 
-@router.get("/devices")
-def every(context: ContextOf, limit: PageSize = 20, cursor: Cursor = None) -> Page[DeviceOut]:
+@router.get("/devices", summary="List devices")
+def list_devices(context: ContextOf, limit: PageSize = 20, cursor: Cursor = None) -> Page[DeviceOut]:
     """All devices by name."""
     with context.database.reading() as session:
-        return show.page(session, limit, cursor)
+        return show.list_devices(session, limit, cursor)
 
 
-@router.get("/devices/{name}")
-def one(name: Id, context: ContextOf) -> DeviceOut:
+@router.get("/devices/{name}", summary="Get a device")
+def get_device(name: Id, context: ContextOf) -> DeviceOut:
     """One device, with the error of its latency models."""
     with context.database.reading() as session:
-        return show.one(session, name)
+        return show.get_device(session, name)
 
 
 @router.post(
     "/devices/{name}/measurements",
     status_code=201,
+    summary="Add measurements",
     responses={
-        409: {"description": "They were not measured as the device is used."},
+        409: {"description": "They were measured with other settings than the device's."},
         507: {"description": "The artifact store is full."},
     },
 )
-def measured(name: Id, body: MeasurementsIn, context: ContextOf) -> LatencyModelOut:
-    """Store what a probe measured and fit a latency model, the device's newest for this search space."""
+def add_measurements(name: Id, body: MeasurementsIn, context: ContextOf) -> LatencyModelOut:
+    """Store a probe's measurements and fit a latency model, which becomes the device's newest for the search space."""
     with context.database.reading() as session:
-        check(queries.get(session, name), body)
+        measurements.check(queries.get(session, name), body)
         tables = context.loaded(queries.get_supernet_of_space(session, body.space_hash)).tables
-    model = fit(tables, body)
+    model = measurements.fit(tables, body)
     with context.database.writing() as session:
-        return add_model(session, context.store, name, body, model)
+        return measurements.add_model(session, context.store, name, body, model)
 
 
 @router.head("/probe.py", include_in_schema=False)
-@router.get("/probe.py", response_class=FileResponse)
-def probe() -> FileResponse:
-    """The device probe: one Python file that needs numpy and onnxruntime only."""
+@router.get("/probe.py", summary="Download the probe", response_class=FileResponse)
+def download_probe() -> FileResponse:
+    """The device probe: one Python file that needs only numpy and onnxruntime."""
     return FileResponse(PROBE, media_type="text/x-python", filename=PROBE.name)

@@ -1,4 +1,4 @@
-"""Measuring the machine that we run on: make the plan, run the probe, keep the result."""
+"""Measuring this machine: make the plan, run the probe, write the result."""
 
 import json
 import tempfile
@@ -27,10 +27,10 @@ def measure_machine(
 ) -> dict[str, Any]:
     """Measure every distinct block of a space and some whole networks with onnxruntime; write the result to `output`.
 
-    seed: which whole networks. progress: called with the stage, how much of it is done, and of how much.
+    seed: draws the whole networks. progress: called with the stage, the steps done and the total.
 
     Raises:
-        OSError: the folder of `output` is missing or cannot be written, which is found out before measuring.
+        OSError: before measuring, if the folder of `output` is missing or read-only.
     """
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".plan-") as folder:
         plan = Path(folder) / "plan.zip"

@@ -1,64 +1,28 @@
-"""Measurements of a device, and the latency model fitted on them."""
+"""A device's measurements: check them, fit a latency model, store both."""
 
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-from pydantic import Field, FiniteFloat, ValidationError
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from evolution.costs import CostTables
 from evolution.predictors.latency import LatencyModel
 from service.devices import queries
-from service.devices.schemas import LatencyModelOut
+from service.devices.schemas import LatencyModelOut, MeasurementsIn
 from service.errors import ConflictError
 from service.storage.store import Store
-from service.storage.tables import BlockMeasurement, Device, LatencyModelRow, NetworkMeasurement, new_id
-from service.web.schemas import Hash, PlainJson, Positive, Request, Text
+from service.storage.tables import Device, LatencyModelRow, new_id
 from supernet.space import Architecture
 
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-BlockKey = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-
-
-class NetworkMeasured(Request):
-    """A whole network's measured latency."""
-
-    architecture: PlainJson
-    ms: Positive
-
-
-class MeasurementsIn(Request):
-    """What `supple probe` measured, as it writes it."""
-
-    format: int = Field(1, ge=1, le=1)
-    space: Text = Field("", max_length=200, description="The search space's name, for people.")
-    space_hash: Hash
-    threads: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    host: PlainJson = Field(description="Fingerprint of the machine that measured.")
-    seconds: float | None = Field(None, description="How long measuring took.")
-    reference_ms: Positive | None = Field(
-        None,
-        description="The reference network measured in turns with all others: it ties later measurements to these.",
-    )
-    busy: FiniteFloat | None = Field(None, description="Fraction of the time in which other programs ran instead.")
-    overhead_ms: FiniteFloat | None = Field(None, description="An empty network: the cost of a call.")
-    blocks: dict[BlockKey, NotNegative] = Field(
-        min_length=1, max_length=200_000, description="Latency by block key, ms."
-    )
-    networks: list[NetworkMeasured] = Field(max_length=20_000)
-    measurements: PlainJson | None = Field(None, description="Raw: before any correction.")
-
-
-FIT_SEED = 0  # of the split into folds when a latency model's error is estimated
+FIT_SEED = 0  # draws the folds of the cross-validation that estimates a latency model's error
 
 
 def check(device: Device, body: MeasurementsIn) -> None:
-    """Refuse measurements that were not made as the device is used.
+    """Refuse measurements with other settings than the device's.
 
     Raises:
-        ConflictError: naming the setting and both values.
+        ConflictError: the setting and both values.
     """
     for field in ("threads", "batch_size"):
         if (stored := getattr(device, field)) != (measured := getattr(body, field)):
@@ -69,10 +33,10 @@ def check(device: Device, body: MeasurementsIn) -> None:
 
 
 def fit(tables: CostTables, body: MeasurementsIn) -> LatencyModel:
-    """A latency model of what was measured.
+    """Fit a latency model on measurements.
 
     Raises:
-        ValueError: an architecture outside the space, too few networks, a network with a block that was not measured.
+        ValueError: an architecture outside the space, too few networks, or a network with an unmeasured block.
     """
     genomes = [tables.space.encode(Architecture.from_json(network.architecture)) for network in body.networks]
     measured_ms = np.array([network.ms for network in body.networks])
@@ -81,9 +45,9 @@ def fit(tables: CostTables, body: MeasurementsIn) -> LatencyModel:
 
 
 def add_model(session: Session, store: Store, name: str, body: MeasurementsIn, model: LatencyModel) -> LatencyModelOut:
-    """Store a fitted latency model as the device's newest version, and all that was measured.
+    """Store measurements as an artifact, and the latency model fitted on them as the device's newest version.
 
-    The very measurements that the newest version was fitted on make no other version: that one is returned.
+    Measurements equal to the newest version's add no version; the newest version is returned.
     """
     artifact = store.put(body.model_dump_json().encode())
     device = queries.lock(session, name)
@@ -102,24 +66,15 @@ def add_model(session: Session, store: Store, name: str, body: MeasurementsIn, m
         reference_ms=body.reference_ms,
         measurements=artifact,
     )
-    blocks = [
-        BlockMeasurement(latency_model_id=row.id, block_key=key, measured_ms=ms) for key, ms in body.blocks.items()
-    ]
-    networks = [
-        NetworkMeasurement(
-            latency_model_id=row.id, number=number, architecture=network.architecture, measured_ms=network.ms
-        )
-        for number, network in enumerate(body.networks)
-    ]
-    return LatencyModelOut.model_validate(queries.add_model(session, row, blocks, networks))
+    return LatencyModelOut.model_validate(queries.add_model(session, row))
 
 
-def latency_model(tables: CostTables, measurements: Path) -> LatencyModel:
-    """Fit the latency model of a device from the file that the probe wrote.
+def load_latency_model(tables: CostTables, measurements: Path) -> LatencyModel:
+    """Fit a device's latency model on a file that the probe wrote.
 
     Raises:
-        ValueError: not such a file, of another space, or what no latency model can be fitted on. OSError: it cannot be
-            read.
+        ValueError: the file has another format or another search space, or no latency model can be fitted on it.
+        OSError: the file cannot be read.
     """
     try:
         measured = MeasurementsIn.model_validate_json(measurements.read_bytes())
@@ -129,10 +84,10 @@ def latency_model(tables: CostTables, measurements: Path) -> LatencyModel:
         raise ValueError(f"{measurements} is not what `supple probe` writes: {where}: {fault['msg']}") from error
     if measured.space_hash != tables.space.hash:
         raise ValueError(
-            f"{measurements} measures space {measured.space_hash[:16]}, the bundle's is {tables.space.hash[:16]}; run "
+            f"{measurements} measures search space {measured.space_hash[:16]}; the bundle's is {tables.space.hash[:16]}. Run "
             "`supple probe` on this bundle"
         )
     try:
         return fit(tables, measured)
     except ValueError as error:
-        raise ValueError(f"{measurements} makes no latency model: {error}") from error
+        raise ValueError(f"no latency model can be fitted on {measurements}: {error}") from error

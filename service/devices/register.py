@@ -1,4 +1,4 @@
-"""Registering devices, and turning measurements into latency models."""
+"""Registering devices, with published latency models where a bundle has them."""
 
 import json
 from collections.abc import Mapping
@@ -10,37 +10,37 @@ from evolution.costs import CostTables
 from evolution.predictors.latency import LatencyModel
 from service.devices import queries
 from service.devices.schemas import DeviceIn, DeviceOut
-from service.devices.show import describe
+from service.devices.show import show_device
 from service.errors import ConflictError, InvalidError
 from service.storage.store import Store
 from service.storage.tables import LatencyModelRow, new_id
 
 
-def register(session: Session, body: DeviceIn) -> DeviceOut:
-    """Write a device. Doing so again with the same settings changes nothing.
+def register_device(session: Session, body: DeviceIn) -> DeviceOut:
+    """Register a device. Registering it again with the same settings changes nothing.
 
     Raises:
         ConflictError: a device of this name has other settings, which its measurements depend on.
     """
     device = queries.add(session, body.model_dump())
-    for field, asked in body.model_dump().items():
-        if (stored := getattr(device, field)) != asked:
+    for field, value in body.model_dump().items():
+        if (stored := getattr(device, field)) != value:
             raise ConflictError(
-                f"device {body.name!r} has {field} {stored!r}, not {asked!r}; its measurements depend on that, "
+                f"device {body.name!r} has {field} {stored!r}, not {value!r}; its measurements depend on that, "
                 "so register another name"
             )
-    return describe(device, queries.latest_models(session, devices=[device.name]))
+    return show_device(device, queries.latest_models(session, devices=[device.name]))
 
 
-def register_published(
+def register_published_device(
     session: Session, store: Store, name: str, published: Mapping[str, Any], tables: CostTables
 ) -> None:
-    """Register a device that came in a bundle, with its latency model as a new version.
+    """Register a device from a bundle, with the bundle's latency model as a new version.
 
-    Doing so again changes nothing: a model measured since then stays the newest.
+    Registering it again changes nothing, so that a latency model measured since stays the newest.
 
     Raises:
-        InvalidError: not what a bundle keeps of a device. ConflictError: a device of this name has other settings.
+        InvalidError: the bundle's entry is malformed. ConflictError: a device of this name has other settings.
     """
     try:
         settings = {field: published[field] for field in ("runtime", "threads", "batch_size")}
@@ -49,7 +49,7 @@ def register_published(
     except (KeyError, ValueError) as error:
         raise InvalidError(f"the bundle's device {name!r} cannot be read: {error}") from error
     try:
-        register(session, body)
+        register_device(session, body)
     except ConflictError as error:
         raise ConflictError(f"{error}: import the latency tables again with another --device") from error
     queries.lock(session, name)
@@ -68,4 +68,4 @@ def register_published(
         reference_ms=None,
         measurements=artifact,
     )
-    queries.add_model(session, row, [], [])
+    queries.add_model(session, row)

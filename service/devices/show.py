@@ -1,4 +1,4 @@
-"""A device as the API shows it."""
+"""Devices as the API and the pages show them."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ from service.storage.tables import Device, LatencyModelRow
 from service.web.schemas import Page
 
 
-def describe(device: Device, latency_models: Sequence[LatencyModelRow]) -> DeviceOut:
-    """A device with those of the given latency models that are its own."""
+def show_device(device: Device, latency_models: Sequence[LatencyModelRow]) -> DeviceOut:
+    """A device with its latency models. latency_models: may hold other devices' too."""
     own = [LatencyModelOut.model_validate(model) for model in latency_models if model.device == device.name]
     return DeviceOut(
         name=device.name,
@@ -23,19 +23,19 @@ def describe(device: Device, latency_models: Sequence[LatencyModelRow]) -> Devic
     )
 
 
-def every(session: Session) -> list[DeviceOut]:
+def get_device(session: Session, name: str) -> DeviceOut:
+    """One device. Raises NotFoundError."""
+    return show_device(queries.get(session, name), queries.latest_models(session, devices=[name]))
+
+
+def list_devices(session: Session, limit: int, cursor: str | None = None) -> Page[DeviceOut]:
+    """One page of devices by name."""
+    rows, following = queries.page(session, limit, cursor)
+    latency_models = queries.latest_models(session, devices=[row.name for row in rows])
+    return Page(items=[show_device(row, latency_models) for row in rows], next=following)
+
+
+def list_all_devices(session: Session) -> list[DeviceOut]:
     """All devices by name."""
     latency_models = queries.latest_models(session)
-    return [describe(device, latency_models) for device in queries.every(session)]
-
-
-def page(session: Session, limit: int, cursor: str | None) -> Page[DeviceOut]:
-    """Devices by name, those after the cursor."""
-    found, following = queries.page(session, limit, cursor)
-    latency_models = queries.latest_models(session, devices=[device.name for device in found])
-    return Page(items=[describe(device, latency_models) for device in found], next=following)
-
-
-def one(session: Session, name: str) -> DeviceOut:
-    """One device. Raises NotFoundError."""
-    return describe(queries.get(session, name), queries.latest_models(session, devices=[name]))
+    return [show_device(row, latency_models) for row in queries.list_all(session)]

@@ -1,82 +1,68 @@
-"""Building a candidate's file, in a worker. Loads torch."""
+"""Building a candidate's ONNX file, in a worker. Loads torch."""
 
 from dataclasses import dataclass
-
-from torch import nn
 
 from service.candidates import queries as candidates
 from service.candidates.queries import genomes_of
 from service.context import Context
 from service.errors import problem_document_of
 from service.exports import queries
-from service.exports.request import Precision
+from service.exports.schemas import Precision
+from service.exports.subnet import Subnet, extract_subnet
 from service.jobs.queue import MOST_ATTEMPTS, Step
-from service.storage.tables import Candidate
 from service.supernets import queries as supernets
-from supernet.bundle import Bundle
-from supernet.evaluation.evaluate import Evaluator
-from supernet.export.parity import export_metadata, export_subnet
 from supernet.export.writer import ExportError
 from supernet.space import Architecture
 
 
 @dataclass(frozen=True)
-class Subnet:
-    """A candidate as a network of its own: extracted, recalibrated, in evaluation mode.
+class ExtractedCandidate:
+    """A candidate and its extracted subnet.
 
-    most_bytes: how large its file was counted to be at most, which limits on searches relied on.
+    max_bytes: the counted upper bound on its file's size, which searches with a limit on model_bytes rely on.
     """
 
-    candidate: Candidate
-    most_bytes: int
+    candidate_id: str
     predicted_accuracy: float | None
-    bundle: Bundle
-    evaluator: Evaluator
-    network: nn.Module
-
-    @property
-    def arch(self) -> Architecture:
-        """Its architecture."""
-        return Architecture.from_json(self.candidate.architecture)
+    max_bytes: int
+    subnet: Subnet
 
 
-def extract(context: Context, candidate_id: str) -> Subnet:
-    """Extract a candidate from its supernet."""
+def extract_candidate(context: Context, candidate_id: str) -> ExtractedCandidate:
+    """Extract a candidate from its supernet and recalibrate it."""
     with context.database.reading() as session:
         candidate = candidates.get(session, candidate_id)
         supernet = supernets.get(session, candidate.supernet_id)
         version = supernet.predictor_version or ""
         predicted = candidates.predicted_accuracy(session, [candidate_id], version).get(candidate_id)
-    most_bytes = int(context.loaded(supernet).tables.model_bytes(genomes_of([candidate]))[0])
-    bundle, evaluator = context.evaluator(supernet)
-    network = evaluator.subnet(Architecture.from_json(candidate.architecture))
-    return Subnet(candidate, most_bytes, predicted, bundle, evaluator, network)
+    max_bytes = int(context.loaded(supernet).tables.model_bytes(genomes_of([candidate]))[0])
+    subnet = extract_subnet(*context.evaluator(supernet), Architecture.from_json(candidate.architecture))
+    return ExtractedCandidate(candidate_id, predicted, max_bytes, subnet)
 
 
-def export(context: Context, subnet: Subnet, precision: Precision, verified_accuracy: float | None) -> None:
-    """Write a subnet's file, compare it with the network and store it.
+def store_export(
+    context: Context, extracted: ExtractedCandidate, precision: Precision, verified_accuracy: float | None
+) -> None:
+    """Write a candidate's ONNX file and store it.
 
     Raises:
-        ExportError (a ValueError): the network cannot be written, the file differs from it, or is larger than counted.
+        ExportError (a ValueError): the network cannot be written, the file's results differ from the network's, or the
+            file is larger than counted.
     """
-    metadata = export_metadata(
-        subnet.bundle,
-        subnet.arch,
-        predicted_accuracy=subnet.predicted_accuracy,
-        verified_accuracy=verified_accuracy,
+    file = extracted.subnet.to_onnx(
+        predicted_accuracy=extracted.predicted_accuracy, verified_accuracy=verified_accuracy
     )
-    file = export_subnet(subnet.network, subnet.evaluator.sample(subnet.arch.resolution), metadata)
-    if len(file.data) > subnet.most_bytes:
+    if len(file.data) > extracted.max_bytes:
         raise ExportError(
-            f"the file of candidate {subnet.candidate.id} has {len(file.data):,} bytes, more than the "
-            f"{subnet.most_bytes:,} that it was counted to have at most, so a limit on model_bytes may not hold"
+            f"the file of candidate {extracted.candidate_id} has {len(file.data):,} bytes, more than the counted bound "
+            f"of {extracted.max_bytes:,}, so a limit on model_bytes may not hold"
         )
     digest = context.store.put(file.data)
     with context.database.writing() as session:
-        queries.add(session, subnet.candidate.id, precision)
+        queries.add(session, extracted.candidate_id, precision)
         queries.finish(
             session,
-            subnet.candidate.id,
+            extracted.candidate_id,
             precision,
             status="done",
             sha256=digest,
@@ -86,14 +72,17 @@ def export(context: Context, subnet: Subnet, precision: Precision, verified_accu
 
 
 def build_export(context: Context, step: Step, subject: str) -> None:
-    """The job: build the file that `subject` names, "candidate:precision:attempts made before it was asked for"."""
+    """The job: build a candidate's ONNX file.
+
+    subject: "candidate:precision:attempts", the attempts counted before this job was enqueued.
+    """
     candidate_id, precision, before = subject.split(":")
 
     def build() -> None:
         with context.database.reading() as session:
             verification = candidates.verifications(session, [candidate_id]).get(candidate_id)
-        verified = verification.verified_accuracy if verification else None
-        export(context, extract(context, candidate_id), "fp32", verified)
+        verified_accuracy = verification.verified_accuracy if verification else None
+        store_export(context, extract_candidate(context, candidate_id), "fp32", verified_accuracy)
 
     with context.database.writing() as session:
         attempts = queries.begin(session, candidate_id, precision).attempts - int(before)

@@ -10,12 +10,12 @@ from service.storage.tables import Export, now
 
 
 def find(session: Session, candidate_id: str, precision: str) -> Export | None:
-    """The export of a candidate at a precision, or None where it was never asked for."""
+    """The export of a candidate at a precision; None if nobody has requested it."""
     return session.get(Export, (candidate_id, precision))
 
 
 def add(session: Session, candidate_id: str, precision: str) -> None:
-    """Write an export that is still to be built, unless there is one."""
+    """Add a queued export. An export that exists stays as it is."""
     values = {
         "candidate_id": candidate_id,
         "precision": precision,
@@ -27,19 +27,23 @@ def add(session: Session, candidate_id: str, precision: str) -> None:
 
 
 def lock(session: Session, candidate_id: str, precision: str) -> Export | None:
-    """What `find` finds, which no other transaction changes until this one ends."""
+    """The same as `find`, with the row locked until this transaction ends."""
     return session.get(Export, (candidate_id, precision), with_for_update=True, populate_existing=True)
 
 
 def begin(session: Session, candidate_id: str, precision: str) -> Export:
-    """The export, one attempt further."""
+    """Count one more attempt. Returns the export."""
     export = session.get_one(Export, (candidate_id, precision), with_for_update=True)
     export.attempts += 1
     return export
 
 
 def finish(session: Session, candidate_id: str, precision: str, **values: Any) -> None:
-    """End an export that has not ended. A file replaces a failure, too."""
-    ends = ("queued", "failed", "impossible") if values["status"] == "done" else ("queued",)
-    this = Export.candidate_id == candidate_id, Export.precision == precision, Export.status.in_(ends)
-    session.execute(update(Export).where(*this).values({"problem": None, "finished_at": now(), **values}))
+    """End a queued export. Status `done` also replaces a failure."""
+    replaceable = ("queued", "failed", "impossible") if values["status"] == "done" else ("queued",)
+    conditions = (
+        Export.candidate_id == candidate_id,
+        Export.precision == precision,
+        Export.status.in_(replaceable),
+    )
+    session.execute(update(Export).where(*conditions).values({"problem": None, "finished_at": now(), **values}))

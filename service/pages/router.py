@@ -20,7 +20,7 @@ from service.candidates.schemas import Cost as CostName
 from service.context import Context
 from service.costs import COSTS, cost_kind, counted_costs
 from service.devices import queries as device_queries
-from service.devices.show import every
+from service.devices.show import list_all_devices
 from service.errors import SuppleError, problem_document_of
 from service.pages import show
 from service.pages.charts import chart, cost_names, search_chart
@@ -34,7 +34,7 @@ from service.storage.tables import Supernet
 from service.supernets import queries as supernet_queries
 from service.supernets.extractable import why_not_extractable
 from service.supernets.schemas import SupernetOut
-from service.supernets.show import summary
+from service.supernets.show import show_supernet
 from service.web.auth import require_key
 from service.web.dependencies import ContextOf
 
@@ -173,19 +173,19 @@ def _home(session: Session, context: Context, budget: Budget) -> dict[str, Any]:
 
 def _form(session: Session, context: Context, budget: Budget) -> dict[str, Any]:
     """The values of the form: the choices, and the range of each cost."""
-    rows = supernet_queries.every(session)
+    rows = supernet_queries.list_all(session)
     if not rows:
         return {"supernets": [], "budget": budget}
     row = next((row for row in rows if row.id == budget.supernet), rows[0])
     measured = [
         device.name
-        for device in every(session)
+        for device in list_all_devices(session)
         if row.space_hash in {model.space_hash for model in device.latency_models}
     ]
     device = budget.device if budget.device in measured else next(iter(measured), None)
     return {
-        "supernets": [summary(row) for row in rows],
-        "supernet": summary(row),
+        "supernets": [show_supernet(row) for row in rows],
+        "supernet": show_supernet(row),
         "devices": measured,
         "device": device,
         "costs": [kind for kind in COSTS if measured or kind.build],

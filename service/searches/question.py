@@ -50,7 +50,7 @@ def make_question(session: Session, body: SearchIn) -> Question:
         NotFoundError: no such supernet or device. InvalidError: the device was not measured, the supernet's networks
             cannot be verified, or fields contradict each other.
     """
-    supernet = supernets.get(session, body.supernet) if body.supernet else supernets.only(session)
+    supernet = supernets.get(session, body.supernet) if body.supernet else supernets.get_only(session)
     if body.verify:
         check_extractable(supernet)
     request = make_request(body, supernet.id)

@@ -8,7 +8,7 @@ from service.candidates.queries import add_measurements, add_verification
 from service.context import Context
 from service.devices.probe import Model, fingerprint, in_ms, measure
 from service.exports import queries as exports
-from service.exports.job import export, extract
+from service.exports.job import extract_candidate, store_export
 from service.storage.tables import Device, LatencyModelRow, now
 from supernet.export.probe_plan import reference_onnx
 
@@ -23,9 +23,9 @@ def verify(context: Context, candidate_id: str) -> None:
         exported = exports.find(session, candidate_id, "fp32")
     if is_verified and exported is not None and exported.sha256 is not None:
         return
-    subnet = extract(context, candidate_id)
-    evaluation = subnet.evaluator.evaluate(subnet.network, subnet.candidate.resolution)
-    views = max(1, subnet.bundle.manifest["views"]["count"])
+    extracted = extract_candidate(context, candidate_id)
+    evaluation = extracted.subnet.evaluate()
+    views = max(1, extracted.subnet.bundle.manifest["views"]["count"])
     with context.database.writing() as session:
         add_verification(
             session,
@@ -38,7 +38,7 @@ def verify(context: Context, candidate_id: str) -> None:
                 "created_at": now(),
             },
         )
-    export(context, subnet, "fp32", evaluation.accuracy if evaluation else None)
+    store_export(context, extracted, "fp32", evaluation.accuracy if evaluation else None)
 
 
 def measurable_devices(latency_models: Mapping[str, LatencyModelRow]) -> list[str]:

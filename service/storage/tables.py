@@ -129,27 +129,6 @@ class LatencyModelRow(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
-class BlockMeasurement(Base):
-    """The measured latency of one block. `block_key` names its operator records."""
-
-    __tablename__ = "block_measurements"
-
-    latency_model_id: Mapped[str] = mapped_column(ForeignKey("latency_models.id"), primary_key=True)
-    block_key: Mapped[str] = mapped_column(String(16), primary_key=True)
-    measured_ms: Mapped[float]
-
-
-class NetworkMeasurement(Base):
-    """The measured latency of one whole network with untrained weights."""
-
-    __tablename__ = "network_measurements"
-
-    latency_model_id: Mapped[str] = mapped_column(ForeignKey("latency_models.id"), primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True)  # its place in the measurement, from 0
-    architecture: Mapped[dict[str, Any]]
-    measured_ms: Mapped[float]
-
-
 class Candidate(Base):
     """An architecture of a supernet that some search proposed. Unique, so that what is learnt about it adds up."""
 

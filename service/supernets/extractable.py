@@ -1,21 +1,17 @@
-"""Whether subnets can be taken from a supernet: its bundle needs weights and calibration images."""
+"""Whether subnets can be extracted from a supernet. Its bundle needs weights and calibration images."""
 
 from service.errors import InvalidError
 from service.storage.tables import Supernet
 
 
 def check_extractable(supernet: Supernet) -> None:
-    """Refuse what needs subnets of a supernet that gives none.
-
-    Raises:
-        InvalidError: for `why_not_extractable`.
-    """
+    """Raise InvalidError, with the reason of `why_not_extractable`, if no subnet can be extracted."""
     if reason := why_not_extractable(supernet):
         raise InvalidError(reason)
 
 
 def why_not_extractable(supernet: Supernet) -> str | None:
-    """What the supernet's bundle was made without that recalibrated subnets need, and what to do; None if nothing."""
+    """Why no recalibrated subnet can be extracted, and what to do; None if subnets can be extracted."""
     files, name = supernet.manifest["files"], f"supernet {supernet.id} ({supernet.name})"
     if "weights.safetensors" not in files:
         return (

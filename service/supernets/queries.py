@@ -11,7 +11,7 @@ from service.storage.tables import Supernet
 
 
 def add(session: Session, values: dict[str, Any]) -> Supernet:
-    """The supernet with these values; an equal one that is there already is left as it is."""
+    """Add a supernet with these values, unless its id is registered. Returns the supernet of this id."""
     insert_missing(session, Supernet, [values])
     return get(session, values["id"])
 
@@ -28,36 +28,38 @@ def get(session: Session, supernet_id: str) -> Supernet:
     return supernet
 
 
-def only(session: Session) -> Supernet:
-    """The supernet, where there is just one.
+def get_only(session: Session) -> Supernet:
+    """The only registered supernet.
 
     Raises:
-        InvalidError: there are several, or none.
+        InvalidError: several supernets are registered, or none.
     """
-    supernets = session.scalars(select(Supernet).limit(2)).all()
-    if len(supernets) != 1:
-        which = "several supernets are registered; name one" if supernets else "no supernet is registered"
+    rows = session.scalars(select(Supernet).limit(2)).all()
+    if len(rows) != 1:
+        which = "several supernets are registered; name one" if rows else "no supernet is registered"
         raise InvalidError(f"supernet is missing, and {which}; GET /v1/supernets lists them")
-    return supernets[0]
+    return rows[0]
 
 
-def every(session: Session) -> list[Supernet]:
+def list_all(session: Session) -> list[Supernet]:
     """All supernets, newest first."""
     return list(session.scalars(select(Supernet).order_by(Supernet.created_at.desc(), Supernet.id)))
 
 
 def page(session: Session, limit: int, cursor: str | None) -> tuple[list[Supernet], str | None]:
-    """The newest supernets after the cursor, and the cursor for those that follow.
+    """One page of supernets, newest first, and the cursor of the next page.
+
+    cursor: the last id of the page before.
 
     Raises:
-        InvalidError: a cursor that no page ended with.
+        InvalidError: no supernet has the cursor as its id.
     """
-    wanted = select(Supernet).order_by(Supernet.created_at.desc(), Supernet.id).limit(limit + 1)
+    query = select(Supernet).order_by(Supernet.created_at.desc(), Supernet.id).limit(limit + 1)
     if cursor is not None:
         last = session.get(Supernet, cursor)
         if last is None:
             raise InvalidError(f"cursor is {cursor!r}; send the `next` of an earlier page")
         same_time = (Supernet.created_at == last.created_at) & (Supernet.id > last.id)
-        wanted = wanted.where((Supernet.created_at < last.created_at) | same_time)
-    found = list(session.scalars(wanted))
-    return found[:limit], found[limit - 1].id if len(found) > limit else None
+        query = query.where((Supernet.created_at < last.created_at) | same_time)
+    rows = list(session.scalars(query))
+    return rows[:limit], rows[limit - 1].id if len(rows) > limit else None

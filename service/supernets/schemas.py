@@ -1,4 +1,4 @@
-"""Bodies about supernets."""
+"""Request and answer bodies about supernets."""
 
 from datetime import datetime
 from typing import Any
@@ -23,15 +23,17 @@ class SupernetOut(Answer):
     space_hash: str
     family: str
     classes: list[str]
-    resolutions: list[int] = Field(description="Input sides to choose from, pixels.")
-    predictor: dict[str, Any] | None = Field(description="The accuracy predictor's card: what to expect of it.")
-    predictor_warning: str | None = Field(description="What to know of a predictor that ranks held-out pairs badly.")
+    resolutions: list[int] = Field(description="Input resolutions to choose from, pixels.")
+    predictor: dict[str, Any] | None = Field(
+        description="The accuracy predictor's card: its training data and its error."
+    )
+    predictor_warning: str | None = Field(description="Warning if the predictor ranks held-out pairs badly.")
     created_at: datetime
 
 
 class SupernetDetail(SupernetOut):
-    """A registered supernet with all that is known of it."""
+    """A registered supernet with everything the service stores about it."""
 
     space: dict[str, Any] = Field(description="The search space.")
-    provenance: dict[str, Any] = Field(description="Dataset, seeds and versions: the bundle's manifest.")
+    provenance: dict[str, Any] = Field(description="The bundle's manifest: dataset, seeds and versions.")
     report: dict[str, Any] = Field(description="Accuracies measured after training, and training curves.")

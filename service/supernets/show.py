@@ -1,31 +1,36 @@
-"""A supernet as the API shows it."""
+"""Supernets as the API and the pages show them."""
 
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from evolution.predictors.accuracy import ranking_warning
 from service.storage.tables import Supernet
+from service.supernets import queries
 from service.supernets.schemas import SupernetDetail, SupernetOut
-
-DIGITS = 16  # of a hash, that serve as a short id
-
-
-def _card(bundle: Any) -> dict[str, Any] | None:
-    from evolution.predictors.accuracy import AccuracyPredictor
-
-    if bundle.predictor_path is None:
-        return None
-    return dict(AccuracyPredictor.load(bundle.predictor_path, bundle.space).card)
+from service.web.schemas import Page
 
 
-def summary(supernet: Supernet) -> SupernetOut:
+def show_supernet(supernet: Supernet) -> SupernetOut:
     """A supernet in a list."""
     return SupernetOut(**_fields(supernet))
 
 
-def detail(supernet: Supernet) -> SupernetDetail:
+def show_supernet_detail(supernet: Supernet) -> SupernetDetail:
     """A supernet by itself."""
     manifest = dict(supernet.manifest)
     return SupernetDetail(**_fields(supernet), space=manifest.pop("space"), provenance=manifest, report=supernet.report)
+
+
+def get_supernet(session: Session, supernet_id: str) -> SupernetDetail:
+    """One supernet. Raises NotFoundError."""
+    return show_supernet_detail(queries.get(session, supernet_id))
+
+
+def list_supernets(session: Session, limit: int, cursor: str | None = None) -> Page[SupernetOut]:
+    """One page of supernets, newest first."""
+    rows, following = queries.page(session, limit, cursor)
+    return Page(items=[show_supernet(row) for row in rows], next=following)
 
 
 def _fields(supernet: Supernet) -> dict[str, Any]:

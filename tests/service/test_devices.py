@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import func, select
 
 from evolution.costs import CostTables
 from service.context import Context
 from service.settings import Settings
-from service.storage.tables import BlockMeasurement, NetworkMeasurement
+from service.storage.tables import LatencyModelRow
 from tests.support.service import HOST, make_measurements
 
 
@@ -56,8 +55,11 @@ def test_measurements_become_a_latency_model(
     assert model["card"]["networks"] == 40
     assert model["card"]["mean_absolute_percentage_error"] < 3
     with context.database.reading() as session:
-        assert session.scalar(select(func.count()).select_from(NetworkMeasurement)) == 40
-        assert session.scalar(select(func.count()).select_from(BlockMeasurement)) == model["card"]["blocks"]
+        artifact = session.get_one(LatencyModelRow, model["id"]).measurements
+    stored = json.loads(context.store.path(artifact).read_bytes())
+    assert {name: stored[name] for name in measurements} == measurements
+    assert len(stored["networks"]) == 40
+    assert len(stored["blocks"]) == model["card"]["blocks"]
 
 
 def test_measuring_again_makes_a_new_version(

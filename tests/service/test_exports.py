@@ -16,7 +16,7 @@ from sqlalchemy import func, select, text
 from service.context import Context
 from service.errors import StoreFullError
 from service.exports import queries
-from service.exports.job import build_export, export, extract
+from service.exports.job import build_export, extract_candidate, store_export
 from service.jobs.queue import MOST_ATTEMPTS
 from service.storage.tables import Export
 
@@ -166,10 +166,11 @@ def test_a_file_is_at_most_as_large_as_counted_or_never_offered(
     assert counted - 0.01 * counted - 4096 < len(download(client, candidate).content) <= counted
     with context.database.writing() as session:
         session.delete(session.get_one(Export, (candidate, "fp32")))
-    subnet = extract(context, candidate)
-    monkeypatch.setattr("service.exports.job.extract", lambda *_: replace(subnet, most_bytes=counted // 2))
+    extracted = extract_candidate(context, candidate)
+    patched = replace(extracted, max_bytes=counted // 2)
+    monkeypatch.setattr("service.exports.job.extract_candidate", lambda *_: patched)
     download(client, candidate)
-    with pytest.raises(ValueError, match=f"more than the {counted // 2:,} that it was counted to have at most"):
+    with pytest.raises(ValueError, match=f"more than the counted bound of {counted // 2:,}"):
         build_export(context, run, f"{candidate}:fp32:0")
     refused = download(client, candidate)
     assert refused.status_code == 500
@@ -202,7 +203,7 @@ def test_a_file_made_while_verifying_replaces_a_failure(client: TestClient, cont
     download(client, candidate)
     with context.database.writing() as session:
         queries.finish(session, candidate, "fp32", status="failed", problem={"detail": "the store was full"})
-    export(context, extract(context, candidate), "fp32", None)
+    store_export(context, extract_candidate(context, candidate), "fp32", None)
     assert download(client, candidate).status_code == 200
     with context.database.reading() as session:
         assert session.scalars(select(Export.problem)).one() is None

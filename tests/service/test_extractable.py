@@ -11,13 +11,13 @@ from sqlalchemy import func, select
 from evolution.costs import CostTables
 from evolution.predictors.latency import LatencyModel
 from service.context import Context
-from service.devices import register as devices
-from service.devices.measurements import MeasurementsIn, add_model
-from service.devices.schemas import DeviceIn
+from service.devices.measurements import add_model
+from service.devices.register import register_device
+from service.devices.schemas import DeviceIn, MeasurementsIn
 from service.errors import ConflictError, InvalidError
 from service.searches.verify import measurable_devices
 from service.storage.tables import Export, LatencyModelRow, Search, Supernet
-from service.supernets.register import register
+from service.supernets.register import register_supernet
 from supernet.bundle import Bundle, write_bundle
 from supernet.evaluation.views import Views
 from supernet.space import Architecture
@@ -60,7 +60,7 @@ def bundle(bundle_path: Path, tmp_path: Path, tables: CostTables) -> Bundle:
 
 def registered(context: Context, bundle: Bundle) -> str:
     with context.database.writing() as session:
-        return register(session, context.store, bundle.path).id
+        return register_supernet(session, context.store, bundle.path).id
 
 
 def versions(client: TestClient) -> list[int]:
@@ -97,7 +97,7 @@ def test_what_was_measured_since_stays_the_newest(
 
 def test_a_device_of_the_same_name_and_other_settings_is_a_conflict(context: Context, bundle: Bundle) -> None:
     with context.database.writing() as session:
-        devices.register(session, DeviceIn.model_validate({"name": "phone", "threads": 4}))
+        register_device(session, DeviceIn.model_validate({"name": "phone", "threads": 4}))
     with pytest.raises(ConflictError, match=r"device 'phone' has .* import the latency tables again with another"):
         registered(context, bundle)
     with context.database.reading() as session:

@@ -15,7 +15,8 @@ from evolution.predictors.latency import LatencyModel
 from service.app import create_app
 from service.context import Context
 from service.costs import counted_costs
-from service.devices.measurements import MeasurementsIn, fit
+from service.devices.measurements import fit
+from service.devices.schemas import MeasurementsIn
 from service.pages import show
 from service.pages.router import router
 from service.searches.job import run_search

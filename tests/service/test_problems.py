@@ -26,7 +26,7 @@ def test_an_unexpected_error_says_nothing_of_its_inside(
     def fail(*_: object) -> None:
         raise KeyError("secret")
 
-    monkeypatch.setattr("service.devices.show.page", fail)
+    monkeypatch.setattr("service.devices.show.list_devices", fail)
     answer = client.get("/v1/devices")
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/problem+json"
@@ -37,7 +37,7 @@ def test_a_database_that_does_not_answer_is_unavailable(client: TestClient, monk
     def fail(*_: object) -> None:
         raise OperationalError("SELECT 1", {}, Exception("gone"))
 
-    monkeypatch.setattr("service.devices.show.page", fail)
+    monkeypatch.setattr("service.devices.show.list_devices", fail)
     answer = client.get("/v1/devices")
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy.exc import DataError
 
 from service.context import Context
-from service.devices import register as devices
+from service.devices.register import register_device
 from service.devices.schemas import DeviceIn
 from service.storage.tables import Supernet
 
@@ -86,7 +86,7 @@ def test_what_the_database_cannot_hold_is_the_callers_error(
     def fail(*_: object) -> None:
         raise DataError("SELECT 1", {}, Exception("secret"))
 
-    monkeypatch.setattr("service.devices.show.one", fail)
+    monkeypatch.setattr("service.devices.show.get_device", fail)
     assert "cannot hold" in refused(client, "GET", "/v1/devices/board")
 
 
@@ -111,7 +111,7 @@ def test_a_device_registered_many_times_at_once_is_one(context: Context) -> None
     def register(_: int) -> str:
         together.wait()
         with context.database.writing() as session:
-            return devices.register(session, body).model_dump_json()
+            return register_device(session, body).model_dump_json()
 
     with ThreadPoolExecutor(8) as threads:
         assert len(set(threads.map(register, range(8)))) == 1

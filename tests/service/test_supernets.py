@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 
 from service.context import Context
 from service.storage.tables import Supernet
-from service.supernets.register import register
+from service.supernets.register import register_supernet
 from supernet.bundle import Bundle, BundleError
 
 
@@ -17,7 +17,7 @@ def test_a_bundle_is_registered_once_and_described(client: TestClient, context: 
     bundle = Bundle.open(bundle_path)
     for _ in range(2):
         with context.database.writing() as session:
-            assert register(session, context.store, bundle_path).id == bundle.hash[:16]
+            assert register_supernet(session, context.store, bundle_path).id == bundle.hash[:16]
     (listed,) = client.get("/v1/supernets").json()["items"]
     assert listed["name"] == "untrained digits"
     assert listed["bundle_hash"] == bundle.hash
@@ -64,7 +64,7 @@ def test_an_altered_bundle_is_refused_and_nothing_is_written(
     altered = shutil.copytree(bundle_path, tmp_path / "altered")
     (altered / "report.json").write_text("{}")
     with pytest.raises(BundleError, match=r"report\.json was altered"), context.database.writing() as session:
-        register(session, context.store, altered)
+        register_supernet(session, context.store, altered)
     with context.database.reading() as session:
         assert session.scalar(select(func.count()).select_from(Supernet)) == 0
     assert not list((context.store.root / "bundles").iterdir())

@@ -8,9 +8,9 @@ from fastapi.testclient import TestClient
 from evolution.costs import CostTables
 from evolution.predictors.latency import LatencyModel
 from service.context import Context
-from service.devices import register as devices
-from service.devices.measurements import MeasurementsIn, add_model
-from service.devices.schemas import DeviceIn
+from service.devices.measurements import add_model
+from service.devices.register import register_device
+from service.devices.schemas import DeviceIn, MeasurementsIn
 from supernet.operators import flat
 
 HOST = {"machine": "a test"}
@@ -51,7 +51,7 @@ def add_device(
     """Register a device as if `measurements` had been posted from `host`; its name."""
     body = MeasurementsIn(**{**measurements, "host": host})
     with context.database.writing() as session:
-        devices.register(session, DeviceIn.model_validate({"name": name}))
+        register_device(session, DeviceIn.model_validate({"name": name}))
         add_model(session, context.store, name, body, latency_model)
     return name
 
