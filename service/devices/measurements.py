@@ -84,7 +84,8 @@ def load_latency_model(tables: CostTables, measurements: Path) -> LatencyModel:
         raise ValueError(f"{measurements} is not what `supple probe` writes: {where}: {fault['msg']}") from error
     if measured.space_hash != tables.space.hash:
         raise ValueError(
-            f"{measurements} measures search space {measured.space_hash[:16]}; the bundle's is {tables.space.hash[:16]}. Run "
+            f"{measurements} measures search space {measured.space_hash[:16]}; the bundle's is "
+            f"{tables.space.hash[:16]}. Run "
             "`supple probe` on this bundle"
         )
     try:

@@ -43,7 +43,9 @@ class Subnet:
 def extract_subnet(
     bundle: Bundle, evaluator: Evaluator, arch: Architecture, batch_norm: BatchNorm = "recalibrated"
 ) -> Subnet:
-    """Extract a subnet and recalibrate its batch norm. evaluator: the bundle's. batch_norm: `stored` keeps the supernet's.
+    """Extract a subnet and recalibrate its batch norm.
+
+    evaluator: the bundle's. batch_norm: `stored` keeps the supernet's statistics.
 
     Raises:
         ValueError: there are no images to recalibrate with.

@@ -24,6 +24,7 @@ class ArtifactResponse(FileResponse):
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file, its ranges or the error."""
         headers = MutableHeaders(raw=[*scope["headers"]])
         header, condition = headers.get("range"), headers.get("if-range")
         if header is not None:

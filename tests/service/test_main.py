@@ -301,7 +301,7 @@ def broken(measurements: dict[str, Any]) -> list[tuple[Any, str]]:
         ({**measurements, "blocks": {**measurements["blocks"], keys[0]: "1"}}, f"blocks.{keys[0]}: "),
         ({**measurements, "blocks": {**measurements["blocks"], keys[0]: 0.0}}, "must be a positive number"),
         ({**measurements, "space_hash": 3}, "space_hash: "),
-        ({**measurements, "space_hash": "0" * 64}, "measures space 0000000000000000, the bundle's is"),
+        ({**measurements, "space_hash": "0" * 64}, "measures search space 0000000000000000; the bundle's is"),
         ({**measurements, "networks": [infinite] * 5}, "architecture"),
         ({**measurements, "networks": []}, "at least 4 pairs"),
         ([], "the file: "),
