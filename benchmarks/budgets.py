@@ -19,7 +19,7 @@ from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.problem import Problem
 from evolution.refusal import Infeasible, Refused
 from evolution.search import Search, SearchResult
-from service.devices.measurements import load_latency_model
+from service.devices.measurements import fit_measurements_file
 from supernet.bundle import Bundle
 
 COSTS = ("latency_ms", "flops", "params")
@@ -35,7 +35,7 @@ class Asker:
         assert bundle.predictor_path is not None
         self.tables = CostTables(bundle.space)
         self.predictor = AccuracyPredictor.load(bundle.predictor_path, bundle.space)
-        self.models = {"device": load_latency_model(self.tables, measurements)}
+        self.models = {"device": fit_measurements_file(self.tables, measurements)}
 
     def costs(self, genomes: np.ndarray) -> np.ndarray:
         """(N, 3) in the order of `COSTS`."""

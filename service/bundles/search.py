@@ -16,7 +16,7 @@ from evolution.search import EVALUATIONS
 from service.bundles.paths import check_input
 from service.candidates.schemas import CandidateOut
 from service.costs import cost_tables, counted_costs
-from service.devices.measurements import load_latency_model
+from service.devices.measurements import fit_measurements_file
 from service.errors import InputError
 from service.searches.answer import answer_parts, limit_evidence, shown_front, weakest_evidence
 from service.searches.findings import make_findings
@@ -167,7 +167,7 @@ def load_latency_model(bundle: Bundle, tables: CostTables, device: str) -> Laten
         check_input("`device`", Path(device))
     except InputError as error:
         raise InputError(f"{error}, or a device inside the bundle ({_device_names(bundle)})", "device") from error
-    return load_latency_model(tables, Path(device))
+    return fit_measurements_file(tables, Path(device))
 
 
 def _device_names(bundle: Bundle) -> str:

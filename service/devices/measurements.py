@@ -69,7 +69,7 @@ def add_model(session: Session, store: Store, name: str, body: MeasurementsIn, m
     return LatencyModelOut.model_validate(queries.add_model(session, row))
 
 
-def load_latency_model(tables: CostTables, measurements: Path) -> LatencyModel:
+def fit_measurements_file(tables: CostTables, measurements: Path) -> LatencyModel:
     """Fit a device's latency model on a file that the probe wrote.
 
     Raises:

@@ -20,7 +20,7 @@ from service.cli import display
 from service.cli.inputs import without_password
 from service.context import Context
 from service.costs import cost_kind
-from service.devices.measurements import load_latency_model
+from service.devices.measurements import fit_measurements_file
 from service.quantities import BYTES, COUNTS, MILLISECONDS, PLAIN, Units, fraction, quantity, round_amount, rounded
 from service.storage.database import Database
 from service.storage.tables import ApiKey, Candidate
@@ -314,7 +314,7 @@ def test_a_bad_measurement_file_is_named(tables: CostTables, measurements: dict[
     for content, message in broken(measurements):
         path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
         with pytest.raises(ValueError, match=re.escape(message)) as raised:
-            load_latency_model(tables, path)
+            fit_measurements_file(tables, path)
         assert str(path) in str(raised.value)
 
 
@@ -323,7 +323,7 @@ def test_equal_block_times_still_make_a_latency_model(
 ) -> None:
     path = tmp_path / "cpu.json"
     path.write_text(json.dumps({**measurements, "blocks": dict.fromkeys(measurements["blocks"], 0.01)}))
-    predicted = load_latency_model(tables, path).predict(tables.space.sample(np.random.default_rng(0), 50))
+    predicted = fit_measurements_file(tables, path).predict(tables.space.sample(np.random.default_rng(0), 50))
     measured = [network["ms"] for network in measurements["networks"]]
     assert 0.5 * min(measured) < predicted.min() <= predicted.max() < 2 * max(measured)
 
