@@ -17,6 +17,16 @@ class Units:
     examples: tuple[str, ...] = ()
     shown: tuple[str, ...] | None = None
 
+    @property
+    def scale(self) -> Mapping[str, float]:
+        """The shown units and their sizes."""
+        return {unit: size for unit, size in self.sizes.items() if self.shown is None or unit in self.shown}
+
+    @property
+    def base(self) -> str:
+        """The shown unit of plain numbers, empty where plain numbers are shown without a unit."""
+        return next((unit for unit, size in self.scale.items() if size == 1), "")
+
 
 COUNTS = Units({"G": 1e9, "M": 1e6, "k": 1e3}, ("4.5k", "300M", "1.2G"))
 BYTES = Units(
@@ -57,11 +67,8 @@ def written(value: float, units: Units) -> str:
 
 def rounded(value: float, units: Units) -> str:
     """A quantity for people, to three significant digits: `0.043 ms`, `978 k`, `3.21 MiB`."""
-    for unit in units.sizes if units.shown is None else units.shown:
-        size = units.sizes[unit]
-        if size == 1 or value >= 0.9995 * size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.3g}"
+    unit = next((unit for unit, size in units.scale.items() if value >= 0.9995 * size), units.base)
+    return f"{value / units.sizes.get(unit, 1.0):.3g} {unit}".rstrip()
 
 
 def round_amount(limit: float, units: Units) -> float:

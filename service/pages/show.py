@@ -97,12 +97,12 @@ def cost(value: float | None, name: str) -> str:
 
 def exact(value: float, name: str) -> str:
     """A limit for people, exactly: `0.06 ms`, `1.2 M`, `1.5 MB`, `1,163,480`. name: the limit's."""
-    kind = cost_kind(name)
-    if kind.build is None:
-        return f"{value:.10g}{GAP}{kind.unit}"
-    text = written(value, kind.units)
-    number = text.rstrip("".join(kind.units.sizes))
-    return number + GAP + text[len(number) :] if number != text else f"{value:,.10g}"
+    units = cost_kind(name).units
+    text = written(value, units)
+    number = text.rstrip("".join(units.sizes))
+    if number != text:
+        return number + GAP + text[len(number) :]
+    return f"{value:,.10g}{GAP}{units.base}".rstrip(GAP)
 
 
 def nearest(limit: Mapping[str, Any] | None, name: str) -> str:

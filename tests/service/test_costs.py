@@ -141,6 +141,7 @@ def test_one_row_makes_a_sixth_cost_of_the_service(
     assert chart["axes"][chart["axis"]]["name"] == "Energy"
     assert chart["axes"][chart["axis"]]["limit"] == middle
     assert "The network with the lowest energy" in http.get(f"/searches/{cheapest['id']}").text
+    assert f"{middle:.10g}\N{NARROW NO-BREAK SPACE}mJ" in page.text
     assert "Energy" in http.get("/fronts", params={"x": "energy_mj"}).text
 
 
