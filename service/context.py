@@ -1,4 +1,4 @@
-"""What one process of the service holds: settings, database, store, queue, and what it keeps between requests."""
+"""What one process of the service shares between requests: settings, database, store, queue and caches."""
 
 import threading
 from collections import OrderedDict
@@ -27,28 +27,41 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class _Entry(Generic[T]):
+    """A value once it is made, and the lock that whoever makes it holds."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.values: list[T] = []  # none or one
+
+
 class Cache(Generic[T]):
-    """The values used last, each made once. For values that never change under their key."""
+    """A small LRU cache. Values must be immutable per key.
+
+    Threads that need one key make its value once; threads that need other keys do not wait for them.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._values: OrderedDict[str, T] = OrderedDict()
-        self._lock = threading.Lock()
+        self._entries: OrderedDict[str, _Entry[T]] = OrderedDict()
+        self._lock = threading.Lock()  # of the entries, never held while a value is made
 
     def get(self, key: str, make: Callable[[], T]) -> T:
-        """The value of `key`, made now if it is not here."""
+        """The value of `key`, made now if it is not cached. Raises what `make` raises, and then caches nothing."""
         with self._lock:
-            if key not in self._values:
-                self._values[key] = make()
-            self._values.move_to_end(key)
-            if len(self._values) > self._size:
-                self._values.popitem(last=False)
-            return self._values[key]
+            entry = self._entries.setdefault(key, _Entry())
+            self._entries.move_to_end(key)
+            if len(self._entries) > self._size:
+                self._entries.popitem(last=False)
+        with entry.lock:
+            if not entry.values:
+                entry.values.append(make())
+            return entry.values[0]
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What searching a supernet needs in memory: numpy only, no weights."""
+    """What a search in a supernet needs: cost tables and predictor. It needs no weights."""
 
     tables: CostTables
     predictor: AccuracyPredictor | None
@@ -60,7 +73,7 @@ class Loaded:
 
 
 class Context:
-    """Made by `create_app` and by `run_worker`; `close` it at the end."""
+    """One for each process, made by `create_app` or `run_worker`; `close` it at the end."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -72,7 +85,7 @@ class Context:
 
     @cached_property
     def jobs(self) -> Jobs:
-        """The queue that workers take from."""
+        """The queue of jobs."""
         return Jobs(self.database)
 
     def loaded(self, supernet: Supernet) -> Loaded:
@@ -113,7 +126,7 @@ class Context:
         return self._evaluators.get(supernet.id, load)
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the queue and the database."""
         if "jobs" in self.__dict__:
             self.jobs.close()
         self.database.close()
