@@ -1,6 +1,5 @@
 """Rendering pages: templates, headers and error pages."""
 
-import json
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,12 +43,12 @@ class PageRoute(APIRoute):
             try:
                 return await handle(request)
             except Exception as error:
-                return await _explain(request, error)
+                return _explain(request, error)
 
         return handle_or_explain
 
 
-async def _explain(request: Request, error: Exception) -> Response:
+def _explain(request: Request, error: Exception) -> Response:
     if isinstance(error, SuppleError):
         problem = error.problem_document()
         if error.status == 401:
@@ -60,7 +59,7 @@ async def _explain(request: Request, error: Exception) -> Response:
     elif isinstance(error, RequestValidationError):
         problem = {"title": "Not understood", "status": 422, "detail": "the form or the address has an unknown shape"}
     else:
-        problem = json.loads(bytes((await problems.answer(request, error)).body))
+        problem, _ = problems.explain(request, error)
     return render_page(request, "problem.html", problem["status"], problem=problem)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -44,30 +44,34 @@ def _sentence(error: Mapping[str, Any]) -> str:
     return f"{field}{shown}: {message[:1].lower()}{message[1:]}"
 
 
-async def _on_supple_error(request: Request, error: Exception) -> Response:
+Explanation = tuple[dict[str, Any], dict[str, str]]  # a problem document, and headers of the response
+
+
+def _of_supple_error(request: Request, error: Exception) -> Explanation:
     assert isinstance(error, SuppleError)
-    headers = {"WWW-Authenticate": 'Bearer realm="supple"'} if error.status == 401 else None
-    return problem_response(error.problem_document(), headers)
+    headers = {"WWW-Authenticate": 'Bearer realm="supple"'} if error.status == 401 else {}
+    return error.problem_document(), headers
 
 
-async def _on_invalid_request(request: Request, error: Exception) -> Response:
+def _of_invalid_request(request: Request, error: Exception) -> Explanation:
     assert isinstance(error, RequestValidationError)
     errors = [
         {"field": "body" if e["type"] == "json_invalid" else _field(e["loc"]), "message": _sentence(e)}
         for e in error.errors()[:MOST_ERRORS]
     ]
-    return problem_response(_plain(422, "; ".join(e["message"] for e in errors), errors=errors))
+    return _plain(422, "; ".join(e["message"] for e in errors), errors=errors), {}
 
 
-async def _on_http_exception(request: Request, error: Exception) -> Response:
+def _of_http_exception(request: Request, error: Exception) -> Explanation:
     assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
     if error.status_code == 405:
-        error.headers = {"Allow": ", ".join(sorted(_methods(request)))}
-    return problem_response(_plain(error.status_code, error.detail), error.headers)
+        headers = {"Allow": ", ".join(sorted(_methods(request)))}
+    return _plain(error.status_code, error.detail), headers
 
 
 def _methods(request: Request) -> set[str]:
-    """The methods that the path of a request can be asked with: each is another route to the router."""
+    """The methods that the path of a request allows; the router has a route for each."""
     scopes = ({**request.scope, "method": method} for method in METHODS)
     return {
         scope["method"]
@@ -76,41 +80,46 @@ def _methods(request: Request) -> set[str]:
     }
 
 
-async def _on_database_error(request: Request, error: Exception) -> Response:
+def _of_database_error(request: Request, error: Exception) -> Explanation:
     log.error("%s %s", request.method, request.url.path, exc_info=error)
-    return problem_response(_plain(503, "the database does not answer or is locked; try again"), {"Retry-After": "1"})
+    return _plain(503, "the database does not answer or is locked; try again"), {"Retry-After": "1"}
 
 
-async def _on_unfit_data(request: Request, error: Exception) -> Response:
+def _of_unfit_data(request: Request, error: Exception) -> Explanation:
     log.info("%s %s", request.method, request.url.path, exc_info=error)
-    return problem_response(_plain(422, "the database cannot hold a value of this request; send printable text"))
+    return _plain(422, "the database cannot hold a value of this request; send printable text"), {}
 
 
-async def _on_error(request: Request, error: Exception) -> Response:
+def _of_error(request: Request, error: Exception) -> Explanation:
     problem = problem_document_of(error)
     level = logging.ERROR if problem["status"] >= 500 else logging.INFO
     log.log(level, "%s %s", request.method, request.url.path, exc_info=error)
-    return problem_response(problem)
+    return problem, {}
 
 
-HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
-    SuppleError: _on_supple_error,
-    RequestValidationError: _on_invalid_request,
-    HTTPException: _on_http_exception,
-    ValueError: _on_error,
-    DataError: _on_unfit_data,
-    OperationalError: _on_database_error,
-    Exception: _on_error,
+PROBLEMS: dict[type[Exception], Callable[[Request, Exception], Explanation]] = {
+    SuppleError: _of_supple_error,
+    RequestValidationError: _of_invalid_request,
+    HTTPException: _of_http_exception,
+    ValueError: _of_error,
+    DataError: _of_unfit_data,
+    OperationalError: _of_database_error,
+    Exception: _of_error,
 }
 
 
+def explain(request: Request, error: Exception) -> Explanation:
+    """The problem document of any error, and the headers of a response with it. Logs what the document leaves out."""
+    make = next(PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS)
+    return make(request, error)
+
+
 async def answer(request: Request, error: Exception) -> Response:
-    """The problem document of any error, as `app` of `install` would answer it."""
-    handle = next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)
-    return await handle(request, error)
+    """The response to any error."""
+    return problem_response(*explain(request, error))
 
 
 def install(app: FastAPI) -> None:
     """Make `app` answer every error with a problem document."""
-    for kind, handle in HANDLERS.items():
-        app.add_exception_handler(kind, handle)
+    for kind in PROBLEMS:
+        app.add_exception_handler(kind, answer)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import moocore
@@ -21,6 +22,7 @@ from evolution.pareto import non_dominated
 from evolution.predictors.latency import LatencyModel
 from evolution.region import Region
 from evolution.sensitivity import sensitivities
+from service.bundles.search import search_bundle
 from service.context import Context
 from service.searches.answer import FINALISTS
 from service.searches.endpoints import preferences
@@ -29,6 +31,7 @@ from service.searches.question import load_question
 from service.storage.database import Database, insert_missing
 from service.storage.store import unpack
 from service.storage.tables import Candidate, Device, Search, SearchCandidate, Supernet, now
+from supernet.bundle import Bundle
 from supernet.space import Architecture, Genomes
 from tests.support.postgres import empty_postgres
 from tests.support.service import BUDGET, ask
@@ -767,3 +770,59 @@ def test_an_empty_idempotency_key_is_refused(client: TestClient, context: Contex
         assert answer.status_code == 422
         assert "idempotency-key" in answer.json()["detail"]
     assert count(context, Search) == 0
+
+
+# Evaluations, and their deprecated name.
+
+
+def test_evaluations_and_budget_its_deprecated_name_are_the_same_question(client: TestClient, supernet: str) -> None:
+    body = {"max_flops": 2e6, "seed": 5}
+    first = client.post("/v1/searches", json={**body, "evaluations": 50})
+    assert first.status_code == 201
+    assert first.json()["evaluations"] <= 50
+    for names in ({"budget": 50}, {"budget": 50, "evaluations": 50}):
+        assert client.post("/v1/searches", json={**body, **names}).json()["answered_from"] == first.json()["id"]
+    refused = client.post("/v1/searches", json={**body, "budget": 50, "evaluations": 60})
+    assert refused.status_code == 422
+    assert "evaluations is 60 and budget, its deprecated name, is 50" in refused.json()["detail"]
+
+
+# The same search without a server.
+
+
+@pytest.mark.parametrize(
+    ("limits", "body", "options"),
+    [
+        ({"flops": 2e6}, {"max_flops": 2e6}, {}),
+        ({"latency_ms": 0.05}, {"device": "board", "max_latency_ms": 0.05}, {"device": "FILE"}),
+        (
+            {},
+            {"objective": "flops", "min_accuracy": 0.95},
+            {"minimise": "flops", "min_accuracy": 0.95},
+        ),
+    ],
+)
+def test_an_answer_without_a_server_has_the_same_shape_and_values(
+    client: TestClient,
+    device: str,
+    bundle_path: Path,
+    measurements: dict[str, Any],
+    tmp_path: Path,
+    limits: dict[str, float],
+    body: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    file = tmp_path / f"{device}.json"
+    file.write_text(json.dumps(measurements))
+    options = {name: str(file) if value == "FILE" else value for name, value in options.items()}
+    offline = search_bundle(Bundle.open(bundle_path), limits, evaluations=300, seed=2, **options)
+    online = ask(client, **body, budget=300, seed=2).json()
+    for name in ("latency_models", "elapsed_ms"):  # a file instead of a model's id; another run
+        offline.pop(name)
+    best, front = offline.pop("best"), offline.pop("front")
+    for shown, candidate in zip([best, *front], [online["best"], *online["front"]], strict=True):
+        assert shown.pop("id") != candidate["id"]  # of the architecture, not of the candidate
+        accuracy = shown.pop("predicted_accuracy")
+        assert accuracy == pytest.approx(candidate["predicted_accuracy"], abs=1e-9)  # rounding moves with the batch
+        assert shown == {name: candidate[name] for name in shown}
+    assert offline == {name: online[name] for name in offline}
