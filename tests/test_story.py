@@ -129,7 +129,9 @@ def test_search_describe_and_export_on_the_command_line(
     bundle: Bundle, measurements: Path, tmp_path: Path, run: Callable[..., Ran]
 ) -> None:
     path = str(bundle.path)
-    searched = run("search", path, "--device", str(measurements), "--max-flops", "0.8M", "--budget", "500", "--json")
+    searched = run(
+        "search", path, "--device", str(measurements), "--max-flops", "0.8M", "--evaluations", "500", "--json"
+    )
     assert searched.code == 0, searched.stderr
     best = json.loads(searched.stdout)["best"]
     assert best["flops"] <= 800_000

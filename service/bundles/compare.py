@@ -21,7 +21,7 @@ def compare_bundle(
     device: str | None = None,
     resolution: int | None = None,
     max_resolution: int | None = None,
-    evaluations: int | None,
+    evaluations: int | None = None,
     seeds: int,
     local_search: bool = True,
     progress: Callable[[Run, int, int], None] = lambda run, done, total: None,

@@ -1,4 +1,4 @@
-"""The training file: what a run is configured by."""
+"""The configuration of a training run, as a YAML file in configs/ has it."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -23,8 +23,8 @@ LARGEST_HOLDOUT = 10_000  # images that travel in a bundle
 class DatasetConfig:
     """source: a dataset's name or a folder, as `supernet.data.load` takes it.
 
-    holdout: images kept from training. cache_gib: a split of files that takes more memory, decoded, is decoded anew in
-    every epoch, by `workers` processes for each that trains.
+    holdout: number of training images to hold out. cache_gib: a split of image files that needs more memory than this
+    when decoded is decoded again in every epoch, by `workers` processes for each training process.
     """
 
     source: str
@@ -58,10 +58,10 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, slots=True)
 class TrainingConfig:
-    """What a YAML file in configs/ says.
+    """The whole file.
 
-    device: `cpu`, `cuda`, ...; None takes CUDA where there is some. threads: of torch on the CPU; None leaves torch its
-    own choice. keep_checkpoints: the newest so many.
+    device: `cpu`, `cuda`, ...; None uses CUDA if there is a GPU. threads: threads of torch on the CPU; None leaves the
+    choice to torch. keep_checkpoints: keep this many newest checkpoints.
     """
 
     name: str
@@ -85,7 +85,7 @@ def read_config(path: Path) -> TrainingConfig:
     """Parse a YAML file.
 
     Raises:
-        ValueError: naming each wrong key, its value and what is wrong with it.
+        ValueError: the message names each wrong key, its value and what is wrong with it.
     """
     import yaml
 
@@ -104,7 +104,7 @@ def read_config(path: Path) -> TrainingConfig:
 
 
 def evaluation_settings(config: TrainingConfig) -> dict[str, Any]:
-    """What the accuracies of a dataset's subnets depend on beside the weights, as JSON: it tells kept ones apart."""
+    """What a subnet's accuracy depends on beside weights and dataset, as JSON: stored accuracies are keyed by it."""
     return {
         "calibration_images": config.evaluation.calibration_images,
         "views": asdict(config.evaluation.views),
@@ -113,9 +113,9 @@ def evaluation_settings(config: TrainingConfig) -> dict[str, Any]:
 
 
 def load_data(config: TrainingConfig, data_root: Path) -> tuple[Dataset, SearchSpace]:
-    """The dataset of a configuration, and its space for that dataset's classes and channels."""
+    """The dataset of a configuration, and the space for the dataset's classes and channels."""
     space, schedule = preset(config.space), config.schedule
-    grown = (side for phase in schedule.phases for side in phase.growing)
+    grown = (size for phase in schedule.phases for size in phase.growing)
     dataset = load(
         config.dataset.source,
         max((*space.resolutions, *(schedule.resolutions or ()), *grown)),
@@ -134,11 +134,11 @@ def config_json(config: TrainingConfig) -> Any:
 
 
 def recorded_config(bundle: Bundle) -> TrainingConfig:
-    """The configuration that a bundle was trained by.
+    """The configuration that a bundle was trained with.
 
     Raises:
-        BundleError: it was not trained from one.
+        BundleError: the bundle was not trained from a configuration.
     """
     if "config" not in bundle.manifest:
-        raise BundleError(f"{bundle.path} was not made by `supple train`, so there is no configuration to train by")
+        raise BundleError(f"{bundle.path} was not made by `supple train`, so it records no configuration to train with")
     return TypeAdapter(TrainingConfig).validate_python(bundle.manifest["config"])

@@ -1,4 +1,4 @@
-"""`supple fit`: subnets of a bundle are measured, and its accuracy predictor fitted anew on them."""
+"""`supple fit`: measure subnets of a bundle and fit its accuracy predictor again."""
 
 from collections.abc import Callable
 
@@ -16,23 +16,24 @@ def fit_bundle(
     seed: int,
     progress: Callable[[str, int, int, str], None] = lambda stage, done, total, remark: None,
 ) -> Bundle:
-    """Measure subnets, fit the predictor, and put it into the bundle, with its card and learning curve in the report.
+    """Measure subnets, fit the predictor and put it into the bundle, with its card and learning curve in the report.
 
-    What was measured stays in BUNDLE.pairs.jsonl, so a run that was cut short goes on, and one that asks for another
-    kind or for more subnets measures only those that are missing.
+    The measurements stay in BUNDLE.pairs.jsonl. So an interrupted run continues, and a run with another kind of
+    predictor or with more subnets measures only the missing subnets.
 
     Raises:
-        ValueError: too few subnets, or a space with too few; a bundle without weights or held-out images.
-        OSError: the disk is full; the bundle is as it was.
+        ValueError: too few subnets are requested or exist, or the bundle has no weights or no held-out images.
+        OSError: the disk is full; the bundle is unchanged.
     """
     space = bundle.space
     rng = random_generator(seed, Stream.PREDICTOR)
     genomes = stratified(space, rng, subnets)
     if bundle.holdout() is None:
-        raise BundleError(f"{bundle.path} has no held-out images, so nothing can be measured to fit on")
+        raise BundleError(f"{bundle.path} has no held-out images to measure subnets on")
     files = bundle.manifest["files"]
-    of = {name: files.get(name) for name in ("weights.safetensors", "calibration.npz", "holdout.npz")}
-    pairs = Pairs(bundle.path.with_name(f"{bundle.path.name}.pairs.jsonl"), {**of, "views": bundle.manifest["views"]})
+    hashes = {name: files.get(name) for name in ("weights.safetensors", "calibration.npz", "holdout.npz")}
+    key = {**hashes, "views": bundle.manifest["views"]}
+    pairs = Pairs(bundle.path.with_name(f"{bundle.path.name}.pairs.jsonl"), key)
     for done, scored in pairs.measure(bundle.evaluator(), space, genomes):
         progress("measure subnets", done, len(genomes), f"accuracy {scored.accuracy:.3f}")
     accuracy, log_likelihood = pairs.scores(genomes)

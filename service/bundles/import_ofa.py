@@ -1,4 +1,4 @@
-"""`supple import-ofa`: what Once-for-All published becomes a bundle."""
+"""`supple import-ofa`: files that Once-for-All published become a bundle."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -22,11 +22,11 @@ from supernet.networks.supernet import Supernet
 from supernet.space import SearchSpace
 
 WIDTHS = {"1.0": "mbv3-imagenet-w1.0", "1.2": "mbv3-imagenet-w1.2"}
-PREDICTOR_SPACE = WIDTHS["1.2"]  # which Once-for-All published its predictor for
+PREDICTOR_SPACE = WIDTHS["1.2"]  # the space of the published predictor
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CALIBRATION_IMAGES = 2_000  # as many as Once-for-All recalibrates batch norm with
+CALIBRATION_IMAGES = 2_000  # as in Once-for-All's recalibration of batch norm
 CALIBRATION_SEED = 0
-RUNTIME = "as in the published latency tables"  # which name neither runtime nor threads
+RUNTIME = "as in the published latency tables"  # the tables name neither runtime nor threads
 
 
 def import_once_for_all(
@@ -40,23 +40,36 @@ def import_once_for_all(
     calibration: Path | None = None,
     name: str | None = None,
 ) -> Bundle:
-    """Write a bundle of what is given, whole or not at all.
+    """Write a bundle of the given files, completely or not at all.
 
-    device: what to call the device that the latency tables are of. width: a key of `WIDTHS`, needed where no checkpoint
-    shows it. calibration: a folder of images for batch-norm recalibration.
+    device: a name for the device of the latency tables. width: a key of `WIDTHS`, needed without a checkpoint.
+    calibration: a folder of images for batch-norm recalibration.
 
     Raises:
-        InputError: nothing to import, options that contradict each other, an output that holds something else.
-        ValueError: a file that is not what it should be; the message names it. OSError: one that cannot be read.
+        InputError: there is nothing to import, arguments contradict each other, or `output` holds something else.
+        ValueError: a file has unexpected contents; the message names it. OSError: a file cannot be read.
     """
     if checkpoint is None and predictor is None and latency_tables is None:
-        raise InputError("there is nothing to import; give --checkpoint, --predictor or --latency-tables")
+        raise InputError(
+            "there is nothing to import; give `checkpoint`, `predictor` or `latency_tables`",
+            "checkpoint",
+            "predictor",
+            "latency_tables",
+        )
     if (latency_tables is None) != (device is None):
-        raise InputError("--latency-tables and --device belong together: the tables are of that device")
+        raise InputError(
+            "`latency_tables` and `device` belong together: `device` names the device of the tables",
+            "latency_tables",
+            "device",
+        )
     if calibration is not None and checkpoint is None:
-        raise InputError(f"--calibration is {calibration}, but without --checkpoint there is nothing to calibrate")
+        raise InputError(
+            f"`calibration` is {calibration}, but without `checkpoint` there is nothing to calibrate",
+            "calibration",
+            "checkpoint",
+        )
     if output.exists() and not (output / MANIFEST).is_file():
-        raise InputError(f"--output is {output}, which is there and no bundle; name a new folder")
+        raise InputError(f"`output` is {output}, which exists and is not a bundle; choose a new folder", "output")
     read = None if checkpoint is None else ofa.read_checkpoint(checkpoint)
     space = _space(width, read, checkpoint)
     accuracy = None if predictor is None else _accuracy_predictor(predictor, space)
@@ -90,46 +103,49 @@ def calibration_images(folder: Path, space: SearchSpace) -> Images:
     """A sample of at most 2,000 images of a folder, at the space's largest resolution.
 
     Raises:
-        InputError: it is no folder. ValueError: it holds no images, or one that cannot be decoded.
+        InputError: it is not a folder. ValueError: it holds no images, or an image that cannot be decoded.
     """
     if not folder.is_dir():
-        raise InputError(f"--calibration is {folder}, which is no folder; name one of images like those trained on")
+        raise InputError(
+            f"`calibration` is {folder}, which is not a folder; choose a folder of images like the training images",
+            "calibration",
+        )
     return sample_folder(folder, max(space.resolutions), limit=CALIBRATION_IMAGES, seed=CALIBRATION_SEED)
 
 
 def abilities(bundle: Bundle) -> list[str]:
-    """What an imported bundle can and cannot do, a line each."""
+    """What an imported bundle can and cannot do, one line each."""
     costs = ["FLOPs", "parameters"]
     for name, device in bundle.devices.items():
-        sides = ", ".join(map(str, device["latency_model"]["card"]["resolutions"]))
-        costs.append(f"latency on {name} (resolutions {sides}; published, its error unknown)")
+        resolutions = ", ".join(map(str, device["latency_model"]["card"]["resolutions"]))
+        costs.append(f"latency on {name} (resolutions {resolutions}; published, its error is unknown)")
     lines = [
         f"search: under limits on {', '.join(costs)}"
         if bundle.predictor_path
-        else "search: no, there is no accuracy predictor; give --predictor FILE.pth"
+        else "search: no, there is no accuracy predictor; add one with --predictor FILE.pth"
     ]
     if bundle.predictor_path and bundle.space.name != PREDICTOR_SPACE:
         lines.append(f"the predictor was published for {PREDICTOR_SPACE}; its error on {bundle.space.name} is unknown")
     if not bundle.has_weights:
-        return [*lines, "export: no, there is no checkpoint; give --checkpoint FILE.pth"]
+        return [*lines, "export: no, there is no checkpoint; add one with --checkpoint FILE.pth"]
     count = bundle.manifest["images"]["calibration"]
     lines.append(
         f"export: with batch norm recalibrated on {count:,} images, or as stored"
         if count
-        else "export: with --batch-norm stored; recalibrating needs images, with --calibration DIR now or at export"
+        else "export: with --batch-norm stored; recalibration needs images: --calibration DIR, now or at export"
     )
     return [*lines, "verified accuracy: none, since there are no held-out images"]
 
 
 def _space(width: str | None, read: ofa.Checkpoint | None, checkpoint: Path | None) -> SearchSpace:
     if width is not None and width not in WIDTHS:
-        raise InputError(f"--width is {width}; Once-for-All's MobileNetV3 has {' and '.join(WIDTHS)}")
+        raise InputError(f"`width` is {width}; Once-for-All's MobileNetV3 has {' and '.join(WIDTHS)}", "width")
     if read is None:
         if width is None:
-            raise InputError(f"--width is missing: without a checkpoint nothing shows it; give {' or '.join(WIDTHS)}")
+            raise InputError(f"`width` is missing, and no checkpoint shows it; give {' or '.join(WIDTHS)}", "width")
         return preset(WIDTHS[width])
     if width is not None and WIDTHS[width] != read.space.name:
-        raise InputError(f"--width is {width}, but {checkpoint} holds {read.space.name}; leave --width out")
+        raise InputError(f"`width` is {width}, but {checkpoint} holds {read.space.name}; omit `width`", "width")
     return read.space
 
 
@@ -158,11 +174,11 @@ def _accuracy_predictor(path: Path, space: SearchSpace) -> AccuracyPredictor:
 
 
 def _device(name: str, directory: Path, space: SearchSpace) -> dict[str, Any]:
-    """What a bundle keeps of a device: the settings that identify it, and its latency model."""
+    """A device as a bundle stores it: the settings that identify it, and its latency model."""
     try:
         device = DeviceIn.model_validate({"name": name, "runtime": RUNTIME})
     except ValidationError as error:
-        raise InputError(f"--device is {name!r}: {error.errors()[0]['msg']}") from error
+        raise InputError(f"`device` is {name!r}: {error.errors()[0]['msg']}", "device") from error
     tables = ofa.read_latency_tables(directory, space)
     model = LatencyModel.from_published(CostTables(space), tables, "latency tables that Once-for-All published")
     return {**device.model_dump(exclude={"name"}), "latency_model": model.to_json()}

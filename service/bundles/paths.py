@@ -1,4 +1,4 @@
-"""Checks of paths that a user names."""
+"""Checks of paths that a user gives. option: how messages name the argument."""
 
 import os
 import tempfile
@@ -8,10 +8,10 @@ from service.errors import InputError
 
 
 def check_input(option: str, path: Path) -> None:
-    """Find out that a file can be read.
+    """Check that a file can be read.
 
     Raises:
-        InputError: naming the option, the path and why not.
+        InputError: it cannot be read; the message says why.
     """
     try:
         with open(path, "rb"):
@@ -21,10 +21,10 @@ def check_input(option: str, path: Path) -> None:
 
 
 def check_output(option: str, path: Path) -> None:
-    """Find out that a file can be written, before the work whose result it is to hold.
+    """Check, before the work, that its result can be written to a file.
 
     Raises:
-        InputError: naming the option, the path and why not.
+        InputError: it cannot be written; the message says why.
     """
     if path.is_dir():
         raise InputError(f"{option} is {path}, a folder; name a file in it")
@@ -35,16 +35,16 @@ def check_output(option: str, path: Path) -> None:
             raise PermissionError(13, "no permission to write it")
     except OSError as error:
         raise InputError(
-            f"{option} is {path}, where no file can be written: {path.parent}: {error.strerror}; make the folder or "
+            f"{option} is {path}, where no file can be written: {path.parent}: {error.strerror}; create the folder or "
             "choose another"
         ) from error
 
 
 def check_folder(option: str, path: Path) -> None:
-    """Find out that a folder is there or can be made.
+    """Create a folder if it is missing, and check that files can be written there.
 
     Raises:
-        InputError: naming the option, the path and why not.
+        InputError: the folder cannot be used; the message says why.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`supple rank`: does a subnet's inherited accuracy rank as its accuracy after training alone from scratch does?"""
+"""`supple rank`: does inherited accuracy rank subnets as their accuracy after training alone from scratch does?"""
 
 import shutil
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def rank_bundle(
     data_root: Path,
     progress: Progress = lambda stage, done, total, remark: None,
 ) -> dict[str, Any]:
-    """The ranking report of the configuration that a bundle was trained by, `rank_config`'s.
+    """`rank_config` for the configuration that a bundle was trained with.
 
     Raises:
         BundleError: the bundle was not trained from a configuration. Also what `rank_config` raises.
@@ -58,14 +58,14 @@ def rank_config(
     data_root: Path,
     progress: Progress = lambda stage, done, total, remark: None,
 ) -> dict[str, Any]:
-    """Train a supernet with each of two samplers, and uniformly drawn subnets alone with two seeds; as JSON.
+    """Train a supernet with each of two samplers, and random subnets alone with two seeds; the report as JSON.
 
-    epochs: of a subnet alone; None takes those of the configuration's first phase. All accuracies are on the held-out
-    images under the configuration's views, after recalibration. A run that was cut short goes on in the same folder,
-    from the newest checkpoint of the supernet or subnet that it was at.
+    nets: how many subnets. epochs: for a subnet alone; None: as many as the configuration's first phase has. All
+    accuracies are on the held-out images under the configuration's views, after recalibration. An interrupted run
+    continues in the same folder, from the newest checkpoint.
 
     Raises:
-        ValueError: fewer than 3 nets; a folder that holds the supernets of another configuration.
+        ValueError: fewer than 3 nets, or the folder holds supernets of another configuration.
     """
     if nets < 3:
         raise ValueError(f"nets is {nets}; a ranking needs at least 3")
@@ -75,7 +75,7 @@ def rank_config(
     dataset, space = load_data(config, data_root)
     score = _scorer(config, dataset)
     epochs = epochs or config.schedule.phases[0].epochs
-    genomes = _drawn(space, nets, seed)
+    genomes = _sample_distinct(space, nets, seed)
     folder.mkdir(parents=True, exist_ok=True)
 
     inherited = {}
@@ -99,7 +99,7 @@ def rank_config(
             for done in train_resumably(state, dataset, checkpoints, workers=config.dataset.workers):
                 progress("nets alone", number - 1, 2 * nets, f"step {done.step} of {done.total_steps}")
             accuracy = results.add(key, score(state.averaged(), arch))
-        shutil.rmtree(checkpoints, ignore_errors=True)  # the accuracy is all that is still needed
+        shutil.rmtree(checkpoints, ignore_errors=True)  # only the accuracy is still needed
         alone[run, net] = accuracy
         progress("nets alone", number, 2 * nets, f"accuracy {accuracy:.3f}")
     rng = random_generator(seed, Stream.BOOTSTRAP)
@@ -118,9 +118,11 @@ def rank_config(
 
 
 def rank_agreement(alone: Floats, inherited: dict[str, Floats], rng: np.random.Generator) -> dict[str, Any]:
-    """Rank agreement with training alone, (2, N) accuracies of two seeds, the first of which is compared with.
+    """How well inherited accuracies rank subnets, as JSON.
 
-    ceiling: the agreement of the two seeds with each other, which no supernet can be expected to exceed.
+    alone: (2, N) accuracies after training alone with two seeds; the others are compared with the first seed's.
+    inherited: (N,) accuracies by sampler. ceiling: the agreement of the two seeds, which no supernet can be expected to
+    exceed.
     """
     rows = {name: _agreement(alone[0], values, rng) for name, values in inherited.items()}
     intervals = [row["interval"] for row in rows.values()]
@@ -134,7 +136,7 @@ def rank_agreement(alone: Floats, inherited: dict[str, Floats], rng: np.random.G
 
 
 def _agreement(alone: Floats, other: Floats, rng: np.random.Generator) -> dict[str, Any]:
-    """gap: the mean of how much higher the other accuracy is."""
+    """gap: by how much the other accuracy is higher, on average."""
     return {
         "kendall_tau": kendall_tau(alone, other),
         "interval": tau_interval(alone, other, rng),
@@ -156,26 +158,25 @@ def _scorer(config: TrainingConfig, dataset: Dataset) -> Callable[[Supernet, Arc
     return score
 
 
-def _drawn(space: SearchSpace, count: int, seed: int) -> Genomes:
+def _sample_distinct(space: SearchSpace, count: int, seed: int) -> Genomes:
     """(count, G) distinct genomes, uniform."""
     pool = space.sample(random_generator(seed, Stream.RANKED_SUBNETS), 20 * count)
     distinct = pool[np.sort(np.unique(pool, axis=0, return_index=True)[1])]
     if len(distinct) < count:
-        raise ValueError(f"nets is {count}; {space.name} gave only {len(distinct)} different ones. Ask for fewer")
+        raise ValueError(f"nets is {count}; {space.name} gave only {len(distinct)} different subnets; use fewer")
     return distinct[:count]
 
 
 class _Results:
-    """The accuracies of networks trained alone, kept in a file as they come."""
+    """The accuracies of networks trained alone. Each is appended to a file when it is known."""
 
     def __init__(self, path: Path, common: dict[str, Any]) -> None:
-        """common: what all of them have to be of; others are passed over."""
+        """common: entries that every line has; lines of the file with other values are ignored."""
         self._journal, self._common = Journal(path), common
 
     def get(self, key: dict[str, Any]) -> float | None:
-        wanted = {**self._common, **key}
-        found = (line["accuracy"] for line in self._journal.lines if wanted.items() <= line.items())
-        return next(found, None)
+        entries = {**self._common, **key}.items()
+        return next((line["accuracy"] for line in self._journal.lines if entries <= line.items()), None)
 
     def add(self, key: dict[str, Any], accuracy: float) -> float:
         self._journal.add({**self._common, **key, "accuracy": accuracy})
@@ -183,9 +184,9 @@ class _Results:
 
 
 def with_sampler(schedule: Schedule, space: SearchSpace, sampler: str) -> Schedule:
-    """The schedule with every phase sampled uniformly or strictly fairly, both with as many subnets a step.
+    """The schedule with every phase sampled uniformly, or strictly fairly, with the same number of subnets per step.
 
-    So the two cost the same and differ in nothing but which subnets are drawn.
+    So the two schedules cost the same and differ only in which subnets are sampled.
     """
     phases = []
     for phase in schedule.phases:

@@ -1,4 +1,4 @@
-"""`supple train`: from one YAML file to a bundle. Orchestration alone; the trainer is `supernet.training.loop`."""
+"""`supple train`: from one YAML file to a bundle. The training loop itself is in `supernet.training.loop`."""
 
 import logging
 import platform
@@ -36,7 +36,7 @@ log = logging.getLogger("supple.train")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far a stage of the run is: `done` of `total`, and what a progress bar may say beside it."""
+    """Progress of one stage of the run: `done` of `total`, and a remark for the progress bar."""
 
     stage: str
     done: int
@@ -45,7 +45,7 @@ class Step:
 
 
 def finished_bundle(config: TrainingConfig, folder: Path) -> Bundle | None:
-    """The bundle that an earlier run of this very configuration left in `folder`, or None."""
+    """The bundle that an earlier run of the same configuration wrote in `folder`, or None."""
     if not (folder / "bundle" / MANIFEST).is_file():
         return None
     try:
@@ -55,7 +55,7 @@ def finished_bundle(config: TrainingConfig, folder: Path) -> Bundle | None:
         return None
     try:
         recorded = TypeAdapter(TrainingConfig).validate_python(bundle.manifest.get("config"))
-    except ValidationError:  # of a version with other options
+    except ValidationError:  # the configuration of a version with other options
         return None
     return bundle if recorded == config else None
 
@@ -102,7 +102,7 @@ def train_bundle(
 
         def record_corners(state: TrainingState) -> None:
             evaluator = Evaluator(state.averaged(), dataset.normalization, calibration, holdout)
-            state.curves[-1]["corners"] = _open_corners(evaluator, space, config.schedule.phases[state.phase - 1])
+            state.curves[-1]["corners"] = _corner_accuracies(evaluator, space, config.schedule.phases[state.phase - 1])
 
         for progress in train_resumably(
             state,
@@ -170,8 +170,8 @@ def _make_bundle(config: TrainingConfig, folder: Path, state: TrainingState, dat
     yield Step("write the bundle", 1, 1, str(folder / "bundle"))
 
 
-def _open_corners(evaluator: Evaluator, space: SearchSpace, phase: Phase) -> dict[str, float]:
-    """Accuracy on the holdout, after recalibration, of the largest and the smallest subnet that a phase opens."""
+def _corner_accuracies(evaluator: Evaluator, space: SearchSpace, phase: Phase) -> dict[str, float]:
+    """Accuracy on the holdout, after recalibration, of the largest and the smallest subnet of a phase."""
     choices = space.open_choices(**phase.open)
     accuracies = {}
     for name, end in (("largest", -1), ("smallest", 0)):
@@ -183,7 +183,7 @@ def _open_corners(evaluator: Evaluator, space: SearchSpace, phase: Phase) -> dic
 
 
 def _phases(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Per phase: epochs, loss at its end, images per second, peak memory, and its corner subnets at its end."""
+    """Per phase: epochs, images per second, peak memory; loss and accuracy of the corner subnets at its end."""
     phases = []
     for name, epochs in groupby(curves, key=itemgetter("phase")):
         lines = list(epochs)
@@ -203,7 +203,7 @@ def _phases(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _corner(evaluator: Evaluator, dataset: Dataset, arch: Architecture) -> dict[str, Any]:
-    """One corner subnet on the holdout, plain and perturbed, and once on the test split where there is one."""
+    """One corner subnet's scores on the holdout, as it is and perturbed, and on the test split if there is one."""
     network = evaluator.subnet(arch)
     device = next(network.parameters()).device
     scored = evaluator.evaluate(network, arch.resolution)

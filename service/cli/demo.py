@@ -1,4 +1,4 @@
-"""`supple demo`: the whole story on one machine, from nothing to a served ONNX file."""
+"""`supple demo`: everything on one machine, from training to a served ONNX file."""
 
 import json
 import platform
@@ -33,9 +33,9 @@ from supernet.space import SearchSpace
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "digits.yaml"
 PROBE_SECONDS = 25.0
-START_SECONDS = 60.0  # that the service may take to answer
-STOP_SECONDS = 30.0  # and to stop
-FLOPS_SHARE = 0.4  # of the largest subnet's: the FLOPs budget that the demo asks for
+START_SECONDS = 60.0  # how long the service may take to answer
+STOP_SECONDS = 30.0  # how long the service may take to stop
+FLOPS_SHARE = 0.4  # the limit on FLOPs, as a share of the largest subnet's FLOPs
 SHOWN_DIGITS = 10
 
 
@@ -48,13 +48,13 @@ def run_demo(
     config: Path = CONFIG,
     probe_seconds: float = PROBE_SECONDS,
 ) -> None:
-    """Train, measure, migrate, register, serve, search, verify, download, classify; then serve on, or stop if `once`.
+    """Train, measure, migrate, register, serve, search, verify, download, classify; then stop if `once`, or serve on.
 
-    What an earlier run left in `directory` is used again, and the output says so.
+    Uses results of an earlier run in `directory` again and says so.
 
     Raises:
-        ValueError: a step refused its input. SuppleError: the port is taken, the service refused a request or did not
-            answer in time. OSError: the disk is full.
+        ValueError: a step refused its input. SuppleError: the port is taken, or the service refused a request or did
+            not answer in time. OSError: the disk is full.
     """
     port = port or processes.free_port()
     processes.check_port("127.0.0.1", port)
@@ -77,10 +77,10 @@ def run_demo(
         out.print(f"service on http://127.0.0.1:{port}, with one worker beside it")
         card = client.post_measurements(device, measured)["card"]
         out.print(f"latency model of {device}: {_card(card)}")
-        out.rule("4. ask which network fits")
-        found = _search(client, supernet, device, measured, bundle, out)
-        out.rule("5. download it and use it")
-        _classify(client, found["best"], bundle, directory, out)
+        out.rule("4. search for a network that fits")
+        answer = _search(client, supernet, device, measured, bundle, out)
+        out.rule("5. download the network and use it")
+        _classify(client, answer["best"], bundle, directory, out)
         out.print(f"[bold]done in {time.perf_counter() - started:.0f} s[/]")
         if not once:
             out.print(
@@ -115,7 +115,7 @@ def _bundle(directory: Path, config_path: Path, out: Console) -> Bundle:
 
 
 def _measurements(directory: Path, space: SearchSpace, seconds: float, out: Console) -> tuple[str, dict[str, Any]]:
-    """This machine's name as a device, and what the probe measured on it, now or in an earlier run."""
+    """This machine's name as a device, and its measurements, new or from an earlier run."""
     path = directory / "measurements.json"
     if path.is_file():
         measured: dict[str, Any] = json.loads(path.read_text())
@@ -128,7 +128,7 @@ def _measurements(directory: Path, space: SearchSpace, seconds: float, out: Cons
     out.print(f"{len(measured['blocks'])} blocks and {len(measured['networks'])} whole networks measured")
     if measured["busy"] > probe.BUSY:
         out.print(
-            f"[yellow]other programs held the processor for {measured['busy']:.0%} of the time; latencies are off[/]"
+            f"[yellow]other programs used the processor for {measured['busy']:.0%} of the time; latencies are off[/]"
         )
     return _device_name(), measured
 
@@ -159,7 +159,7 @@ def _wait_until_ready(client: Client, process: subprocess.Popen[bytes]) -> None:
 def _search(
     client: Client, supernet: str, device: str, measured: Mapping[str, Any], bundle: Bundle, out: Console
 ) -> dict[str, Any]:
-    """Ask for the best network as fast as half of those measured, at a share of the largest one's FLOPs."""
+    """Search for the best network that is faster than the median measured network and has few FLOPs."""
     space = bundle.space
     largest = sum(record.flops for record in space.operators(space.largest()))
     body = {
@@ -172,17 +172,17 @@ def _search(
     }
     out.print(f"POST /v1/searches {json.dumps(body)}")
     with Bar(out) as bar:
-        found = client.search(body, lambda search: show_progress(search, bar))
-    best = found["best"]
+        answer = client.search(body, lambda search: show_progress(search, bar))
+    best = answer["best"]
     if best is None:
-        raise ValueError(f"the search ended as {found['status']}: {json.dumps(found['problem'])}")
+        raise ValueError(f"the search ended with status {answer['status']}: {json.dumps(answer['problem'])}")
     out.print()
     for line in architecture_lines(best["arch"], [gene.name for gene in space.block_genes]):
         out.print(line)
     out.print()
     views = bundle.manifest["views"]["count"]
     in_views = f", held out, each perturbed in {views} ways" if views else ", held out"
-    limits = {limit["cost"]: limit for limit in found["limits"]}
+    limits = {limit["cost"]: limit for limit in answer["limits"]}
     rows = [
         ("predicted accuracy", f"{best['predicted_accuracy']:.4f}"),
         ("verified accuracy", f"{best['verified_accuracy']:.4f}   on {best['verified_images']} images{in_views}"),
@@ -193,21 +193,21 @@ def _search(
     ]
     for name, value in rows:
         out.print(f"{name:<22} {value}", highlight=False)
-    out.print(f"{found['evaluations']:,} architectures evaluated by prediction in {found['elapsed_ms']:.0f} ms")
-    return found
+    out.print(f"{answer['evaluations']:,} architectures evaluated by prediction in {answer['elapsed_ms']:.0f} ms")
+    return answer
 
 
 def show_progress(search: Mapping[str, Any], bar: Bar) -> None:
-    """Where a search stands that has not ended."""
-    progress, budget = search["progress"], search["request"]["budget"]
+    """Show the progress of an unfinished search."""
+    progress, evaluations = search["progress"], search["request"]["budget"]
     if progress is None:
-        bar("search", 0, budget, search["status"])
+        bar("search", 0, evaluations, search["status"])
     elif progress["phase"] == "verify":
-        bar("search", budget, budget)
-        bar("verify", progress["verified"], ROUND * ROUNDS, "finalists, until one holds every limit")
+        bar("search", evaluations, evaluations)
+        bar("verify", progress["verified"], ROUND * ROUNDS, "finalists, until one is within every limit")
     else:
         accuracy = progress["best_predicted_accuracy"]
-        bar("search", progress["evaluations"], budget, f"best predicted accuracy {accuracy:.3f}")
+        bar("search", progress["evaluations"], evaluations, f"best predicted accuracy {accuracy:.3f}")
 
 
 def _measured(best: Mapping[str, Any], device: str) -> str:
@@ -217,7 +217,7 @@ def _measured(best: Mapping[str, Any], device: str) -> str:
 
 
 def _classify(client: Client, best: Mapping[str, Any], bundle: Bundle, directory: Path, out: Console) -> None:
-    """Download the ONNX file and classify a few digits of the test split, in onnxruntime alone."""
+    """Download the ONNX file and classify a few digits of the test split with onnxruntime."""
     data = client.download(best["onnx"])
     path = directory / f"{best['id']}.onnx"
     path.write_bytes(data)
@@ -233,10 +233,10 @@ def _classify(client: Client, best: Mapping[str, Any], bundle: Bundle, directory
     images = dataset.test[:SHOWN_DIGITS]
     logits = run_onnx(data, bundle.normalization(images.pixels, best["resolution"]).numpy())
     predicted, labels = np.argmax(logits, axis=1).tolist(), images.labels.tolist()
-    right = sum(a == b for a, b in zip(predicted, labels, strict=True))
+    correct = sum(a == b for a, b in zip(predicted, labels, strict=True))
     out.print(f"{path}: {len(data):,} bytes")
     out.print(f"{SHOWN_DIGITS} test digits  {'  '.join(map(str, labels))}")
-    out.print(f"onnxruntime     {'  '.join(map(str, predicted))}   {right} of {len(labels)} right")
+    out.print(f"onnxruntime     {'  '.join(map(str, predicted))}   {correct} of {len(labels)} right")
 
 
 def _card(card: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""How the command line shows things: progress bars, architectures, answers."""
+"""What the command line prints: progress bars, architectures, answers."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,18 +18,18 @@ from service.quantities import round_amount, rounded
 if TYPE_CHECKING:
     from service.bundles.train import Step
 
-LINE_SECONDS = 30.0  # from a line in a log file to the next
+LINE_SECONDS = 30.0  # between two lines in a log file
 
 
 class Bar:
-    """A progress bar with the time left, called with a stage's name, how much is done, of how much, and a remark.
+    """A progress bar for each stage, with the time left and a remark.
 
-    Where the console is no terminal, as in a log file, a line now and then says the same.
+    If the console is not a terminal, such as a log file, it prints a line every `LINE_SECONDS` instead.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._next_line = 0.0  # s, of the monotonic clock
+        self._next_line = 0.0  # seconds of the monotonic clock
         self._progress = Progress(
             TextColumn("{task.description:<15}", table_column=Column(min_width=15)),
             BarColumn(bar_width=5),
@@ -53,7 +53,7 @@ class Bar:
         self._progress.stop()
 
     def __call__(self, stage: str, done: int, total: int, remark: str = "") -> None:
-        """Show that `done` of `total` of a stage are done."""
+        """Show the progress of a stage: `done` of `total`."""
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total, remark="")
         task = self._tasks[stage]
@@ -61,23 +61,23 @@ class Bar:
         now = time.monotonic()
         if not self._console.is_terminal and now >= self._next_line:
             self._next_line = now + LINE_SECONDS
-            left = next(each.time_remaining for each in self._progress.tasks if each.id == task)
+            left = next(row.time_remaining for row in self._progress.tasks if row.id == task)
             until = "" if left is None else f"{timedelta(seconds=round(left))} left"
             line = ", ".join(filter(None, (f"{stage} {done}/{total}", until, remark)))
             self._console.print(line, markup=False, highlight=False)
 
 
 def watch(steps: "Iterable[Step]", console: Console) -> None:
-    """Run something to its end under progress bars, one for each of its stages."""
+    """Run all steps and show a progress bar for each stage."""
     with Bar(console) as bar:
         for step in steps:
             bar(step.stage, step.done, step.total, step.detail)
 
 
 def architecture_lines(arch: Mapping[str, Any], genes: Sequence[str]) -> list[str]:
-    """An architecture for people: the resolution, then one line a stage.
+    """An architecture for people: the resolution, then one line per stage, such as `stage 1     [3x3 x4]   [5x5 x2]`.
 
-    arch: its JSON form. genes: names of a block's values, of which kernel size and expansion ratio have a short form.
+    arch: in JSON form. genes: the names of a block's values.
     """
     short = {"kernel_size": "{0}x{0}", "expand_ratio": "x{0}"}
     form = " ".join(short.get(gene, gene + " {0}") for gene in genes).replace("{0}", "{}")
@@ -99,7 +99,7 @@ def show_costs(described: Mapping[str, Any], genes: Sequence[str], console: Cons
 
 
 def counted_lines(costs: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """The counted costs among `costs`: of each its label, its name, and its value with what that counts."""
+    """For each counted cost in `costs`: its label, its name, and its value with the unit."""
     return [
         (kind.label, kind.name, f"{costs[kind.name]:,} {kind.unit}") for kind in counted_costs() if kind.name in costs
     ]
@@ -113,7 +113,7 @@ def show_corners(report: Mapping[str, Any], console: Console) -> None:
         table.add_row(name, *("none" if score is None else f"{score['accuracy']:.2%}" for score in scores))
     console.print(table)
     phases = Table(
-        "phase", "epochs", "loss", "images/s", "peak memory", "largest", "smallest", title="at its phase's end"
+        "phase", "epochs", "loss", "images/s", "peak memory", "largest", "smallest", title="at the end of each phase"
     )
     for phase in report.get("phases", ()):
         shown = (phase["epochs"], phase["loss"], f"{phase['images_per_second']:,.0f}")
@@ -125,13 +125,13 @@ def show_corners(report: Mapping[str, Any], console: Console) -> None:
 
 
 def show_predictor(card: Mapping[str, Any], console: Console) -> None:
-    """The predictor's error on pairs that it was not fitted on, and a warning where it ranks them badly.
+    """The predictor's error on pairs that it was not fitted on, and a warning if it ranks them badly.
 
-    RMSE is of accuracies, tau of the log-likelihoods that candidates are ranked by.
+    RMSE is of accuracies. Kendall's tau is of log-likelihoods, by which candidates are ranked.
     """
     near = card.get("near_front")  # cards of earlier versions have none
     kind = "" if card["kendall_tau"] is None else "; tau is of log-likelihoods"
-    front = f"; of the {near['pairs']} near the front {near['rmse']:.2%}, {tau(near)}" if near else ""
+    front = f"; on the {near['pairs']} near the front {near['rmse']:.2%}, {tau(near)}" if near else ""
     console.print(
         f"accuracy predictor: {card['pairs']} pairs, RMSE {card['rmse']:.2%}, Kendall tau {tau(card)}{front} "
         f"({card['validation']}{kind})"
@@ -141,7 +141,7 @@ def show_predictor(card: Mapping[str, Any], console: Console) -> None:
 
 
 def show_fitted(report: Mapping[str, Any], console: Console) -> None:
-    """The predictor's card, and its error against the number of pairs that it was fitted on."""
+    """The predictor's card, and its error by the number of pairs that it is fitted on."""
     show_predictor(report["predictor"], console)
     table = Table("fitted on", "RMSE", "Kendall tau", "near the front", title="learning curve")
     for point in report["learning_curve"]:
@@ -151,7 +151,7 @@ def show_fitted(report: Mapping[str, Any], console: Console) -> None:
 
 
 def show_ranking(report: Mapping[str, Any], console: Console) -> None:
-    """How well inherited accuracies rank subnets, beside how well a second seed of training alone does."""
+    """How well inherited accuracies rank subnets, and how well training alone with another seed does."""
     columns = ("Kendall tau-b", "95 % interval", "Spearman", "gap")
     table = Table(Column("sampling", no_wrap=True), *columns, title="inherited accuracy against training alone")
     names = {"uniform": "uniform", "strict_fair": "strictly fair"}
@@ -162,34 +162,34 @@ def show_ranking(report: Mapping[str, Any], console: Console) -> None:
         table.add_row(name, tau(row), interval, spearman, f"{100 * row['gap']:+.2f} points")
     console.print(table)
     console.print(
-        f"{len(report['nets'])} subnets, epochs of each alone: {report['epochs']}; alone again: with another seed. "
+        f"{len(report['nets'])} subnets, each trained alone for {report['epochs']} epochs; alone again: another seed. "
         f"Uniform and strictly fair sampling: {report['verdict'].replace('_', '-')}"
     )
 
 
 def tau(card: Mapping[str, Any]) -> str:
-    """Kendall's tau of a predictor's or latency model's card; "none" where it predicts the same for all."""
+    """Kendall's tau of a predictor's or latency model's card; "none" if the predictions are all equal."""
     return "none" if card["kendall_tau"] is None else f"{card['kendall_tau']:.2f}"
 
 
 def show_refused(problem: Mapping[str, Any], genes: Sequence[str], console: Console) -> None:
-    """The refusal of `supple search`: limits as asked, their floors alone and with the others held, what is closest."""
+    """The refusal of `supple search`: each limit, its floors alone and with the others, the closest architecture."""
     costs = problem["smallest"]["costs"]
-    columns = ("asked", "floor", "with the others held", "of the closest architecture")
+    columns = ("requested", "floor", "with the others", "closest architecture")
     table = Table(Column("limit", no_wrap=True), *columns)
-    for name, asked in problem["limits"].items():
+    for name, maximum in problem["limits"].items():
         floor, nearest = problem["floors"][name], _nearest(problem["nearest"][name])
-        table.add_row(name, _exact(asked), _exact(floor), nearest, _exact(costs[name]))
+        table.add_row(name, _exact(maximum), _exact(floor), nearest, _exact(costs[name]))
     console.print(table)
     console.print("the closest architecture:")
     console.print("\n".join(architecture_lines(problem["smallest"]["arch"], genes)))
 
 
-def _nearest(budget: Mapping[str, Any]) -> str:
-    """What a limit would have to be, every other one held."""
-    if budget["max"] is None:
-        return "none" if budget["proven"] else "none found"
-    return _exact(budget["max"]) + ("" if budget["proven"] else ", not proven the least")
+def _nearest(floor: Mapping[str, Any]) -> str:
+    """The lowest value of a limit that is possible together with the other limits."""
+    if floor["max"] is None:
+        return "none" if floor["proven"] else "none found"
+    return _exact(floor["max"]) + ("" if floor["proven"] else ", not proven to be the lowest")
 
 
 def _exact(value: float | None) -> str:
@@ -220,31 +220,33 @@ def show_answer(answer: Mapping[str, Any], genes: Sequence[str], console: Consol
         console.print(f"{label:<22} {text}{beside(cost)}", highlight=False)
     console.print(f"{answer['evaluations']:,} architectures evaluated in {answer['elapsed_ms'] / 1e3:.2f} s")
     if answer["two_opt"]:
-        console.print("no one or two changes within the limits improve it, by prediction")
+        console.print("no change of one or two genes within the limits improves the predicted accuracy")
     else:
-        console.print("not everything near it was evaluated; a larger --budget may find better")
+        console.print(
+            "not all changes of one or two genes were evaluated; more --evaluations may find a better architecture"
+        )
     if answer["sensitivity"]:
         show_sensitivity(answer["sensitivity"], console)
 
 
-def show_sensitivity(around: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """What a little more or less of each limit buys, and the gene whose change is cheapest."""
-    console.print("what a little more or less of each limit does, by prediction of networks near this one:")
-    for one in around:
-        units = cost_kind(one["cost"]).units
-        unit = round_amount(one["limit"], units)
-        lost = "nothing near" if one["lost"] is None else f"-{one['lost_per_unit'] * unit:.3%}"
-        amount, gained = rounded(unit, units), one["gained_per_unit"] * unit
-        console.print(f"  {one['cost']:<26} {amount} more: +{gained:.3%}   {amount} less: {lost}", highlight=False)
-        if change := one["cheapest"]:
+def show_sensitivity(sensitivity: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """The accuracy that a little more or less of each limit brings, and the gene that saves most for its accuracy."""
+    console.print("predicted change of accuracy if a limit were a little higher or lower:")
+    for row in sensitivity:
+        units = cost_kind(row["cost"]).units
+        unit = round_amount(row["limit"], units)
+        lost = "no network nearby" if row["lost"] is None else f"-{row['lost_per_unit'] * unit:.3%}"
+        amount, gained = rounded(unit, units), row["gained_per_unit"] * unit
+        console.print(f"  {row['cost']:<26} {amount} more: +{gained:.3%}   {amount} less: {lost}", highlight=False)
+        if change := row["cheapest"]:
             moved = f"{change['gene']} {change['old']:g} to {change['new']:g}"
             saved = f"{rounded(-change['cost'], units)} for {change['accuracy']:+.3%}"
-            console.print(f"    the cheapest gene: {moved} saves {saved}", highlight=False)
+            console.print(f"    cheapest change: {moved} saves {saved}", highlight=False)
 
 
 def show_compared(compared: Mapping[str, Any], console: Console) -> None:
     """The table of `supple compare`."""
-    names = ("strategy", "mean", "spread", "regret", "p", "evaluated", "seconds", "so far")
+    names = ("strategy", "mean", "spread", "regret", "p", "evaluated", "seconds", "progress")
     table = Table(
         *(Column(name, no_wrap=True) for name in names), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
@@ -252,27 +254,27 @@ def show_compared(compared: Mapping[str, Any], console: Console) -> None:
         f"{compared['title']}; {compared['budget']:,} evaluations, {compared['seeds']} seeds", highlight=False
     )
     medians = {name: [value for value in curve["median"] if value] for name, curve in compared["curves"].items()}
-    least, most = (end(value for values in medians.values() for value in values) for end in (min, max))
+    low, high = (end(value for values in medians.values() for value in values) for end in (min, max))
     for row in compared["strategies"]:
         accuracies = (f"{row[name]:.5f}" for name in ("mean", "deviation", "regret"))
         p_value = "" if row["p_value"] is None else f"{row['p_value']:.1e}"
-        line = _sparkline(medians[row["strategy"]], least, most)
+        line = _sparkline(medians[row["strategy"]], low, high)
         table.add_row(
             row["strategy"], *accuracies, p_value, f"{row['evaluations']:,.0f}", f"{row['seconds']:.2f}", line
         )
     console.print(table)
     best = compared["best_known"]
     console.print(
-        f"predicted accuracy; regret: to the best known, {best['predicted_accuracy']:.5f}, by {best['strategy']} with "
-        f"seed {best['seed']}; p: {compared['test']}",
+        f"mean, spread: of predicted accuracy; regret: distance to the best known, {best['predicted_accuracy']:.5f}, "
+        f"which {best['strategy']} found with seed {best['seed']}; p: {compared['test']}",
         highlight=False,
     )
     if compared["local_search"]:
-        console.print("all but random search end with the local search")
+        console.print("every strategy but random search ends with the local search")
 
 
-def _sparkline(values: Sequence[float], least: float, most: float, width: int = 8) -> str:
-    """A line of boxes as high as the values stand between `least` and `most`."""
+def _sparkline(values: Sequence[float], low: float, high: float, width: int = 8) -> str:
+    """A small bar chart in one line. low, high: the values of the lowest and of the highest bar."""
     boxes = "▁▂▃▄▅▆▇█"
-    chosen = (values[i * len(values) // width] for i in range(width))
-    return "".join(boxes[round((value - least) / (most - least or 1) * (len(boxes) - 1))] for value in chosen)
+    samples = (values[i * len(values) // width] for i in range(width))
+    return "".join(boxes[round((value - low) / (high - low or 1) * (len(boxes) - 1))] for value in samples)

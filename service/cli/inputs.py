@@ -1,4 +1,4 @@
-"""What commands are given, checked before any work is done: settings, the database, architectures, files."""
+"""The input of commands, checked before any work: settings, the database, architectures. And errors, explained."""
 
 import json
 import re
@@ -18,14 +18,14 @@ from service.storage.database import Database
 from supernet.space import Architecture, SearchSpace
 
 
-def read_settings(**given: Any) -> Settings:
-    """Settings from the environment, and from options where they were given (None: they were not).
+def read_settings(**options: Any) -> Settings:
+    """Settings from the environment. Options override them, except those that are None.
 
     Raises:
-        InputError: naming the setting, its value and what it may be.
+        InputError: a setting is invalid; the message names it, its value and what it may be.
     """
     try:
-        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+        settings = Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
         faults = (
             f"SUPPLE_{str(fault['loc'][0]).upper()} is {fault['input']!r}: {fault['msg']}" for fault in error.errors()
@@ -35,18 +35,18 @@ def read_settings(**given: Any) -> Settings:
         make_url(settings.database)
     except (ArgumentError, ValueError) as error:
         raise InputError(
-            f"SUPPLE_DATABASE_URL is {without_password(settings.database)!r}, which is no database's address; write "
-            "sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/NAME"
+            f"SUPPLE_DATABASE_URL is {without_password(settings.database)!r}, which is not the address of a database; "
+            "write sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/NAME"
         ) from error
     return settings
 
 
 @contextmanager
-def reaching(settings: Settings) -> Iterator[None]:
-    """Says which database it is that does not work.
+def naming_database(settings: Settings) -> Iterator[None]:
+    """Turn errors of the database into one that names the database.
 
     Raises:
-        UnavailableError: the database does not answer, or the file is none.
+        UnavailableError: the database does not answer, or its file is not a database.
     """
     try:
         yield
@@ -59,12 +59,12 @@ def reaching(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def current_database(settings: Settings) -> Iterator[Database]:
-    """The database, once it is known to answer.
+    """The database, after a check that it answers.
 
     Raises:
-        UnavailableError: it does not, or is not at this release's version.
+        UnavailableError: the database does not answer, or it is not at this release's version.
     """
-    with reaching(settings):
+    with naming_database(settings):
         database = Database(settings.database)
         try:
             if not database.is_current():
@@ -77,11 +77,17 @@ def current_database(settings: Settings) -> Iterator[Database]:
             database.close()
 
 
+def check_database(settings: Settings) -> None:
+    """Check that the database can be used, before long work. Raises what `current_database` raises."""
+    with current_database(settings):
+        pass
+
+
 def read_arch(text: str, space: SearchSpace) -> Architecture:
-    """An architecture from `--arch`: `largest`, `smallest`, JSON, a file of JSON, or an id that the database knows.
+    """The architecture that `--arch` names: `largest`, `smallest`, JSON, a file of JSON, or an id in the database.
 
     Raises:
-        InputError: none of these. ValueError: JSON that is no architecture.
+        InputError: the text is none of these. ValueError: the JSON does not describe an architecture.
     """
     if text in ("largest", "smallest"):
         corner: Architecture = getattr(space, text)()
@@ -107,7 +113,7 @@ def _arch_of_json(text: str, name: str) -> Architecture:
 
 
 def _arch_of_id(text: str, space: SearchSpace) -> Architecture:
-    """An id is a hash, so only a database that holds the architecture can say what it names."""
+    """The architecture with an id. An id is a hash, so it has to be looked up in the database."""
     for corner in (space.largest(), space.smallest()):
         if space.id(corner) == text:
             return corner
@@ -118,10 +124,10 @@ def _arch_of_id(text: str, space: SearchSpace) -> Architecture:
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         raise InputError(f"--arch is the id {text}, and there is no database at {where} to look it up in; {advice}")
     with current_database(settings) as database, database.reading() as session:
-        found = queries.architecture(session, text)
-    if found is None:
-        raise InputError(f"--arch is the id {text}, which the database at {where} does not know; {advice}")
-    return Architecture.from_json(found)
+        arch = queries.architecture(session, text)
+    if arch is None:
+        raise InputError(f"--arch is the id {text}, which is not in the database at {where}; {advice}")
+    return Architecture.from_json(arch)
 
 
 BAD_INPUT = 2
@@ -149,9 +155,9 @@ def one_line(error: object) -> str:
 
 
 def without_password(database_url: str) -> str:
-    """An address of a database as it may be printed, well-formed or not: whatever could hold a password is left out."""
+    """The address of a database, well-formed or not, without the parts that could hold a password."""
     address = database_url.partition("?")[0]
     if "@" not in address:
         return address
-    scheme, found, _ = address.partition("://")
-    return f"{scheme + found if found else ''}***@{address.rpartition('@')[2]}"
+    scheme, separator, _ = address.partition("://")
+    return f"{scheme + separator if separator else ''}***@{address.rpartition('@')[2]}"

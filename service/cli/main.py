@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from service.bundles.paths import check_folder, check_input, check_output
-from service.cli.inputs import current_database, explain, reaching, read_arch, read_settings
-from service.cli.options import CostOption, limit_options
+from service.cli.inputs import check_database, current_database, explain, naming_database, read_arch, read_settings
+from service.cli.options import CostOption, SearchOptions, search_options
 from service.errors import InputError
 from service.quantities import fraction
 from supernet.costs.architecture import of_architecture
@@ -40,37 +40,28 @@ ArchOption = Annotated[
 ]
 CalibrationOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of images like those trained on, to recalibrate batch norm with."),
+    typer.Option(help="Folder of images like the training images, for the recalibration of batch norm."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-BudgetOption = Annotated[
-    int | None,
-    typer.Option(min=1, help="Architectures to evaluate by prediction, at most; 6,000 unless given, as in the API."),
-]
-DeviceOption = Annotated[
-    str | None, typer.Option(help="A device inside the bundle, or measurements as `supple probe` writes them.")
-]
-ResolutionOption = Annotated[int | None, typer.Option(help="The only image size allowed, pixels.")]
-MaxResolutionOption = Annotated[int | None, typer.Option(help="The largest image size allowed, pixels.")]
-ChildOption = Annotated[bool, typer.Option("--child", hidden=True, help="End when standard input is closed.")]
+ChildOption = Annotated[bool, typer.Option("--child", hidden=True, help="End when standard input closes.")]
 
 
 class BatchNormOption(StrEnum):
-    """Which statistics an exported network's batch norms have."""
+    """Whose statistics the batch norms of an exported network have: the subnet's own, or the supernet's."""
 
     recalibrated = "recalibrated"
     stored = "stored"
 
 
 class KindOption(StrEnum):
-    """What an accuracy predictor is made of."""
+    """The kinds of accuracy predictor."""
 
     ridge = "ridge"
     mlp = "mlp"
 
 
 def main() -> None:
-    """Run the command line: exit code 2 for bad input, 1 when the machine does not let us (a full disk, no network)."""
+    """Run the command line. Exit code 2: bad input. Exit code 1: the machine prevents it (a full disk, no network)."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()
@@ -101,11 +92,13 @@ def supple(
 
 @app.command()
 def demo(
-    once: Annotated[bool, typer.Option("--once", help="Stop after the story instead of serving on.")] = False,
-    directory: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("supple-data/demo"),
+    once: Annotated[bool, typer.Option("--once", help="Stop at the end instead of serving on.")] = False,
+    directory: Annotated[Path, typer.Option(help="Folder for everything that the demo writes.")] = Path(
+        "supple-data/demo"
+    ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the service; 0 takes a free one.")] = 8000,
 ) -> None:
-    """The whole story on this machine: train on digits, probe this CPU, search, verify, download ONNX, serve."""
+    """Run everything on this machine: train on digits, measure this CPU, search, verify, download ONNX, serve."""
     from service.cli.demo import run_demo
 
     run_demo(directory, port, once=once, out=out)
@@ -115,9 +108,11 @@ def demo(
 def train(
     config: Annotated[Path, typer.Argument(help="A YAML file such as configs/digits.yaml.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for checkpoints and the bundle.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest intact checkpoint.")] = False,
-    register: Annotated[bool, typer.Option("--register", help="Then do as `supple register`.")] = False,
-    data_root: Annotated[Path, typer.Option(help="Where downloaded datasets are kept.")] = Path("data"),
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest intact checkpoint.")] = False,
+    register: Annotated[
+        bool, typer.Option("--register", help="Then register the bundle, as `supple register` does.")
+    ] = False,
+    data_root: Annotated[Path, typer.Option(help="Folder for downloaded datasets.")] = Path("data"),
 ) -> None:
     """Train a supernet, fit its accuracy predictor and write a bundle.
 
@@ -136,8 +131,7 @@ def train(
         deque(steps, maxlen=0)
         return
     if register:
-        with current_database(read_settings()):
-            pass  # so that what is wrong with it shows before the training
+        check_database(read_settings())
     finished = finished_bundle(settings, output)
     watch(steps, err)
     if finished is not None:
@@ -152,21 +146,22 @@ def train(
 @app.command()
 def fit(
     bundle: BundleArgument,
-    subnets: Annotated[int, typer.Option(min=10, help="Subnets to measure, spread over FLOPs.")] = 1_000,
-    kind: Annotated[KindOption, typer.Option(help="Ridge regression, or Once-for-All's network.")] = KindOption.ridge,
-    seed: Annotated[int, typer.Option(min=0, help="Of the subnets and of the fit.")] = 0,
+    subnets: Annotated[int, typer.Option(min=10, help="How many subnets to measure, spread over FLOPs.")] = 1_000,
+    kind: Annotated[KindOption, typer.Option(help="Ridge regression, or the MLP of Once-for-All.")] = KindOption.ridge,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of subnets and of the fit.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure subnets of a bundle and fit its accuracy predictor anew; what was measured before is kept."""
+    """Measure subnets of a bundle and fit its accuracy predictor again. Earlier measurements are used again."""
     from service.bundles.fit import fit_bundle
     from service.cli.display import Bar, show_fitted
 
     with Bar(err) as bar:
         fitted = fit_bundle(_open(bundle), subnets=subnets, kind=kind.value, seed=seed, progress=bar)
-    _print_json(fitted.report["predictor"] | {"learning_curve": fitted.report["learning_curve"]}) if as_json else (
+    if as_json:
+        _print_json(fitted.report["predictor"] | {"learning_curve": fitted.report["learning_curve"]})
+    else:
         show_fitted(fitted.report, out)
-    )
-    err.print(f"bundle {fitted.hash[:16]} in {fitted.path}; register it again where it is served")
+    err.print(f"bundle {fitted.hash[:16]} in {fitted.path}; if a service has it, register it again")
 
 
 @app.command()
@@ -174,20 +169,20 @@ def rank(
     bundle: BundleArgument,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="For checkpoints, report and plot; BUNDLE.ranking if not given."),
+        typer.Option("-o", "--output", help="Folder for checkpoints, report and plot (default BUNDLE.ranking)."),
     ] = None,
-    nets: Annotated[int, typer.Option(min=3, help="Subnets to train alone, from scratch, twice each.")] = 20,
+    nets: Annotated[int, typer.Option(min=3, help="How many subnets to train alone, from scratch, twice each.")] = 20,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Of a subnet alone; as the configuration's first phase unless given.")
+        int | None, typer.Option(min=1, help="Epochs of a subnet trained alone (default: as in the first phase).")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice of subnets.")] = 0,
-    data_root: Annotated[Path, typer.Option(help="Where downloaded datasets are kept.")] = Path("data"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of subnets.")] = 0,
+    data_root: Annotated[Path, typer.Option(help="Folder for downloaded datasets.")] = Path("data"),
     as_json: JsonOption = False,
 ) -> None:
-    """Does inherited accuracy rank subnets as training alone does? For two ways of sampling.
+    """Check whether inherited accuracy ranks subnets as training them alone does.
 
-    By the bundle's configuration, trains a supernet with each way, and subnets alone. Goes on where it was cut short,
-    in the same folder.
+    Trains one supernet with uniform and one with strictly fair sampling, by the bundle's configuration, and then each
+    subnet alone. An interrupted run continues in the same folder.
     """
     from service.bundles.rank import rank_bundle
     from service.cli.display import Bar, show_ranking
@@ -208,15 +203,17 @@ def rank(
 @app.command("import-ofa")
 def import_ofa(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the bundle.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="A published supernet, FILE.pth.")] = None,
-    predictor: Annotated[Path | None, typer.Option(help="The published accuracy predictor, FILE.pth.")] = None,
-    latency_tables: Annotated[Path | None, typer.Option(help="Folder of RESOLUTION_lookup_table.yaml.")] = None,
-    device: Annotated[str | None, typer.Option(help="The name of the device that the tables are of.")] = None,
-    width: Annotated[str | None, typer.Option(help="1.0 or 1.2; a checkpoint shows its own.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="A published supernet: FILE.pth.")] = None,
+    predictor: Annotated[Path | None, typer.Option(help="The published accuracy predictor: FILE.pth.")] = None,
+    latency_tables: Annotated[Path | None, typer.Option(help="Folder of files RESOLUTION_lookup_table.yaml.")] = None,
+    device: Annotated[str | None, typer.Option(help="A name for the device of the latency tables.")] = None,
+    width: Annotated[
+        str | None, typer.Option(help="Width of the supernet, 1.0 or 1.2. A checkpoint shows its width.")
+    ] = None,
     calibration: CalibrationOption = None,
-    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the bundle.")] = None,
 ) -> None:
-    """Turn what Once-for-All published into a bundle: a supernet, its predictor, a device's latency tables."""
+    """Import files that Once-for-All published as a bundle: a supernet, its predictor, latency tables of a device."""
     from service.bundles.import_ofa import abilities, import_once_for_all
 
     for option, path in (("--checkpoint", checkpoint), ("--predictor", predictor)):
@@ -243,16 +240,16 @@ def describe(
     arch: ArchOption,
     as_json: JsonOption = False,
 ) -> None:
-    """Exact costs of one architecture, at any resolution that is a multiple of 4."""
+    """Print the exact costs of one architecture, at any resolution that is a multiple of 4."""
     from service.cli.display import show_costs
     from supernet.families import preset, presets
 
     bundle = _open(Path(what)) if what not in presets() and Path(what).exists() else None
     space = bundle.space if bundle else preset(what)
-    wanted = read_arch(arch, space)
-    costs = of_architecture(space, wanted, bundle.classes if bundle else None)
-    identity = space.id(wanted) if wanted.resolution in space.resolutions else None
-    described = {"id": identity, "arch": wanted.to_json(), **costs}
+    subnet = read_arch(arch, space)
+    costs = of_architecture(space, subnet, bundle.classes if bundle else None)
+    identity = space.id(subnet) if subnet.resolution in space.resolutions else None
+    described = {"id": identity, "arch": subnet.to_json(), **costs}
     _print_json(described) if as_json else show_costs(described, [gene.name for gene in space.block_genes], out)
 
 
@@ -260,19 +257,19 @@ def describe(
 def probe(
     bundle: BundleArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write the measurements to.")],
-    threads: Annotated[int, typer.Option(min=1, help="Threads per network.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that run a network.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
-    seconds: Annotated[float | None, typer.Option(help="About how long to measure.")] = None,
-    server: Annotated[str | None, typer.Option(help="Post the measurements to this service.")] = None,
-    device: Annotated[str | None, typer.Option(help="The device's name at that service.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Measure for about this many seconds.")] = None,
+    server: Annotated[str | None, typer.Option(help="Address of a service to post the measurements to.")] = None,
+    device: Annotated[str | None, typer.Option(help="Name of this machine at that service.")] = None,
 ) -> None:
-    """Measure this machine with onnxruntime: every block of the bundle's space and some whole networks."""
+    """Measure latencies on this machine with onnxruntime: every block of the bundle's space, some whole networks."""
     from service.cli.display import Bar
     from service.client import Client
     from service.devices.measure import measure_machine
 
     if (server is None) != (device is None):
-        raise ValueError("--server and --device belong together: the name is the one the service knows the machine by")
+        raise InputError("--server and --device belong together: --device is the name of this machine at the service")
     check_output("--output", output)
     space = _open(bundle).space
     if server and device:
@@ -288,19 +285,17 @@ def probe(
 
 
 @app.command()
-@limit_options
+@search_options
 def search(
     bundle: BundleArgument,
     *,
-    device: DeviceOption = None,
-    limits: dict[str, float],
-    resolution: ResolutionOption = None,
-    max_resolution: MaxResolutionOption = None,
+    options: SearchOptions,
     minimise: Annotated[
-        CostOption | None, typer.Option(help="The cost to minimise at --min-accuracy, instead of the best accuracy.")
+        CostOption | None, typer.Option(help="The cost to minimise at --min-accuracy, instead of maximising accuracy.")
     ] = None,
-    min_accuracy: Annotated[str | None, typer.Option(help="With --minimise, as in 78% or 0.78.")] = None,
-    budget: BudgetOption = None,
+    min_accuracy: Annotated[
+        str | None, typer.Option(help="The accuracy that --minimise has to reach, as in 78% or 0.78.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal answers.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -310,18 +305,14 @@ def search(
     from service.cli.display import show_answer, show_refused
     from service.searches.answer import refuse
 
-    least = None if min_accuracy is None else fraction(min_accuracy)
     opened = _open(bundle)
+    genes = [gene.name for gene in opened.space.block_genes]
     try:
-        found = search_bundle(
+        answer = search_bundle(
             opened,
-            limits,
-            device=device,
-            resolution=resolution,
-            max_resolution=max_resolution,
+            **options,
             minimise=None if minimise is None else str(minimise),
-            min_accuracy=least,
-            evaluations=budget,
+            min_accuracy=None if min_accuracy is None else fraction(min_accuracy),
             seed=seed,
         )
     except Refused as error:
@@ -329,27 +320,26 @@ def search(
         if as_json:
             _print_json(refused.problem_document())
         else:
-            show_refused(refused.problem_document(), [gene.name for gene in opened.space.block_genes], err)
+            show_refused(refused.problem_document(), genes, err)
         raise refused from error
-    _print_json(found) if as_json else show_answer(found, [gene.name for gene in opened.space.block_genes], out)
+    _print_json(answer) if as_json else show_answer(answer, genes, out)
 
 
 @app.command()
-@limit_options
+@search_options
 def compare(
     bundle: BundleArgument,
     *,
-    device: DeviceOption = None,
-    limits: dict[str, float],
-    resolution: ResolutionOption = None,
-    max_resolution: MaxResolutionOption = None,
-    budget: BudgetOption = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Searches per strategy.")] = 10,
+    options: SearchOptions,
+    seeds: Annotated[int, typer.Option(min=1, help="How many searches per strategy.")] = 10,
     local_search: Annotated[
-        bool, typer.Option("--local-search/--no-local-search", help="End as `supple search` does, or compare without.")
+        bool,
+        typer.Option(
+            "--local-search/--no-local-search", help="End each search with the local search, as `supple search` does."
+        ),
     ] = True,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="SVG file for a plot of the best so far against evaluations.")
+        Path | None, typer.Option("-o", "--output", help="SVG file for a plot of best accuracy against evaluations.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -364,11 +354,7 @@ def compare(
     with Bar(err) as bar:
         compared = compare_bundle(
             _open(bundle),
-            limits,
-            device=device,
-            resolution=resolution,
-            max_resolution=max_resolution,
-            evaluations=budget,
+            **options,
             seeds=seeds,
             local_search=local_search,
             progress=lambda run, done, total: bar("searches", done, total, run.strategy),
@@ -384,28 +370,28 @@ def export(
     arch: ArchOption,
     output: Annotated[Path, typer.Option("-o", "--output", help="ONNX file to write.")],
     batch_norm: Annotated[
-        BatchNormOption, typer.Option(help="Statistics of the subnet's own, or the supernet's as stored.")
+        BatchNormOption, typer.Option(help="Statistics: the subnet's own, recalibrated, or the supernet's, as stored.")
     ] = BatchNormOption.recalibrated,
     calibration: CalibrationOption = None,
 ) -> None:
-    """Extract a subnet, recalibrate it, and write it as ONNX once onnxruntime agrees with torch."""
+    """Extract a subnet, recalibrate it and write it as ONNX, after a check that onnxruntime agrees with torch."""
     from service.bundles.export import export_subnet_of
     from service.bundles.import_ofa import calibration_images
 
     check_output("--output", output)
     opened = _open(bundle)
-    wanted = read_arch(arch, opened.space)
+    subnet = read_arch(arch, opened.space)
     if calibration is not None and batch_norm is BatchNormOption.stored:
-        raise InputError(f"--calibration is {calibration}, but --batch-norm stored recalibrates nothing; drop one")
+        raise InputError(f"--calibration is {calibration}, but --batch-norm stored recalibrates nothing; omit one")
     images = None if calibration is None else calibration_images(calibration, opened.space)
-    exported = export_subnet_of(opened, wanted, output, batch_norm=batch_norm.value, calibration=images)
+    exported = export_subnet_of(opened, subnet, output, batch_norm=batch_norm.value, calibration=images)
     out.print(f"{output} written: {exported['bytes']:,} bytes, SHA-256 {exported['sha256']}")
     out.print(f"largest difference between onnxruntime and torch: {exported['difference']:.2g}")
 
 
 @app.command()
 def register(bundle: BundleArgument) -> None:
-    """Copy a bundle into the store and make it a supernet of the service."""
+    """Copy a bundle into the store and register it as a supernet of the service."""
     _register(bundle)
 
 
@@ -421,58 +407,61 @@ def _register(bundle: Path) -> None:
 
 @app.command()
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on (SUPPLE_HOST, 127.0.0.1).")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port (SUPPLE_PORT, 8000).")] = None,
-    worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Run one worker beside the API.")] = True,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Serve any address without keys.")] = False,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on (default: SUPPLE_HOST, else 127.0.0.1).")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on (default: SUPPLE_PORT, else 8000).")
+    ] = None,
+    worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Run one worker, or none.")] = True,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Serve without API keys on any address.")] = False,
     child: ChildOption = False,
 ) -> None:
-    """The HTTP API and the pages, with one worker beside them."""
+    """Serve the HTTP API and the pages, with one worker in a child process."""
     from service.cli.processes import end_with_parent
     from service.cli.serve import serve as run_server
 
     if child:
         end_with_parent()
     settings = read_settings(host=host, port=port, insecure=insecure or None)
-    with current_database(settings):
-        pass  # so that an error names the database
+    check_database(settings)
     run_server(settings, with_worker=worker)
 
 
 @app.command()
 def worker(
     worker_id: Annotated[
-        str | None, typer.Option("--id", help="Unique among living workers (SUPPLE_WORKER_ID).")
+        str | None,
+        typer.Option("--id", help="Name of this worker, unique among running workers (default: SUPPLE_WORKER_ID)."),
     ] = None,
     child: ChildOption = False,
 ) -> None:
-    """One more worker: verifies, exports and runs long searches."""
+    """Run one more worker, which does long searches, verifications and exports."""
     from service.cli.processes import end_with_parent
     from service.worker import run_worker
 
     if child:
         end_with_parent()
     settings = read_settings(worker_id=worker_id)
-    with current_database(settings):
-        pass  # so that an error names the database
+    check_database(settings)
     run_worker(settings)
 
 
 @db.command("upgrade")
 def upgrade() -> None:
-    """Bring the database to this release's version."""
+    """Create the database, or bring it to this release's version."""
     from service.upgrade import upgrade as run_upgrade
 
     settings = read_settings()
     settings.data_directory.mkdir(parents=True, exist_ok=True)
-    with reaching(settings):
+    with naming_database(settings):
         run_upgrade(settings.database)
     out.print("the database is at this release's version")
 
 
 @keys.command("create")
-def create_key(name: Annotated[str, typer.Argument(help="Who or what will use it.")]) -> None:
-    """Make a key for the HTTP API. It is shown once; the database keeps a hash."""
+def create_key(name: Annotated[str, typer.Argument(help="Who or what will use the key.")]) -> None:
+    """Create a key for the HTTP API. It is shown once; the database stores only its hash."""
     from service.web import auth
 
     with current_database(read_settings()) as database, database.writing() as session:

@@ -1,4 +1,4 @@
-"""Plots as SVG: strategies compared, the best accuracy so far against evaluations; the ranking of subnets."""
+"""Plots as SVG: the best accuracy of each search strategy against evaluations, and the ranking of subnets."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,10 +6,17 @@ from typing import Any
 from xml.etree import ElementTree
 
 WIDTH, HEIGHT = 800, 440
-LEFT, RIGHT, TOP, BOTTOM = 72, 150, 44, 56  # of the drawing inside, pixels
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by all eyes (Okabe and Ito)
-TICKS = 6  # about, per axis
-LEAST_SPAN = 1e-4  # of an axis, where all values are equal
+LEFT, RIGHT, TOP, BOTTOM = 72, 150, 44, 56  # margins, pixels
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+)  # Okabe and Ito, for all eyes
+TICKS = 6  # at most, per axis
+MIN_SPAN = 1e-4  # of an axis whose values are all equal
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1c2321; font-variant-numeric: tabular-nums; }
 .middle { text-anchor: middle; } .end { text-anchor: end; } .title { font-weight: 600; font-size: 15px; }
@@ -19,7 +26,7 @@ text { font: 13px system-ui, sans-serif; fill: #1c2321; font-variant-numeric: ta
 
 
 def comparison_svg(compared: Mapping[str, Any]) -> str:
-    """The SVG of what `compare_bundle` returns: per strategy the median over seeds, and the band of the quartiles."""
+    """A plot of what `compare_bundle` returns: per strategy, the median over seeds and a band between the quartiles."""
     curves, evaluations = compared["curves"], compared["evaluations"]
     values = [value for curve in curves.values() for value in (*curve["low"], *curve["high"]) if value is not None]
     xs, ys = _ticks(0, max(evaluations)), _ticks(min(values), max(values))
@@ -36,7 +43,7 @@ def comparison_svg(compared: Mapping[str, Any]) -> str:
         _add(svg, "text", f"{tick:.{digits}%}", class_="end", x=LEFT - 8, y=y(tick) + 4)
     for tick in xs:
         _add(svg, "text", f"{tick:,.0f}", class_="middle", x=x(tick), y=HEIGHT - BOTTOM + 20)
-    caption = "evaluations; predicted accuracy of the best so far, median and quartiles"
+    caption = "evaluations; best predicted accuracy so far, median and quartiles"
     _add(svg, "text", caption, class_="middle", x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 14)
     for number, (name, curve) in enumerate(curves.items()):
         colour = COLOURS[number % len(COLOURS)]
@@ -50,8 +57,8 @@ def comparison_svg(compared: Mapping[str, Any]) -> str:
 
 
 def ranking_svg(report: Mapping[str, Any]) -> str:
-    """The SVG of what `rank_bundle` returns: per sampler, inherited accuracy against that of training alone."""
-    title = f"{len(report['nets'])} subnets: inherited accuracy and that of training alone"
+    """A plot of what `rank_bundle` returns: inherited accuracy against accuracy after training alone, per sampler."""
+    title = f"{len(report['nets'])} subnets: inherited accuracy against accuracy after training alone"
     across = [net["alone"][0] for net in report["nets"]]
     up = [net[sampler] for net in report["nets"] for sampler in report["samplers"]]
     xs, ys = _ticks(min(across), max(across)), _ticks(min(up), max(up))
@@ -66,7 +73,7 @@ def ranking_svg(report: Mapping[str, Any]) -> str:
         _add(svg, "text", f"{tick:.1%}", class_="end", x=LEFT - 8, y=y(tick) + 4)
     for tick in xs:
         _add(svg, "text", f"{tick:.1%}", class_="middle", x=x(tick), y=HEIGHT - BOTTOM + 20)
-    _add(svg, "text", "accuracy alone", class_="middle", x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 14)
+    _add(svg, "text", "accuracy after training alone", class_="middle", x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 14)
     for number, sampler in enumerate(report["samplers"]):
         colour = COLOURS[number]
         for net in report["nets"]:
@@ -86,15 +93,15 @@ def _points(evaluations: Sequence[float], curve: Sequence[float | None], x: Any,
     return [f"{x(at)},{y(value)}" for at, value in zip(evaluations, curve, strict=True) if value is not None]
 
 
-def _scale(least: float, most: float, start: float, end: float) -> Any:
-    """From values to pixels."""
-    return lambda value: round(start + (value - least) / (most - least) * (end - start), 1)
+def _scale(low: float, high: float, start: float, end: float) -> Any:
+    """A function from values between `low` and `high` to pixels between `start` and `end`."""
+    return lambda value: round(start + (value - low) / (high - low) * (end - start), 1)
 
 
-def _ticks(least: float, most: float) -> list[float]:
-    """Round numbers, evenly spaced, from at most `least` to at least `most`."""
-    span = max(most - least, LEAST_SPAN)
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers, evenly spaced; the first is at most `low` and the last is at least `high`."""
+    span = max(high - low, MIN_SPAN)
     magnitude = 10 ** math.floor(math.log10(span / TICKS))
     step = next(round_step * magnitude for round_step in (1, 2, 5, 10) if span / (round_step * magnitude) <= TICKS)
-    first = math.floor(least / step)
-    return [step * i for i in range(first, max(math.ceil(most / step), first + 1) + 1)]
+    first = math.floor(low / step)
+    return [step * i for i in range(first, max(math.ceil(high / step), first + 1) + 1)]

@@ -1,4 +1,4 @@
-"""`supple serve`: the API in this process, one worker in a process beside it."""
+"""`supple serve`: the API in this process and one worker in a child process."""
 
 import logging
 import signal
@@ -15,16 +15,16 @@ from service.settings import Settings
 
 log = logging.getLogger("supple.serve")
 RESTART_SECONDS = 2.0
-POLL_SECONDS = 0.2  # how often the worker is looked at
-REQUEST_SECONDS = 5  # that requests underway may take once we are told to stop
-WORKER_SECONDS = GRACE_SECONDS + 5  # that the worker may take to stop before it is killed
+POLL_SECONDS = 0.2  # how often to check that the worker runs
+REQUEST_SECONDS = 5  # how long unfinished requests may take after a signal to stop
+WORKER_SECONDS = GRACE_SECONDS + 5  # how long the worker may take to stop before it is killed
 
 
 def serve(settings: Settings, *, with_worker: bool) -> None:
     """Serve until SIGTERM or SIGINT. Call it from the main thread.
 
     Raises:
-        UnavailableError: the database is not at this release's version, or does not answer; the port is taken.
+        UnavailableError: the port is taken, or the database does not answer or is not at this release's version.
     """
     processes.check_port(settings.host, settings.port)
     config = uvicorn.Config(
@@ -39,18 +39,19 @@ def serve(settings: Settings, *, with_worker: bool) -> None:
     def stop(*_: object) -> None:
         server.should_exit = True
 
+    # At its end uvicorn raises the signal again. The default handler would then end this process before the worker.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)  # uvicorn raises it again at its end: the default would take us before our own
+        signal.signal(number, stop)
     if with_worker:
-        with _worker_beside(settings):
+        with _supervised_worker(settings):
             server.run()
     else:
         server.run()
 
 
 @contextmanager
-def _worker_beside(settings: Settings) -> Iterator[None]:
-    """A worker that is started again should it die, and stopped at the end."""
+def _supervised_worker(settings: Settings) -> Iterator[None]:
+    """A worker in a child process. If it dies, another one starts; it is stopped at the end."""
     stopping = threading.Event()
     thread = threading.Thread(target=_supervise, args=(settings, stopping), name="worker-supervisor", daemon=True)
     thread.start()

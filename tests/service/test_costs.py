@@ -150,7 +150,7 @@ def test_one_row_makes_a_sixth_cost_of_the_command_line(bundle_path: Path, table
     largest = float(energy(tables.space.encode(tables.space.largest())[None])[0])
 
     def search(*options: str) -> "subprocess.CompletedProcess[str]":
-        command = [*COMMAND, "search", str(bundle_path), "--budget", "300", *options]
+        command = [*COMMAND, "search", str(bundle_path), "--evaluations", "300", *options]
         return subprocess.run(
             command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
         )

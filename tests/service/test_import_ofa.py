@@ -69,11 +69,11 @@ def test_a_bundle_without_weights_is_searched_and_not_exported(files: Path, tmp_
     ran = imported(run, files, tmp_path / "b", SEARCHABLE)
     assert ran.code == 0, ran.stderr
     assert "search: under limits on FLOPs, parameters, latency on phone (resolutions 128, 160; " in ran.stdout
-    assert "export: no, there is no checkpoint; give --checkpoint FILE.pth" in ran.stdout
+    assert "export: no, there is no checkpoint; add one with --checkpoint FILE.pth" in ran.stdout
     assert "the predictor was published for mbv3-imagenet-w1.2; its error on mbv3-imagenet-w1.0 is unk" in ran.stdout
 
     def search(*options: str) -> Ran:
-        return run("search", str(tmp_path / "b"), "--budget", "300", "--json", *options)
+        return run("search", str(tmp_path / "b"), "--evaluations", "300", "--json", *options)
 
     ran = search("--device", "phone", "--max-latency-ms", "9")
     assert ran.code == 0, ran.stderr
@@ -132,7 +132,7 @@ def test_recalibrating_needs_images_from_the_import_or_the_export(
     assert not (tmp_path / "none.onnx").exists()
     ran = imported(run, files, tmp_path / "b", "--checkpoint FILES/checkpoint.pth --calibration FILES/images")
     assert "export: with batch norm recalibrated on 6 images, or as stored" in ran.stdout
-    assert "search: no, there is no accuracy predictor; give --predictor FILE.pth" in ran.stdout
+    assert "search: no, there is no accuracy predictor; add one with --predictor FILE.pth" in ran.stdout
     refused(run("search", str(tmp_path / "b"), "--max-flops", "1G"), 2, "no accuracy predictor, so it cannot be search")
     assert export(tmp_path / "b", "import.onnx").code == 0
     assert export(bundle, "export.onnx", "--calibration", str(files / "images")).code == 0
@@ -149,7 +149,7 @@ def test_recalibrating_needs_images_from_the_import_or_the_export(
             ["--batch-norm", "stored", "--calibration", str(files / "images")],
             "--batch-norm stored recalibrates nothing",
         ),
-        (["--calibration", str(tmp_path / "nowhere")], "--calibration is .*nowhere, which is no folder"),
+        (["--calibration", str(tmp_path / "nowhere")], "--calibration is .*nowhere, which is not a folder"),
         (["--calibration", str(files / "tables")], "tables holds no images"),
     ]:
         refused(export(bundle, "none.onnx", *options), 2, message)
@@ -178,7 +178,7 @@ def test_a_bundle_says_what_it_was_made_from(files: Path, tmp_path: Path, run: R
     ("options", "message"),
     [
         ("--width 1.0", "there is nothing to import; give --checkpoint, --predictor or --latency-tables"),
-        ("--predictor FILES/predictor.pth", "--width is missing: .* give 1.0 or 1.2"),
+        ("--predictor FILES/predictor.pth", "--width is missing, and .* give 1.0 or 1.2"),
         ("--predictor FILES/predictor.pth --width 1.1", "--width is 1.1; Once-for-All's MobileNetV3 has 1.0 and 1.2"),
         ("--checkpoint FILES/checkpoint.pth --width 1.2", "--width is 1.2, but .*.pth holds mbv3-imagenet-w1.0"),
         ("--latency-tables FILES/tables --width 1.0", "--latency-tables and --device belong together"),
@@ -187,7 +187,7 @@ def test_a_bundle_says_what_it_was_made_from(files: Path, tmp_path: Path, run: R
         ("--latency-tables FILES/tables --device phone --width 1.2", "128_lookup_table.yaml lacks .* width than mbv3"),
         ("--latency-tables FILES --device phone --width 1.2", "holds no RESOLUTION_lookup_table.yaml"),
         ("--predictor FILES/predictor.pth --calibration FILES/images --width 1.0", "--calibration is .*, but without"),
-        ("--checkpoint FILES/checkpoint.pth --calibration FILES/none", "--calibration is .*none, which is no folder"),
+        ("--checkpoint FILES/checkpoint.pth --calibration FILES/none", "--calibration is .*none, which is not a"),
         ("--checkpoint FILES/none.pth", "--checkpoint is .*none.pth: No such file"),
         ("--checkpoint FILES/predictor.pth", "predictor.pth is none of Once-for-All's checkpoints; .* unknown: 0.bias"),
         ("--predictor FILES/checkpoint.pth --width 1.0", "checkpoint.pth is not Once-for-All's accuracy pred"),
@@ -205,7 +205,7 @@ def test_what_contradicts_itself_or_is_something_else_is_refused(
 def test_a_failed_import_leaves_what_was_there(files: Path, tmp_path: Path, run: Run, monkeypatch: Any) -> None:
     (tmp_path / "notes").mkdir()
     refused(
-        imported(run, files, tmp_path / "notes", SEARCHABLE), 2, "--output is .*notes, which is there and no bundle"
+        imported(run, files, tmp_path / "notes", SEARCHABLE), 2, "--output is .*notes, which exists and is not a bundle"
     )
     assert imported(run, files, tmp_path / "b", SEARCHABLE).code == 0
     before = Bundle.open(tmp_path / "b").hash

@@ -78,7 +78,7 @@ def _own_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("export BUNDLE --arch largest -o FOLDER", "--output is .*, a folder"),
         ("export BUNDLE --arch largest -o FOLDER/none/x.onnx", "--output is .*x.onnx, where no file can be written"),
         ("probe BUNDLE -o FOLDER/x.json --server http://127.0.0.1:1", "--server and --device belong together"),
-        ("probe BUNDLE -o FOLDER/x.json --server here --device d", "address is 'here'; it starts with http://"),
+        ("probe BUNDLE -o FOLDER/x.json --server here --device d", "address is 'here'; it must start with http://"),
     ],
 )
 def test_bad_input(arguments: str, message: str, bundle_path: Path, tmp_path: Path, run: Run) -> None:
@@ -94,7 +94,7 @@ def test_a_service_that_does_not_answer_is_found_out_before_measuring(
     monkeypatch.setattr("service.devices.measure.measure_machine", lambda *_, **__: pytest.fail("measured"))
     output = tmp_path / "x.json"
     ran = run("probe", str(bundle_path), "-o", str(output), "--server", "http://127.0.0.1:1", "--device", "d")
-    refused(ran, 1, "the service at http://127.0.0.1:1 does not answer: .*Connection refused; see that it runs")
+    refused(ran, 1, "the service at http://127.0.0.1:1 does not answer: .*Connection refused; check that it runs")
     assert not output.exists()
 
 
@@ -109,7 +109,7 @@ def test_a_database_without_its_tables(command: str, bundle_path: Path, run: Run
     ("address", "code", "message"),
     [
         (NOBODY, 1, r"database at postgresql://\*\*\*@127.0.0.1:1/supple cannot be used: .*Connection refused"),
-        ("foo", 2, "SUPPLE_DATABASE_URL is 'foo', which is no database's address; write sqlite:///FILE or"),
+        ("foo", 2, "SUPPLE_DATABASE_URL is 'foo', which is not the address of a database; write sqlite:///FILE or"),
         (f"postgresql:/user:{SECRET}@host/supple", 2, r"SUPPLE_DATABASE_URL is '\*\*\*@host/supple', which is no"),
         (f"postgresql://user:{SECRET}@host:port/supple", 2, r"is 'postgresql://\*\*\*@host:port/supple', which is no"),
         ("sqlite:///BUNDLE/manifest.json", 1, "cannot be used: file is not a database"),
@@ -167,7 +167,7 @@ def test_one_search_meets_the_limits_of_several_devices(
         (tmp_path / f"{name}.json").write_text(json.dumps(measured))
     a, b = (str(tmp_path / f"{name}.json") for name in "ab")
     limits = ["--max-latency-ms", "0.06ms", "--max-latency-ms", f"{b}=0.09", "--max-latency-ms", f"{b}=0.11"]
-    command = ["search", str(bundle_path), "--device", a, *limits, "--budget", "300"]
+    command = ["search", str(bundle_path), "--device", a, *limits, "--evaluations", "300"]
     found = json.loads(run(*command, "--json").stdout)
     assert {(limit["cost"], limit["device"]): limit["max"] for limit in found["limits"]} == {
         ("latency_ms", "a"): 0.06,
@@ -184,13 +184,13 @@ def test_one_search_meets_the_limits_of_several_devices(
     assert 0 < found["evaluations"] <= 300
     shown = run(*command).stdout
     assert (
-        "no one or two changes within the limits improve it" in shown
+        "no change of one or two genes within the limits improves" in shown
         if found["two_opt"]
-        else "may find better" in shown
+        else "may find a better architecture" in shown
     )
     assert [one["cost"] for one in found["sensitivity"]] == ["latency_ms@a", "latency_ms@b"]
     assert re.search(r"\n  latency_ms@a +0.001 ms more: \+\d.*%   0.001 ms less: ", shown)
-    assert "the cheapest gene: stage" in shown
+    assert "cheapest change: stage" in shown
     assert re.search(r"predicted latency .* ms on a   limit 0.06\npredicted latency .* ms on b   limit 0.09\n", shown)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.json").write_text(json.dumps(measurements))
@@ -199,7 +199,7 @@ def test_one_search_meets_the_limits_of_several_devices(
 
 
 def test_the_least_of_a_cost_at_an_accuracy(bundle_path: Path, run: Run) -> None:
-    command = ["search", str(bundle_path), "--budget", "500", "--json"]
+    command = ["search", str(bundle_path), "--evaluations", "500", "--json"]
     least = json.loads(run(*command, "--minimise", "flops", "--min-accuracy", "95%").stdout)["best"]
     assert least["predicted_accuracy"] >= 0.95
     assert least["flops"] < json.loads(run(*command).stdout)["best"]["flops"]
@@ -213,7 +213,7 @@ def test_the_least_of_a_cost_at_an_accuracy(bundle_path: Path, run: Run) -> None
 
 
 def test_file_size_peak_memory_and_resolution_are_limited(bundle_path: Path, tables: CostTables, run: Run) -> None:
-    command = ["search", str(bundle_path), "--budget", "500", "--max-resolution", "12"]
+    command = ["search", str(bundle_path), "--evaluations", "500", "--max-resolution", "12"]
     limits = ["--max-model-bytes", "0.2MB", "--max-peak-memory", "32KiB"]
     found = json.loads(run(*command, *limits, "--json").stdout)
     assert {limit["cost"]: limit["max"] for limit in found["limits"]} == {
@@ -263,7 +263,7 @@ def test_an_architecture_is_found_by_its_id(
         assert json.loads(ran.stdout)["arch"] == arch.to_json(), ran.stderr
     ran = run("describe", "mbv3-digits", "--arch", space.id(space.largest()), "--json")
     assert json.loads(ran.stdout)["arch"] == space.largest().to_json()
-    refused(run("describe", "mbv3-digits", "--arch", "0" * 16), 2, "id 0{16}, which the database at .* does not know")
+    refused(run("describe", "mbv3-digits", "--arch", "0" * 16), 2, "id 0{16}, which is not in the database at")
     with context.database.reading() as session:
         assert architecture(session, "nothing") is None
 
