@@ -1,8 +1,8 @@
 """The search space and its architectures, as values. numpy only; importing this never loads torch.
 
-An architecture has two forms. `Architecture` is for people and JSON: it lists the kept blocks alone. A genome is for
-search: G small integers, each the index of a choice, so that N architectures are one (N, G) array. Genes of blocks that
-are not kept hold 0 in a canonical genome, so equal subnets are equal arrays.
+An architecture has two forms. `Architecture` is for people and JSON: it lists only the kept blocks. A genome is for
+search: G small integers, each the index of a choice, so that N architectures make one (N, G) array. In a canonical
+genome the genes of dropped blocks hold 0, so equal subnets have equal genomes.
 """
 
 import hashlib
@@ -34,8 +34,9 @@ class Gene:
 class Architecture:
     """One subnet, as a value. Only kept blocks are listed, so equal subnets compare equal.
 
-    resolution: input side, pixels. stages: per stage, per kept block, the values of the block's genes.
-    extra: values of the genes that belong to no block, in the order of `SearchSpace.extra_genes`.
+    resolution: height and width of the input image, pixels.
+    stages: per stage, per kept block, the values of the block's genes.
+    extra: names and values of the genes that belong to no block, in the order of `SearchSpace.extra_genes`.
 
     >>> Architecture.from_json({"resolution": 8, "stages": [[[3, 2]], [[3, 2]], [[3, 2]]]})
     Architecture(resolution=8, stages=(((3, 2),), ((3, 2),), ((3, 2),)), extra=())
@@ -46,7 +47,7 @@ class Architecture:
     extra: tuple[tuple[str, Value], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """`{"resolution": 192, "stages": [[[3, 4], [5, 6]], ...]}`; genes that belong to no block are named keys."""
+        """`{"resolution": 192, "stages": [[[3, 4], [5, 6]], ...]}`; each extra gene adds a key."""
         stages = [[list(block) for block in stage] for stage in self.stages]
         return {"resolution": self.resolution, "stages": stages, **dict(self.extra)}
 
@@ -55,7 +56,7 @@ class Architecture:
         """Read what `to_json` wrote.
 
         Raises:
-            ValueError: `data` does not have this form. Whether the values lie in a space is `SearchSpace.encode`'s.
+            ValueError: `data` does not have this form. `SearchSpace.encode` checks that the values lie in a space.
         """
         form = '{"resolution": 192, "stages": [[[3, 4], [5, 6]], ...]}'
         if not isinstance(data, Mapping) or not isinstance(data.get("stages"), Sequence):
@@ -72,7 +73,7 @@ class Architecture:
         return cls(resolution, tuple(stages), tuple(sorted(extra)))
 
     def at(self, resolution: int) -> "Architecture":
-        """The same blocks at another input side."""
+        """The same blocks at another resolution."""
         return Architecture(resolution, self.stages, self.extra)
 
 
@@ -87,9 +88,9 @@ class Layout(Protocol):
 class SearchSpace:
     """Which architectures there are. Frozen; serialises to JSON; its hash names it.
 
-    family: a key of `supernet.families.FAMILIES`; layout: that family's own settings.
+    family: a key of `supernet.families.families()`; layout: the family's own settings.
     depths: per stage, the choices for the number of kept blocks, ascending; a stage keeps its first blocks.
-    block_genes: the genes every block has. extra_genes: genes that belong to no block, sorted by name.
+    block_genes: the genes that each block has. extra_genes: genes that belong to no block, sorted by name.
 
     >>> space = preset("mbv3-digits")
     >>> space.resolutions, space.depths
@@ -113,7 +114,7 @@ class SearchSpace:
             if not gene.choices or len(set(gene.choices)) != len(gene.choices):
                 raise ValueError(f"{self.name}: gene {gene.name} needs distinct choices, not {gene.choices}")
             if len(gene.choices) > np.iinfo(np.int8).max:
-                raise ValueError(f"{self.name}: gene {gene.name} has {len(gene.choices)} choices; the most is 127")
+                raise ValueError(f"{self.name}: gene {gene.name} has {len(gene.choices)} choices; the limit is 127")
         extra = [gene.name for gene in self.extra_genes]
         if extra != sorted({*extra} - {"resolution", "stages"}):
             raise ValueError(
@@ -149,31 +150,34 @@ class SearchSpace:
         return len(self.genes)
 
     def depth_gene(self, stage: int) -> int:
-        """Index of the depth gene of a stage (from 0)."""
+        """Index of a stage's depth gene. stage: from 0."""
         return 1 + len(self.extra_genes) + stage
 
     def gene_of_block(self, stage: int, block: int) -> int:
-        """Index of the first gene of a block (both from 0); its others follow."""
+        """Index of the first gene of a block; the block's other genes follow. stage, block: from 0."""
         before = sum(choices[-1] for choices in self.depths[:stage]) + block
         return self.depth_gene(len(self.depths)) + before * len(self.block_genes)
 
     @cached_property
     def _life(self) -> tuple[NDArray[np.intp], NDArray[np.int8]]:
-        """(G,) per gene the depth gene that it lives by and the least index of that at which it lives."""
-        depth_gene, least = np.zeros(self.num_genes, np.intp), np.zeros(self.num_genes, np.int8)
+        """(G,) twice: per gene, the depth gene that decides whether it matters, and that gene's smallest such choice.
+
+        For genes that always matter these are gene 0 and its choice 0.
+        """
+        depth_gene, smallest = np.zeros(self.num_genes, np.intp), np.zeros(self.num_genes, np.int8)
         for s, choices in enumerate(self.depths):
             for b in range(choices[-1]):
                 first = self.gene_of_block(s, b)
                 depth_gene[first : first + len(self.block_genes)] = self.depth_gene(s)
-                least[first : first + len(self.block_genes)] = np.searchsorted(choices, b + 1)
-        return depth_gene, least
+                smallest[first : first + len(self.block_genes)] = np.searchsorted(choices, b + 1)
+        return depth_gene, smallest
 
     # Genomes.
 
     def alive(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """(N, G) whether each gene matters: False for genes of blocks that the depths do not keep."""
-        depth_gene, least = self._life
-        alive: NDArray[np.bool_] = genomes[..., depth_gene] >= least
+        """(N, G) whether each gene matters: False for the genes of dropped blocks."""
+        depth_gene, smallest = self._life
+        alive: NDArray[np.bool_] = genomes[..., depth_gene] >= smallest
         return alive
 
     def canonical(self, genomes: Genomes) -> Genomes:
@@ -183,35 +187,35 @@ class SearchSpace:
     def sample(
         self, rng: np.random.Generator, count: int, open_choices: Sequence[Sequence[int]] | None = None
     ) -> Genomes:
-        """(count, G) canonical genomes, every gene uniform over its choices, or over those in `open_choices`."""
+        """(count, G) canonical genomes, each gene uniform over its choices, or over its `open_choices` if given."""
         choices = open_choices or [range(int(n)) for n in self.num_choices]
         columns = [rng.choice(np.asarray(column, np.int8), count) for column in choices]
         return self.canonical(np.stack(columns, axis=1))
 
     def open_choices(self, **values: Sequence[Value]) -> list[list[int]]:
-        """Per gene, the indices of the choices left open when the named genes are restricted to `values`.
+        """Per gene, the indices of its choices when the named genes are restricted to `values`.
 
-        Names are `resolution`, `depth`, a block gene or what follows the last dot of an extra gene's name, which means
-        every gene that ends so; a name left out keeps all its choices. A stage keeps those of the depths asked
-        that it has, and its greatest where all that are asked are greater.
+        A name is `resolution`, `depth`, a block gene's name or the last part of an extra gene's dotted name; it
+        restricts each gene whose name ends in it. Other genes keep all their choices. Each stage keeps the requested
+        depths that it offers. If every requested depth is larger than its largest, it keeps its largest.
 
         Raises:
-            ValueError: an unknown name, or values of which a gene has none.
+            ValueError: an unknown name, or values none of which a gene offers.
         """
-        known = {gene.name.rsplit(".", 1)[-1] for gene in self.genes}
+        names = {gene.name.rsplit(".", 1)[-1] for gene in self.genes}
         for name in values:
-            if name not in known:
-                raise ValueError(f"{self.name} has no gene {name!r}; its genes are {', '.join(sorted(known))}")
+            if name not in names:
+                raise ValueError(f"{self.name} has no gene {name!r}; its genes are {', '.join(sorted(names))}")
         result = []
         for gene in self.genes:
             name = gene.name.rsplit(".", 1)[-1]
-            wanted = values.get(name, gene.choices)
-            chosen = [i for i, choice in enumerate(gene.choices) if choice in wanted]
-            if not chosen and name == "depth" and max(gene.choices) < min(wanted):
-                chosen = [len(gene.choices) - 1]
-            if not chosen:
-                raise ValueError(f"{gene.name}: none of {list(wanted)} is one of its choices {list(gene.choices)}")
-            result.append(chosen)
+            requested = values.get(name, gene.choices)
+            indices = [i for i, choice in enumerate(gene.choices) if choice in requested]
+            if not indices and name == "depth" and max(gene.choices) < min(requested):
+                indices = [len(gene.choices) - 1]
+            if not indices:
+                raise ValueError(f"{gene.name}: none of {list(requested)} is one of its choices {list(gene.choices)}")
+            result.append(indices)
         return result
 
     # Architectures.
@@ -220,7 +224,7 @@ class SearchSpace:
         """(G,) the canonical genome of an architecture.
 
         Raises:
-            ValueError: it lies outside this space; the message names the gene, the value and the choices.
+            ValueError: the architecture lies outside this space; the message names the gene, the value and the choices.
         """
         genome = np.zeros(self.num_genes, np.int8)
         genome[0] = self._index(0, arch.resolution)
@@ -262,7 +266,7 @@ class SearchSpace:
         return Architecture(int(values[0]), tuple(stages), extra)
 
     def values(self, genome: Genomes) -> list[Value]:
-        """Per gene, the value its index stands for."""
+        """(G,) genome to its G values: the choice at each gene's index."""
         return [gene.choices[int(index)] for gene, index in zip(self.genes, genome, strict=True)]
 
     def gene_values(self, arch: Architecture) -> list[Value]:
@@ -279,7 +283,7 @@ class SearchSpace:
         return [arch.resolution, *self.values(genome)[1:]]
 
     def id(self, arch: Architecture | Genomes) -> str:
-        """16 hexadecimal digits that name a subnet of this space; equal subnets have one id."""
+        """16 hexadecimal digits that name a subnet of this space; equal subnets have equal ids."""
         genome = self.encode(arch) if isinstance(arch, Architecture) else self.canonical(arch)
         return hashlib.sha256(self.hash.encode() + genome.astype(np.int8).tobytes()).hexdigest()[:16]
 
@@ -298,7 +302,7 @@ class SearchSpace:
         """The network as parts in the order in which they run.
 
         Raises:
-            ValueError: two parts of one name, which would share weights.
+            ValueError: two parts have the same name, so they would share weights.
         """
         parts = self.layout.parts(self)
         names = [part.name.replace(".", "_") for part in parts]  # as in a supernet's state dict
@@ -331,7 +335,7 @@ class SearchSpace:
 
     @cached_property
     def hash(self) -> str:
-        """64 hexadecimal digits: SHA-256 of the space's JSON. A bundle of another hash is refused."""
+        """64 hexadecimal digits: SHA-256 of the space's JSON. Files made for a space name it by this hash."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
 

@@ -1,19 +1,15 @@
 """MobileNetV2's inverted residuals as choice blocks: every choice of a layer has weights of its own.
 
-FairNAS's space (arXiv:1907.01845, section 5.1): 19 layers, each of kernel 3, 5 or 7 and expansion ratio 3 or 6, on the
-widths of ProxylessNAS.
+FairNAS's space (arXiv:1907.01845, section 5.1): 19 layers on the widths of ProxylessNAS, each of
+kernel size 3, 5 or 7 and expansion ratio 3 or 6.
 """
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from supernet.families.mobilenetv3 import inverted_residual
-from supernet.operators import Operator, Operators, Part
-from supernet.space import Gene, SearchSpace
-
-if TYPE_CHECKING:
-    from supernet.space import Value
+from supernet.operators import Operator, Operators, Part, downsampled
+from supernet.space import Gene, SearchSpace, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +17,8 @@ class MobileNetV2Layout:
     """Widths and strides of the network around the choice blocks.
 
     stem_width, stem_stride: the first convolution, 3 x 3; a fixed 3 x 3 block without expansion to first_width follows.
-    widths, strides: per stage; the stride is that of a stage's first block. head_width: channels before pooling.
-    blocks: (kernel size, expansion ratio) that each choice, from 0, stands for.
+    widths, strides: per stage; a stage's first block has the stride. head_width: channels before pooling.
+    blocks: the kernel size and expansion ratio of each choice, from 0.
     """
 
     stem_width: int
@@ -44,30 +40,24 @@ class MobileNetV2Layout:
         parts.append(Part("head", (0,), partial(self._head, space)))
         return tuple(parts)
 
-    def _side(self, resolution: "Value", stage: int) -> int:
-        """Height and width, pixels, of what enters a stage (from 0); `len(widths)` stands for the head."""
-        side = int(resolution)
-        for stride in (self.stem_stride, *self.strides[:stage]):
-            side = -(-side // stride)
-        return side
-
-    def _stem(self, space: SearchSpace, resolution: "Value") -> Operators:
+    def _stem(self, space: SearchSpace, resolution: Value) -> Operators:
         width, stride = self.stem_width, self.stem_stride
         conv = Operator("conv", space.in_channels, width, int(resolution), 3, stride, norm=True, activation="relu6")
-        side = self._side(resolution, 0)
+        side = downsampled(int(resolution), stride)
         return (conv, *inverted_residual(width, width, self.first_width, side, 3, 1, "relu6", expand=False))
 
-    def _block(self, stage: int, block: int, resolution: "Value", depth: "Value", choice: "Value") -> Operators:
+    def _block(self, stage: int, block: int, resolution: Value, depth: Value, choice: Value) -> Operators:
         if block >= depth:
             return ()
         out_channels = self.widths[stage]
         in_channels = out_channels if block else (self.first_width, *self.widths)[stage]
-        kernel, ratio = self.blocks[int(choice)]
-        side, stride = self._side(resolution, stage + bool(block)), 1 if block else self.strides[stage]
-        return inverted_residual(in_channels, in_channels * ratio, out_channels, side, kernel, stride, "relu6")
+        kernel_size, ratio = self.blocks[int(choice)]
+        side = downsampled(int(resolution), self.stem_stride, *self.strides[: stage + bool(block)])
+        stride = 1 if block else self.strides[stage]
+        return inverted_residual(in_channels, in_channels * ratio, out_channels, side, kernel_size, stride, "relu6")
 
-    def _head(self, space: SearchSpace, resolution: "Value") -> Operators:
-        side, width = self._side(resolution, len(self.widths)), self.head_width
+    def _head(self, space: SearchSpace, resolution: Value) -> Operators:
+        side, width = downsampled(int(resolution), self.stem_stride, *self.strides), self.head_width
         return (
             Operator("conv", self.widths[-1], width, side, norm=True, activation="relu6"),
             Operator("pool", width, width, side),
@@ -90,7 +80,7 @@ def _fairnas(
     )
 
 
-BLOCKS = tuple((kernel, ratio) for ratio in (3, 6) for kernel in (3, 5, 7))
+BLOCKS = tuple((kernel_size, ratio) for ratio in (3, 6) for kernel_size in (3, 5, 7))
 
 PRESETS = {
     space.name: space

@@ -1,18 +1,14 @@
-"""Inverted residuals with elastic depth, kernel and expansion ratio, as Once-for-All has them (arXiv:1908.09791).
+"""Inverted residuals with elastic depth, kernel size and expansion ratio, as in Once-for-All (arXiv:1908.09791).
 
-MobileNetV3's (arXiv:1905.02244), and with ReLU6, without squeeze-and-excite and with a shorter head those of
-MobileNetV2, on which ProxylessNAS builds (arXiv:1812.00332).
+The blocks are MobileNetV3's (arXiv:1905.02244). With ReLU6, without squeeze-and-excite and with a shorter head they are
+MobileNetV2's, on which ProxylessNAS builds (arXiv:1812.00332).
 """
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
-from supernet.operators import Activation, Operator, Operators, Parallel, Part, make_divisible
-from supernet.space import Gene, SearchSpace
-
-if TYPE_CHECKING:
-    from supernet.space import Value
+from supernet.operators import Activation, Operator, Operators, Parallel, Part, downsampled, make_divisible
+from supernet.space import Gene, SearchSpace, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +16,11 @@ class MobileNetV3Layout:
     """Widths and strides of the network around the elastic blocks.
 
     stem_width, stem_stride, stem_activation: the first convolution, 3 x 3. first_width, first_activation: the fixed
-    block after it, 3 x 3 without expansion.
-    widths, strides, activations, squeeze_excite: per stage; the stride is that of a stage's first block.
-    head_width: channels of the last convolution, before pooling, with head_activation. feature_width: channels of the
-    layer between pooling and classifier, with the same activation; None for a classifier right after pooling.
-    norm_eps: of every batch norm.
+    block after the first convolution, 3 x 3 without expansion.
+    widths, strides, activations, squeeze_excite: per stage; a stage's first block has the stride.
+    head_width: channels of the last convolution before pooling. feature_width: channels of the layer between pooling
+    and classifier; None: the classifier follows pooling. head_activation: the activation of both.
+    norm_eps: the epsilon of every batch norm.
     """
 
     stem_width: int
@@ -43,28 +39,21 @@ class MobileNetV3Layout:
 
     def parts(self, space: SearchSpace) -> tuple[Part, ...]:
         """Stem, every block, head."""
-        parts = [Part("stem", (0,), lambda side: self._stem(space, int(side)))]
+        parts = [Part("stem", (0,), lambda resolution: self._stem(space, int(resolution)))]
         for s, depths in enumerate(space.depths):
             for b in range(depths[-1]):
                 first = space.gene_of_block(s, b)
                 genes = (0, space.depth_gene(s), first, first + 1)
                 parts.append(Part(f"stage{s + 1}.block{b + 1}", genes, partial(self._block, s, b)))
-        parts.append(Part("head", (0,), lambda side: self._head(space, int(side))))
+        parts.append(Part("head", (0,), lambda resolution: self._head(space, int(resolution))))
         return tuple(parts)
 
     def in_channels(self, stage: int, block: int) -> int:
         """Channels that enter a block (both from 0)."""
         return self.widths[stage] if block else (self.first_width, *self.widths)[stage]
 
-    def side(self, resolution: int, stage: int) -> int:
-        """Height and width, pixels, of what enters a stage (from 0); `len(widths)` stands for the head."""
-        side = -(-resolution // self.stem_stride)
-        for stride in self.strides[:stage]:
-            side = -(-side // stride)
-        return side
-
     def _stem(self, space: SearchSpace, resolution: int) -> Operators:
-        width, side, eps = self.stem_width, self.side(resolution, 0), self.norm_eps
+        width, side, eps = self.stem_width, downsampled(resolution, self.stem_stride), self.norm_eps
         first = Operator(
             "conv", space.in_channels, width, resolution, 3, self.stem_stride,
             norm=True, norm_eps=eps, activation=self.stem_activation,
@@ -75,7 +64,7 @@ class MobileNetV3Layout:
         return (first, *block)
 
     def _block(
-        self, stage: int, block: int, resolution: "Value", depth: "Value", kernel_size: "Value", expand_ratio: "Value"
+        self, stage: int, block: int, resolution: Value, depth: Value, kernel_size: Value, expand_ratio: Value
     ) -> Operators:
         if block >= depth:
             return ()
@@ -84,7 +73,7 @@ class MobileNetV3Layout:
             in_channels,
             expanded_width(in_channels, expand_ratio),
             self.widths[stage],
-            self.side(int(resolution), stage + bool(block)),
+            downsampled(int(resolution), self.stem_stride, *self.strides[: stage + bool(block)]),
             int(kernel_size),
             1 if block else self.strides[stage],
             self.activations[stage],
@@ -93,7 +82,8 @@ class MobileNetV3Layout:
         )
 
     def _head(self, space: SearchSpace, resolution: int) -> Operators:
-        side, width, act = self.side(resolution, len(self.widths)), self.head_width, self.head_activation
+        side = downsampled(resolution, self.stem_stride, *self.strides)
+        width, act = self.head_width, self.head_activation
         features = self.feature_width or width
         return (
             Operator("conv", self.widths[-1], width, side, norm=True, norm_eps=self.norm_eps, activation=act),
@@ -104,7 +94,7 @@ class MobileNetV3Layout:
 
 
 def expanded_width(in_channels: int, expand_ratio: float) -> int:
-    """Channels inside a block: its input channels times the ratio, rounded to a multiple of 8 as Once-for-All does."""
+    """Channels inside a block: input channels times the ratio, rounded to a multiple of 8 as in Once-for-All."""
     return make_divisible(round(in_channels * expand_ratio))
 
 
@@ -125,15 +115,15 @@ def squeeze_and_excite(channels: int, side: int) -> Parallel:
 
 
 def inverted_residual(
-    in_channels: int, width: int, out_channels: int, side: int, kernel: int, stride: int, activation: Activation,
+    in_channels: int, width: int, out_channels: int, side: int, kernel_size: int, stride: int, activation: Activation,
     *, squeeze_excite: bool = False, expand: bool = True, norm_eps: float = 1e-5,
 ) -> Operators:  # fmt: skip
     """Expansion, depthwise convolution, squeeze-and-excite, projection, residual (arXiv:1905.02244, figure 4)."""
     conv = partial(Operator, "conv", norm=True, norm_eps=norm_eps)
-    out_side = -(-side // stride)
+    out_side = downsampled(side, stride)
     body = (
         *((conv(in_channels, width, side, activation=activation),) if expand else ()),
-        conv(width, width, side, kernel, stride, width, activation=activation),
+        conv(width, width, side, kernel_size, stride, width, activation=activation),
         *((squeeze_and_excite(width, out_side),) if squeeze_excite else ()),
         conv(width, out_channels, out_side),
     )
@@ -146,7 +136,7 @@ KERNEL_SIZE = Gene("kernel_size", (3, 5, 7))
 
 
 def _imagenet(name: str, width: float) -> SearchSpace:
-    """Once-for-All's own space: stages of 2 to 4 blocks, kernels 3, 5, 7, ratios 3, 4, 6, resolutions 112 to 224."""
+    """Once-for-All's own space: stages of 2 to 4 blocks, kernel sizes 3, 5, 7, ratios 3, 4, 6."""
     stem, *widths = (make_divisible(base * width) for base in (16, 24, 40, 80, 112, 160))
     return SearchSpace(
         name=name,

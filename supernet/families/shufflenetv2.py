@@ -1,31 +1,27 @@
 """ShuffleNetV2's units as choice blocks, as Single-Path One-Shot searches them (arXiv:1904.00420, section 4).
 
-Each layer is one of four: a unit (arXiv:1807.11164, figure 3c and d) of kernel 3, 5 or 7, or the Xception-style one
-with three depthwise convolutions, each with weights of its own. Where the channels are elastic, the widths inside a
-unit are slices of the widest. Operators and widths are those of the authors' code, OneShot in
+Each layer chooses among four units with separate weights: a ShuffleNetV2 unit (arXiv:1807.11164, figure 3c and d) of
+kernel size 3, 5 or 7, or an Xception-style unit with three depthwise convolutions. Where the channels are elastic, a
+narrower unit takes slices of the widest unit's weights. Operators and widths follow the authors' code, OneShot in
 github.com/megvii-model/ShuffleNet-Series.
 """
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
-from supernet.operators import Operator, Operators, Parallel, Part
-from supernet.space import Gene, SearchSpace
+from supernet.operators import Operator, Operators, Parallel, Part, downsampled
+from supernet.space import Gene, SearchSpace, Value
 
-if TYPE_CHECKING:
-    from supernet.space import Value
-
-KERNELS = (3, 5, 7)  # of choices 0, 1, 2; choice 3 is the Xception-style unit
+KERNEL_SIZES = (3, 5, 7)  # per choice 0, 1, 2; choice 3 is the Xception-style unit
 
 
 @dataclass(frozen=True, slots=True)
 class ShuffleNetV2Layout:
     """Widths and strides around the choice blocks.
 
-    stem_width, stem_stride: the first convolution, 3 x 3; with stem_pool, max pooling of stride 2 follows it.
-    widths, strides: per stage; the stride, 1 or 2, is that of a stage's first block. head_width: channels before
-    pooling. bias: of the classifier; Single-Path One-Shot has none.
+    stem_width, stem_stride: the first convolution, 3 x 3. stem_pool: max pooling of stride 2 follows it.
+    widths, strides: per stage; a stage's first block has the stride, 1 or 2. head_width: channels before pooling.
+    bias: the classifier has a bias; in Single-Path One-Shot it has none.
     """
 
     stem_width: int
@@ -47,30 +43,26 @@ class ShuffleNetV2Layout:
         parts.append(Part("head", (0,), partial(self._head, space)))
         return tuple(parts)
 
-    def _side(self, resolution: "Value", stage: int) -> int:
-        """Height and width, pixels, of what enters a stage (from 0); `len(widths)` stands for the head."""
-        side = int(resolution)
-        for stride in (self.stem_stride, 1 + self.stem_pool, *self.strides[:stage]):
-            side = -(-side // stride)
-        return side
-
-    def _stem(self, space: SearchSpace, resolution: "Value") -> Operators:
+    def _stem(self, space: SearchSpace, resolution: Value) -> Operators:
         width, side = self.stem_width, int(resolution)
         conv = Operator("conv", space.in_channels, width, side, 3, self.stem_stride, norm=True, activation="relu")
         return (conv, Operator("max_pool", width, width, conv.out_side, 3, 2)) if self.stem_pool else (conv,)
 
     def _block(
-        self, stage: int, block: int, resolution: "Value", depth: "Value", choice: "Value", channel_scale: "Value" = 1
+        self, stage: int, block: int, resolution: Value, depth: Value, choice: Value, channel_scale: Value = 1
     ) -> Operators:
         if block >= depth:
             return ()
         out_channels = self.widths[stage]
         in_channels = out_channels if block else (self.stem_width, *self.widths)[stage]
-        side, stride = self._side(resolution, stage + bool(block)), 1 if block else self.strides[stage]
+        stem_strides = self.stem_stride, 1 + self.stem_pool
+        side = downsampled(int(resolution), *stem_strides, *self.strides[: stage + bool(block)])
+        stride = 1 if block else self.strides[stage]
         return shuffle_unit(in_channels, out_channels, side, stride, int(choice), channel_scale)
 
-    def _head(self, space: SearchSpace, resolution: "Value") -> Operators:
-        side, width = self._side(resolution, len(self.widths)), self.head_width
+    def _head(self, space: SearchSpace, resolution: Value) -> Operators:
+        side = downsampled(int(resolution), self.stem_stride, 1 + self.stem_pool, *self.strides)
+        width = self.head_width
         return (
             Operator("conv", self.widths[-1], width, side, norm=True, activation="relu"),
             Operator("pool", width, width, side),
@@ -81,38 +73,38 @@ class ShuffleNetV2Layout:
 def shuffle_unit(
     in_channels: int, out_channels: int, side: int, stride: int, choice: int, channel_scale: float
 ) -> Operators:
-    """One unit. Inside it are half of the output's channels times `channel_scale`, rounded down.
+    """One unit. Its main branch has half of the output's channels times `channel_scale` inside, rounded down.
 
-    Stride 1 and equal channels: every second channel passes, the others go through the main branch. Otherwise both
-    branches read everything, and the other one, a depthwise and a 1 x 1 convolution, makes `in_channels`.
+    With stride 1 and equal channels, every second channel passes unchanged and the rest go through the main branch.
+    Otherwise two branches read all channels. The second, a depthwise and a 1 x 1 convolution, puts out `in_channels`.
     """
     conv = partial(Operator, "conv", norm=True)
     split = stride == 1 and in_channels == out_channels
     entering = in_channels // 2 if split else in_channels
-    width, made = int(out_channels // 2 * channel_scale), out_channels - entering
-    kernel = KERNELS[choice] if choice < len(KERNELS) else 3
-    small = -(-side // stride)
-    if choice < len(KERNELS):
+    width, main_channels = int(out_channels // 2 * channel_scale), out_channels - entering
+    kernel_size = KERNEL_SIZES[choice] if choice < len(KERNEL_SIZES) else 3
+    out_side = downsampled(side, stride)
+    if choice < len(KERNEL_SIZES):
         main: Operators = (
             conv(entering, width, side, activation="relu"),
-            conv(width, width, side, kernel, stride, width),
-            conv(width, made, small, activation="relu"),
+            conv(width, width, side, kernel_size, stride, width),
+            conv(width, main_channels, out_side, activation="relu"),
         )
     else:
         main = (
             conv(entering, entering, side, 3, stride, entering),
-            conv(entering, width, small, activation="relu"),
-            conv(width, width, small, 3, 1, width),
-            conv(width, width, small, activation="relu"),
-            conv(width, width, small, 3, 1, width),
-            conv(width, made, small, activation="relu"),
+            conv(entering, width, out_side, activation="relu"),
+            conv(width, width, out_side, 3, 1, width),
+            conv(width, width, out_side, activation="relu"),
+            conv(width, width, out_side, 3, 1, width),
+            conv(width, main_channels, out_side, activation="relu"),
         )
     if split:
         shuffle = Operator("shuffle", in_channels, in_channels, side)
         return (shuffle, Parallel("concat", ((), main), in_channels, side, split=True))
     other = (
-        conv(entering, entering, side, kernel, stride, entering),
-        conv(entering, entering, small, activation="relu"),
+        conv(entering, entering, side, kernel_size, stride, entering),
+        conv(entering, entering, out_side, activation="relu"),
     )
     return (Parallel("concat", (other, main), in_channels, side),)
 
