@@ -1,0 +1,1 @@
+"""The HTTP API, the pages, the workers and the command line, over a database and a store of files."""

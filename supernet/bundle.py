@@ -147,9 +147,9 @@ class Bundle:
         Raises:
             BundleError: one of them is not JSON.
         """
-        found = {match[1]: self.path / match[0] for match in map(DEVICE.fullmatch, self.manifest["files"]) if match}
+        files = {match[1]: self.path / match[0] for match in map(DEVICE.fullmatch, self.manifest["files"]) if match}
         try:
-            return {name: dict(json.loads(path.read_text())) for name, path in sorted(found.items())}
+            return {name: dict(json.loads(path.read_text())) for name, path in sorted(files.items())}
         except (ValueError, TypeError) as error:
             raise BundleError(f"{self.path}: a file of a device cannot be read: {error}") from error
 

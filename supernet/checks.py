@@ -6,13 +6,19 @@ import math
 FORBID_EXTRA = {"extra": "forbid"}
 
 
-def require(name: str, value: float, least: float, most: float = math.inf, *, below: float = math.inf) -> None:
-    """Refuse a number that is not finite, or not from `least` to `most` and below `below`.
+def require(name: str, value: float, minimum: float, maximum: float = math.inf, *, below: float = math.inf) -> None:
+    """Refuse a number that is not finite, not from `minimum` to `maximum`, or not below `below`.
 
     Raises:
-        ValueError: naming the setting, its value and what it may be.
+        ValueError: naming the setting, its value and its range.
     """
-    if math.isfinite(value) and least <= value <= most and value < below:
+    if math.isfinite(value) and minimum <= value <= maximum and value < below:
         return
-    upper = f" and below {below:g}" if math.isfinite(below) else f" and at most {most:g}" if math.isfinite(most) else ""
-    raise ValueError(f"{name} is {value}; a number of at least {least:g}{upper} is needed")
+    upper = (
+        f" and below {below:g}"
+        if math.isfinite(below)
+        else f" and at most {maximum:g}"
+        if math.isfinite(maximum)
+        else ""
+    )
+    raise ValueError(f"{name} is {value}; a number of at least {minimum:g}{upper} is needed")

@@ -154,12 +154,12 @@ class Dataset:
         return hashlib.sha256((self.train.hash + self.holdout.hash).encode()).hexdigest()
 
 
-def resize(pixels: Tensor, side: int) -> Tensor:
-    """(N, C, R, R) uint8 or float to (N, C, side, side) float, antialiased bilinear; values keep their range."""
+def resize(pixels: Tensor, resolution: int) -> Tensor:
+    """(N, C, R, R) uint8 or float to (N, C, resolution, resolution) float, antialiased bilinear; values keep their range."""
     pixels = pixels.float()
-    if pixels.shape[-1] == side:
+    if pixels.shape[-1] == resolution:
         return pixels
-    return F.interpolate(pixels, (side, side), mode="bilinear", antialias=True, align_corners=False)
+    return F.interpolate(pixels, (resolution, resolution), mode="bilinear", antialias=True, align_corners=False)
 
 
 def load(
@@ -175,7 +175,7 @@ def load(
     """Load a dataset and split it.
 
     source: `digits`, `cifar10`, `cifar100`, `imagenet`, or a folder with `train/CLASS/*` and, where there is one,
-    `test/CLASS/*` or `val/CLASS/*`, or with `CLASS/*` alone. resolution: side, pixels, of the decoded images. holdout:
+    `test/CLASS/*` or `val/CLASS/*`, or with `CLASS/*` alone. resolution: height and width, pixels, of the decoded images. holdout:
     how many training images to hold out. root: where downloads go, and where the archives of ImageNet are. channels: 1
     or 3, for folders (default 3). cache_bytes: a split of files that takes more, decoded, is decoded anew whenever it
     is used.
@@ -201,13 +201,13 @@ def load(
     if not 0 < holdout < len(train):
         raise ValueError(f"holdout is {holdout} images; {source} has {len(train)} for training, so at most one less")
     order = torch.from_numpy(random_generator(seed, Stream.HOLDOUT).permutation(len(train)))
-    kept, held = train.take(order[holdout:]), train.take(order[:holdout])[:]
-    if isinstance(kept, ImageFiles):
-        kept = kept.cached(cache_bytes)
+    train, held_out = train.take(order[holdout:]), train.take(order[:holdout])[:]
+    if isinstance(train, ImageFiles):
+        train = train.cached(cache_bytes)
     if isinstance(test, ImageFiles):
         test = test.cached(cache_bytes)
-    sample = kept if isinstance(kept, Images) else kept[:2_000]  # its order is random
-    return Dataset(source, classes, kept, held, test, Normalization.from_images(sample))
+    sample = train if isinstance(train, Images) else train[:2_000]  # its order is random
+    return Dataset(source, classes, train, held_out, test, Normalization.from_images(sample))
 
 
 _Source = tuple[tuple[str, ...], Images | ImageFiles, Images | ImageFiles | None]  # classes, training and test images

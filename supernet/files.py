@@ -1,4 +1,4 @@
-"""Writing files so that a crash or a full disk leaves the old one or the new one, never half of one."""
+"""Writing files so that a crash or a full disk leaves the old file or the new one, never a half-written one."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ def write_synced(path: Path, data: bytes) -> None:
     """Write a file and flush it to disk.
 
     Raises:
-        OSError: naming the file, and what to do.
+        OSError: naming the file and what to do.
     """
     _write(path, data, "wb")
 
@@ -59,7 +59,7 @@ def sync(path: Path) -> None:
 
 
 class Journal:
-    """A file of JSON objects, one a line, to which results are added as they come; a crash loses the last at most."""
+    """A file of JSON values, one per line, to append results to. A crash loses at most the last line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -73,7 +73,7 @@ class Journal:
         """Append a result.
 
         Raises:
-            OSError: naming the file, and what to do; what was added before is intact.
+            OSError: naming the file and what to do; earlier results are intact.
         """
         _write(self.path, (json.dumps(line) + "\n").encode(), "ab")
         self.lines.append(line)

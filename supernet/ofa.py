@@ -41,12 +41,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ValueError: tensors missing, misshapen or too many; the message names the file and the tensors. OSError: it
             cannot be read.
     """
-    given: dict[str, str] = {}
+    file_names: dict[str, str] = {}
     tensors = {name: value for name, value in _state_dict(path).items() if not name.endswith(COUNTER)}
     for name in tensors:
-        if (other := given.setdefault(_short(name), name)) != name:
+        if (other := file_names.setdefault(_short(name), name)) != name:
             raise ValueError(f"{path} holds one tensor twice, as {other} and as {name}")
-    matches = [_Match.of(preset(name), given, tensors) for name in LAYERS]
+    matches = [_Match.compare(preset(name), file_names, tensors) for name in LAYERS]
     best = min(matches, key=lambda match: len(match.faults))
     if best.faults:
         raise ValueError(
@@ -70,8 +70,10 @@ class _Match:
     misshapen: list[str]
 
     @classmethod
-    def of(cls, space: SearchSpace, given: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]) -> "_Match":
-        """given: short names to those of the file."""
+    def compare(
+        cls, space: SearchSpace, file_names: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]
+    ) -> "_Match":
+        """Compare a space's supernet with tensors of a file. file_names: the file's names by their short form."""
         import torch
 
         with torch.device("meta"):
@@ -80,11 +82,11 @@ class _Match:
         theirs = _published_names(space, [name for name in shapes if not name.endswith(COUNTER)])
         missing, misshapen, source = [], [], {}
         for ours, name in theirs.items():
-            found = source[ours] = given.get(_short(name), "")
-            if not found:
+            file_name = source[ours] = file_names.get(_short(name), "")
+            if not file_name:
                 missing.append(name)
-            elif tensors[found].shape != shapes[ours]:
-                misshapen.append(f"{found} {tensors[found].shape} instead of {shapes[ours]}")
+            elif tensors[file_name].shape != shapes[ours]:
+                misshapen.append(f"{file_name} {tensors[file_name].shape} instead of {shapes[ours]}")
         known = set(source.values())
         return cls(space, shapes, source, missing, [name for name in tensors if name not in known], misshapen)
 
@@ -113,9 +115,9 @@ def _published_names(space: SearchSpace, ours: Iterable[str]) -> dict[str, str]:
     """Our names to Once-for-All's of today. Layers are paired in the order in which they run."""
     layers: dict[str, list[str]] = {}
     for name in ours:
-        found = re.fullmatch(r"(.*?)\.((?:matrices\.)?\w+)", name)
-        assert found is not None
-        layers.setdefault(found[1], []).append(found[2])
+        match = re.fullmatch(r"(.*?)\.((?:matrices\.)?\w+)", name)
+        assert match is not None
+        layers.setdefault(match[1], []).append(match[2])
     return {
         f"{layer}.{tensor}": _published_tensor(published, tensor)
         for (layer, tensors), published in zip(layers.items(), LAYERS[space.name](space), strict=True)
@@ -126,8 +128,8 @@ def _published_names(space: SearchSpace, ours: Iterable[str]) -> dict[str, str]:
 def _published_tensor(layer: str, tensor: str) -> str:
     """Kernel transforms lie beside the convolution, inside the layer that holds it."""
     if tensor.startswith("matrices."):
-        side = int(tensor.removeprefix("matrices."))
-        return f"{layer.rpartition('.')[0]}.{side + 2}to{side}_matrix"
+        kernel_size = int(tensor.removeprefix("matrices."))
+        return f"{layer.rpartition('.')[0]}.{kernel_size + 2}to{kernel_size}_matrix"
     return f"{layer}.{tensor}"
 
 
@@ -203,17 +205,19 @@ def read_latency_tables(directory: Path, space: SearchSpace) -> dict[int, dict[s
     """
     if not isinstance(space.layout, MobileNetV3Layout):
         raise ValueError(f"Once-for-All's latency tables are of its MobileNetV3 space, which {space.name} is not")
-    found = latency_table_files(directory, space)
-    if not found:
-        sides = ", ".join(map(str, space.resolutions))
-        raise ValueError(f"{directory} holds no RESOLUTION_lookup_table.yaml for a resolution of {space.name}: {sides}")
-    return {side: _read_table(path, space, side) for side, path in found.items()}
+    files = latency_table_files(directory, space)
+    if not files:
+        resolutions = ", ".join(map(str, space.resolutions))
+        raise ValueError(
+            f"{directory} holds no RESOLUTION_lookup_table.yaml for a resolution of {space.name}: {resolutions}"
+        )
+    return {resolution: _read_table(path, space, resolution) for resolution, path in files.items()}
 
 
 def latency_table_files(directory: Path, space: SearchSpace) -> dict[int, Path]:
-    """By resolution, those of the space's latency tables that a folder holds."""
-    paths = {side: directory / f"{side}_lookup_table.yaml" for side in space.resolutions}
-    return {side: path for side, path in paths.items() if path.is_file()}
+    """The files of the space's latency tables that a folder holds, by resolution."""
+    paths = {resolution: directory / f"{resolution}_lookup_table.yaml" for resolution in space.resolutions}
+    return {resolution: path for resolution, path in paths.items() if path.is_file()}
 
 
 def _read_table(path: Path, space: SearchSpace, resolution: int) -> dict[str, float]:

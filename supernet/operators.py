@@ -1,7 +1,7 @@
 """Operator records: what one architecture runs, as plain values.
 
 Every cost of a network (FLOPs, parameters, memory, the size of its file, the blocks that a device probe measures) is
-read off these records, and static networks are built from them.
+computed from these records, and static networks are built from them.
 """
 
 import hashlib
@@ -33,14 +33,14 @@ def downsampled(side: int, *strides: int) -> int:
 class Operator:
     """One operator on one image.
 
-    kind: conv and linear hold weights; pool is the mean over all positions, max_pool and avg_pool slide a window;
-    shuffle puts every second channel first (ShuffleNet's, of two groups).
+    kind: conv and linear hold weights; pool is the mean over all positions; max_pool and avg_pool slide a window;
+    shuffle is ShuffleNet's channel shuffle of two groups.
     in_channels, out_channels: channels of the input and of the output.
-    side: height and width of the input, pixels; `out_side` follows from the stride.
-    norm: a batch norm follows and runs in place, with `norm_eps`. activation: likewise.
+    side: height and width of the input feature map, pixels; `out_side` follows from the stride.
+    norm: a batch norm with `norm_eps` follows and runs in place. activation: follows it and runs in place.
 
     Raises:
-        ValueError: a window whose padding would make the output larger or smaller than the stride says.
+        ValueError: a kernel size with which the output would not be the input divided by the stride.
     """
 
     kind: Kind
@@ -64,12 +64,12 @@ class Operator:
 
     @property
     def out_side(self) -> int:
-        """Height and width of the output, pixels. Windows are padded so that only the stride makes it smaller."""
+        """Height and width of the output, pixels. Padding ensures that only the stride makes it smaller."""
         return 1 if self.kind == "pool" else downsampled(self.side, self.stride)
 
     @property
     def flops(self) -> int:
-        """Multiply-adds, as the field counts FLOPs: convolutions and linear layers alone."""
+        """Multiply-adds of convolutions and linear layers; other operators count as 0, as is usual for FLOPs."""
         if self.kind not in ("conv", "linear"):
             return 0
         return self.out_side**2 * self.out_channels * (self.in_channels // self.groups) * self.kernel_size**2
@@ -85,10 +85,12 @@ class Operator:
 
 @dataclass(frozen=True, slots=True)
 class Parallel:
-    """Branches over one input, and what joins their outputs: a residual, squeeze-and-excite, ShuffleNet's two halves.
+    """Branches over one input, joined: a residual, squeeze-and-excite, the two halves of a ShuffleNet unit.
 
-    branches: run in this order; an empty one passes its input on. in_channels, side: of the input.
-    split: each branch reads an equal share of the channels, in order, instead of all. activation: after the join.
+    join: how the branches' outputs are combined. branches: in the order in which they run; an empty branch passes its
+    input on. in_channels, side: channels, and height and width, of the input.
+    split: each branch reads an equal share of the channels, in order; otherwise each reads all. activation: after the
+    join.
     """
 
     join: Join
@@ -111,7 +113,7 @@ class Parallel:
 
     @property
     def out_side(self) -> int:
-        """Height and width of the joined output, pixels; a factor of one pixel is spread over all."""
+        """Height and width of the joined output, pixels; a branch of one pixel is broadcast."""
         return max(branch[-1].out_side if branch else self.side for branch in self.branches)
 
 
@@ -119,7 +121,7 @@ Operators = tuple[Operator | Parallel, ...]
 
 
 def flat(operators: Operators) -> Iterator[Operator]:
-    """Every operator in the order in which they run, those inside branches too."""
+    """Every operator, inside branches too, in the order in which they run."""
     for record in operators:
         if isinstance(record, Parallel):
             for branch in record.branches:
@@ -141,14 +143,14 @@ def total_params(operators: Operators) -> int:
 def block_key(operators: Operators) -> str:
     """16 hexadecimal digits that name a tuple of records, equal for equal records: SHA-256 of their fields in order.
 
-    A device's latency table is keyed by it, so blocks that run the same operators are measured once.
+    Latency tables are keyed by it, so blocks that run the same operators are measured once.
     """
     return hashlib.sha256(repr([astuple(record) for record in operators]).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of the network that depends on few genes: the stem, one block, the head.
+    """A piece of the network that depends on few genes: the stem, a block, the head.
 
     genes: the indices of these genes in the genome. operators: a function from the values of these genes, in the same
     order, to the piece's records; it returns () where the values say that the piece is dropped.

@@ -1,0 +1,1 @@
+"""Candidates: the architectures that a search answers with, and the fronts they form."""

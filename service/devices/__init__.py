@@ -1,0 +1,1 @@
+"""Devices: the probe that measures them, the measurements, and the latency models fitted to them."""

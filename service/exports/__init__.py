@@ -1,0 +1,1 @@
+"""Exports: ONNX files of candidates, made by jobs."""

@@ -1,0 +1,1 @@
+"""Jobs in the database: the queue, the locks, and the runner that executes them."""

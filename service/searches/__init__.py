@@ -1,0 +1,1 @@
+"""Searches: requests, the problems they pose, answers, and the verification of finalists."""

@@ -1,0 +1,1 @@
+"""Supernets that are registered from bundles."""

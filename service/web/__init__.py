@@ -1,0 +1,1 @@
+"""What the HTTP slices share: authentication, problem documents, schemas, metrics."""

@@ -1,0 +1,1 @@
+"""Costs of architectures from operator records: FLOPs, parameters, file size, peak memory. numpy only."""

@@ -12,7 +12,7 @@ def of_architecture(space: SearchSpace, arch: Architecture, class_names: Sequenc
     """Exact costs of one architecture at any resolution that is a multiple of 4, for one image.
 
     `flops` (multiply-adds), `params`, `model_bytes` (an upper bound on the exported file's size), `peak_memory_bytes`
-    (of single-precision activations). class_names: the exported file holds these; numbers unless given.
+    (of single-precision activations). class_names: written into the exported file; numbers unless given.
 
     Raises:
         ValueError: the architecture lies outside the space, or its resolution is no multiple of 4.

@@ -1,6 +1,6 @@
-"""How large the ONNX file of `supernet.export.writer` is, from operator records alone, without writing it.
+"""The size of the ONNX file that `supernet.export.writer` makes, from operator records, without writing it.
 
-An upper bound, within 1 % + 4 KiB: numbers whose length varies (indices, sizes of fields) are counted at their longest.
+It is an upper bound, within 1 % + 4 KiB: numbers of varying length (indices, sizes of fields) count at their longest.
 """
 
 import json
@@ -9,30 +9,30 @@ from collections.abc import Sequence
 from supernet.operators import FLOAT, Operator, Operators, Parallel
 from supernet.space import SearchSpace
 
-INTEGER = 8  # bytes of an element of a tensor of integers
-FIELD = 4  # bytes before a field of a protocol buffer at most: its tag, and its length up to 2 MiB
-ATTRIBUTE = 12  # bytes of an attribute of a node beside its name and its numbers
-NUMBER = 3  # bytes of a number among them: a tag and a value below 16,384
+INTEGER = 8  # bytes per element of an integer tensor
+FIELD = 4  # most bytes before a protocol buffer field: its tag, and its length up to 2 MiB
+ATTRIBUTE = 12  # bytes of a node's attribute beside its name and its numbers
+NUMBER = 3  # bytes of a number in an attribute: a tag and a value below 16,384
 HEADER = 300  # versions, the graph's name, its input and output
 METADATA = 1_200  # names, hashes and sentences, without classes, architecture and normalisation
 HASH_OR_NUMBER = 32
 
 
 def part_bytes(name: str, operators: Operators) -> int:
-    """Bytes of a part of the network: its nodes, weights with batch norm folded in, and their names."""
+    """Bytes of a part: its nodes, its weights with batch norm folded in, and their names."""
     return _Counter(name).count(operators)
 
 
 def fixed_bytes(space: SearchSpace, classes: Sequence[str] | None = None) -> int:
-    """Bytes of what every file of a space holds beside its parts. classes: their names; numbers unless given."""
-    named = json.dumps(list(classes) if classes is not None else [str(number) for number in range(space.classes)])
+    """Bytes that each file of a space holds beside its parts. classes: class names; numbers unless given."""
+    class_names = json.dumps(list(classes) if classes is not None else [str(number) for number in range(space.classes)])
     longest = sum(max(len(str(choice)) for choice in gene.choices) + 6 for gene in space.genes)
     extra = sum(len(gene.name) for gene in space.extra_genes)
     return (
         HEADER
         + METADATA
         + len(space.name)
-        + len(named)
+        + len(class_names)
         + longest
         + extra
         + HASH_OR_NUMBER * (3 + 2 * space.in_channels)
@@ -40,7 +40,7 @@ def fixed_bytes(space: SearchSpace, classes: Sequence[str] | None = None) -> int
 
 
 class _Counter:
-    """Counts the nodes that `supernet.export.writer` writes for records. A name counts at every place it is written."""
+    """Counts the bytes of the nodes that `supernet.export.writer` writes. A name counts wherever it is written."""
 
     def __init__(self, name: str) -> None:
         self.name = 2 + len(name) + len(".000")  # a tag and a length below 128 come first
@@ -56,12 +56,12 @@ class _Counter:
         return total
 
     def _node(self, kind: str, names: int, numbers: Sequence[tuple[str, int]] = ()) -> int:
-        """A node. names: of its inputs and outputs. numbers: per attribute its name and how many numbers it holds."""
+        """A node. names: how many inputs and outputs. numbers: per attribute, its name and length."""
         attributes = sum(ATTRIBUTE + len(attribute) + NUMBER * count for attribute, count in numbers)
         return FIELD + FIELD + len(kind) + (names + 1) * self.name + attributes
 
     def _constant(self, suffix: str, dimensions: int, size: int) -> int:
-        """A constant of `size` bytes, and its name where it is read."""
+        """A constant of `size` bytes, and its name where a node reads it."""
         return 4 * FIELD + NUMBER * dimensions + 2 * (self.name + len(suffix)) + size
 
     def _operator(self, record: Operator) -> int:

@@ -6,30 +6,30 @@ from supernet.operators import FLOAT, Operator, Operators
 
 
 def live_elements(operators: Operators) -> list[int]:
-    """Elements of the activations alive while each operator, split and join runs, in order, for one image.
+    """Elements of the tensors in memory while each operator, split and join runs, in order, for one image.
 
-    Alive are the operator's input and output and whatever an unfinished branch still waits for. Batch norms and
-    activations run in place; joins and splits do not, as in onnxruntime.
+    In memory are the operator's input and output and every tensor that an unfinished branch still needs. Batch norms
+    and activations run in place; joins and splits do not, as in onnxruntime.
     """
     live: list[int] = []
 
-    def ran(kept: set[_Tensor], *used: _Tensor) -> None:
-        live.append(sum(tensor.elements for tensor in kept.union(used)))
+    def record_live(waiting: set[_Tensor], *used: _Tensor) -> None:
+        live.append(sum(tensor.elements for tensor in waiting.union(used)))
 
-    def run(records: Operators, x: _Tensor, kept: set[_Tensor]) -> _Tensor:
+    def run(records: Operators, x: _Tensor, waiting: set[_Tensor]) -> _Tensor:
         for record in records:
             y = _Tensor(record.out_channels * record.out_side**2)
             if isinstance(record, Operator):
-                ran(kept, x, y)
+                record_live(waiting, x, y)
             else:
                 inputs = [x] * len(record.branches)
                 if record.split:
                     inputs = [_Tensor(record.share * record.side**2) for _ in inputs]
-                    ran(kept, x, *inputs)
+                    record_live(waiting, x, *inputs)
                 outputs: list[_Tensor] = []
                 for number, branch in enumerate(record.branches):
-                    outputs.append(run(branch, inputs[number], kept.union(outputs, inputs[number + 1 :])))
-                ran(kept, *outputs, y)
+                    outputs.append(run(branch, inputs[number], waiting.union(outputs, inputs[number + 1 :])))
+                record_live(waiting, *outputs, y)
             x = y
         return x
 
@@ -40,11 +40,11 @@ def live_elements(operators: Operators) -> list[int]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Tensor:
-    """An activation. Compared by identity: what two branches read is one tensor."""
+    """A tensor of activations. Compared by identity: two branches that read one tensor hold it once."""
 
     elements: int
 
 
 def peak_memory(operators: Operators) -> int:
-    """Bytes of single-precision activations alive at once at most, for one image."""
+    """The most bytes of single-precision activations in memory at once, for one image."""
     return FLOAT * max(live_elements(operators), default=0)

@@ -1,0 +1,1 @@
+"""Accuracy of extracted subnets, after their batch-norm statistics are recalibrated."""

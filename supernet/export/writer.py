@@ -9,7 +9,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +19,6 @@ from torch import Tensor, fx, nn
 
 from supernet.networks.depthwise import DepthwiseConv2d
 from supernet.networks.pointwise import GlobalAvgPool2d, PointwiseConv2d
-
-if TYPE_CHECKING:
-    pass
 
 OPSET = 18
 IR_VERSION = 8  # the one that came with opset 18: newer ones are refused by older runtimes on small devices

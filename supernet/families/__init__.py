@@ -1,4 +1,4 @@
-"""The families of networks: what a space of one family is made of.
+"""The families of networks: what the spaces of a family are made of.
 
 A family is a layout: a frozen dataclass whose `parts(space)` describes the network as operator records. Everything else
 follows from these records: costs, probe blocks, the supernet, extraction, export. docs/families.md shows how to write
@@ -19,10 +19,10 @@ GROUP = "supple.families"
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Where a family's halves are, as "module:Class", so that nothing loads torch before a supernet is wanted.
+    """The places of a family's two classes, as "module:Class", so that torch loads only when a supernet is made.
 
-    layout: its layout class, in a module that needs numpy alone and holds the family's presets in `PRESETS`.
-    supernet: its `supernet.networks.supernet.Supernet`; the default shares weights as `Part.paths` says.
+    layout: the layout class, in a module that needs only numpy and holds the family's presets in `PRESETS`.
+    supernet: the `supernet.networks.supernet.Supernet`; the default shares weights according to `Part.paths`.
     """
 
     layout: str
@@ -41,20 +41,20 @@ FAMILIES: Mapping[str, Family] = {
 
 @cache
 def families() -> dict[str, Family]:
-    """Every family by name: ours and those that other packages bring.
+    """All families by name: the built-in ones and the ones that other packages register.
 
     Raises:
-        ValueError: an entry point that is no `Family`, or one that takes the name of another.
+        ValueError: an entry point is not a `Family`, or takes the name of another family.
     """
-    found = dict(FAMILIES)
+    result = dict(FAMILIES)
     for point in entry_points(group=GROUP):
         family = point.load()
         if not isinstance(family, Family):
             raise ValueError(f"entry point {point.name} of group {GROUP} is {point.value}, not a Family")
-        if point.name in found:
+        if point.name in result:
             raise ValueError(f"family {point.name!r} of {point.value} is already taken; rename the entry point")
-        found[point.name] = family
-    return found
+        result[point.name] = family
+    return result
 
 
 def _family(name: str) -> Family:
@@ -79,7 +79,7 @@ def supernet_class(family: str) -> Any:
 
 
 def presets() -> dict[str, SearchSpace]:
-    """Every preset space by name.
+    """All preset spaces by name.
 
     >>> [name for name in presets() if name.startswith("mbv3")]
     ['mbv3-digits', 'mbv3-cifar', 'mbv3-imagenet-w1.0', 'mbv3-imagenet-w1.2']
@@ -89,7 +89,7 @@ def presets() -> dict[str, SearchSpace]:
 
 
 def preset(name: str, *, classes: int | None = None, in_channels: int | None = None) -> SearchSpace:
-    """A preset space, for another number of classes or image channels where asked.
+    """A preset space, with another number of classes or image channels if given.
 
     >>> preset("mbv3-digits", classes=26).classes
     26
@@ -108,7 +108,7 @@ def space_from_json(data: Mapping[str, Any]) -> SearchSpace:
     """The space that `SearchSpace.to_json` wrote.
 
     Raises:
-        ValueError: not of that form, or of an unknown family.
+        ValueError: `data` does not have this form, or names an unknown family.
     """
     try:
         fields = {key: _frozen(value) for key, value in data.items() if key != "layout"}

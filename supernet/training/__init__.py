@@ -1,0 +1,1 @@
+"""Training a supernet: samplers of subnets, schedules, batches, checkpoints, several processes."""
