@@ -14,11 +14,6 @@ def require(name: str, value: float, minimum: float, maximum: float = math.inf, 
     """
     if math.isfinite(value) and minimum <= value <= maximum and value < below:
         return
-    upper = (
-        f" and below {below:g}"
-        if math.isfinite(below)
-        else f" and at most {maximum:g}"
-        if math.isfinite(maximum)
-        else ""
-    )
+    upper = f" and at most {maximum:g}" if math.isfinite(maximum) else ""
+    upper = f" and below {below:g}" if math.isfinite(below) else upper
     raise ValueError(f"{name} is {value}; a number of at least {minimum:g}{upper} is needed")

@@ -155,7 +155,7 @@ class Dataset:
 
 
 def resize(pixels: Tensor, resolution: int) -> Tensor:
-    """(N, C, R, R) uint8 or float to (N, C, resolution, resolution) float, antialiased bilinear; values keep their range."""
+    """(N, C, R, R) uint8 or float to (N, C, resolution, resolution) float, bilinear, antialiased, in the same range."""
     pixels = pixels.float()
     if pixels.shape[-1] == resolution:
         return pixels
@@ -175,10 +175,10 @@ def load(
     """Load a dataset and split it.
 
     source: `digits`, `cifar10`, `cifar100`, `imagenet`, or a folder with `train/CLASS/*` and, where there is one,
-    `test/CLASS/*` or `val/CLASS/*`, or with `CLASS/*` alone. resolution: height and width, pixels, of the decoded images. holdout:
-    how many training images to hold out. root: where downloads go, and where the archives of ImageNet are. channels: 1
-    or 3, for folders (default 3). cache_bytes: a split of files that takes more, decoded, is decoded anew whenever it
-    is used.
+    `test/CLASS/*` or `val/CLASS/*`, or with `CLASS/*` alone.
+    resolution: height and width of the decoded images, pixels. holdout: how many training images to hold out.
+    root: where downloads go, and where the archives of ImageNet are. channels: 1 or 3, for folders (default 3).
+    cache_bytes: a split of files that takes more when decoded is decoded anew whenever it is used.
 
     Raises:
         ValueError: an unknown source, a folder not laid out so, an image that cannot be decoded, or a holdout that
