@@ -1,4 +1,4 @@
-"""Random changes to training images, a batch at a time. What is random about them is an argument."""
+"""Random changes to training images, a batch at a time. The random numbers are an argument."""
 
 import math
 from dataclasses import dataclass
@@ -9,30 +9,32 @@ from torch import Tensor
 
 from supernet.checks import FORBID_EXTRA, require
 
-MOVES, SQUARE = 12, 2  # random numbers that an image's moves and colours take, and its square
-ASPECT = 4 / 3  # of a random crop, at most
+MOVES, SQUARE = 12, 2  # random numbers per image: for geometry and colours, and for the cutout square
+ASPECT = 4 / 3  # largest width / height, or height / width, of a random crop
 
 
 def random_numbers(count: int, generator: torch.Generator) -> Tensor:
-    """(N, MOVES + SQUARE), uniform in [0, 1): the random numbers of N images.
+    """(N, MOVES + SQUARE) the random numbers of N images, uniform in [0, 1).
 
-    The square's come last, so that a seed moves and colours images as it did before there were squares.
+    The square's are drawn last, so that with or without a square a seed gives the same geometry and colours.
     """
     return torch.cat([torch.rand(count, columns, generator=generator) for columns in (MOVES, SQUARE)], dim=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Random changes to training images, of which torchvision's v2 transforms do the colours.
+    """Random changes to training images.
 
-    Geometry is one affine resampling of a whole batch instead, from random numbers that are an argument, so that
-    processes can share a batch and a run resumes to the bit.
+    Geometry is one affine resampling of the whole batch. Its random numbers are an argument, so that processes can
+    share a batch and a resumed run is equal to the bit. Colours follow torchvision's v2 transforms.
 
-    shift: at most, as a share of the side; the border is repeated. rotate: degrees at most. scale: share at most.
-    flip: mirror half of them. pad: black pixels around the image, from which a window of its size is cut. crop: least
-    share of the area that a random crop keeps, of an aspect from 3/4 to 4/3; None crops nothing. brightness, contrast,
-    saturation: largest relative change. cutout: side in pixels of a square in the image's mean colour, its middle
-    anywhere on the image (arXiv:1708.04552).
+    shift: largest shift, as a share of the image size; the border pixels are repeated.
+    rotate: largest angle, degrees. scale: largest relative change of size. flip: mirror half of the images.
+    pad: add this many black pixels on every side, then cut out a window of the image's size at a random place.
+    crop: least share of the area that a random crop keeps, at aspect ratios from 3/4 to 4/3; None does not crop.
+    brightness, contrast, saturation: largest relative change.
+    cutout: cover a square of this size, pixels, with the image's mean colour; its centre lies anywhere on the image
+    (arXiv:1708.04552).
     """
 
     shift: float = 0.0
@@ -64,18 +66,18 @@ class Augmentation:
         pixels = pixels.float()
         if self.crop or self.flip or self.shift or self.rotate or self.scale or self.pad:
             mode = "zeros" if self.pad else "border"
-            grid = F.affine_grid(self._moves(draws, pixels.shape[-1]), list(pixels.shape), align_corners=False)
+            grid = F.affine_grid(self._affine_maps(draws, pixels.shape[-1]), list(pixels.shape), align_corners=False)
             pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode=mode, align_corners=False)
         if self.brightness or self.contrast or self.saturation:
-            pixels = self._recoloured(pixels, draws)
+            pixels = self._recolour(pixels, draws)
         if self.cutout:
-            pixels = self._covered(pixels, draws)
+            pixels = self._cover_square(pixels, draws)
         return pixels
 
     def boxes(self, draws: Tensor, aspect: Tensor | float = 1.0) -> Tensor:
-        """(N, 4): left, top, width and height of random crops, as shares of the image's. aspect: its width / height.
+        """(N, 4) random crops: left, top, width and height, as shares of the image's. aspect: its width / height.
 
-        An area that at the drawn aspect reaches over the image is cut off, instead of drawn again as in torchvision.
+        A crop that reaches beyond the image is cut off at the edge, where torchvision would draw again.
         """
         if self.crop is None:
             return draws.new_tensor((0.0, 0.0, 1.0, 1.0)).expand(len(draws), 4)
@@ -84,16 +86,16 @@ class Augmentation:
         width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
         return torch.stack((draws[:, 7] * (1 - width), draws[:, 8] * (1 - height), width, height), 1)
 
-    def _moves(self, draws: Tensor, side: int) -> Tensor:
-        """(N, 2, 3): from where in the image, -1 to 1, every place of the result comes."""
+    def _affine_maps(self, draws: Tensor, image_size: int) -> Tensor:
+        """(N, 2, 3) affine maps from places in the result to places in the image, both in [-1, 1]."""
 
-        def signed(column: int, most: float) -> Tensor:
-            return (2 * draws[:, column] - 1) * most
+        def signed(column: int, limit: float) -> Tensor:
+            return (2 * draws[:, column] - 1) * limit
 
         angle, scale = torch.deg2rad(signed(0, self.rotate)), 1 + signed(1, self.scale)
         mirror = torch.where(draws[:, 2] < 0.5, -1.0, 1.0) if self.flip else torch.ones_like(scale)
         cos, sin = angle.cos() * scale, angle.sin() * scale
-        pixel = 2 / side
+        pixel = 2 / image_size
         right, down = (
             signed(column, 2 * self.shift) + pixel * (((2 * self.pad + 1) * draws[:, column]).floor() - self.pad)
             for column in (3, 4)
@@ -103,13 +105,13 @@ class Augmentation:
         row_y = torch.stack((mirror * sin * height, cos * height, down * height + 2 * top + height - 1), 1)
         return torch.stack((row_x, row_y), 1)
 
-    def _recoloured(self, pixels: Tensor, draws: Tensor) -> Tensor:
-        """Brighter or darker, of more or less contrast, of more or less colour, in this order."""
+    def _recolour(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        """Change brightness, then contrast, then saturation."""
         from torchvision.transforms.v2 import functional as v2
 
         brightness, contrast, saturation = (
-            (1 + (2 * draws[:, column] - 1) * most).view(-1, 1, 1, 1)
-            for column, most in ((9, self.brightness), (10, self.contrast), (11, self.saturation))
+            (1 + (2 * draws[:, column] - 1) * limit).view(-1, 1, 1, 1)
+            for column, limit in ((9, self.brightness), (10, self.contrast), (11, self.saturation))
         )
         pixels = (pixels * brightness).clamp(0, 255)
         grey = v2.rgb_to_grayscale(pixels) if pixels.shape[1] == 3 else pixels
@@ -117,11 +119,11 @@ class Augmentation:
         pixels, grey = ((mean + (values - mean) * contrast).clamp(0, 255) for values in (pixels, grey))
         return (grey + (pixels - grey) * saturation).clamp(0, 255)
 
-    def _covered(self, pixels: Tensor, draws: Tensor) -> Tensor:
-        """With a square in the mean colour, smaller where it reaches over the edge."""
-        side = pixels.shape[-1]
-        places = torch.arange(side, device=pixels.device)
-        first = (draws[:, MOVES:] * side).floor() - self.cutout // 2  # (N, 2): row and column
+    def _cover_square(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        """Cover a square with the mean colour; what reaches over the edge is cut off."""
+        image_size = pixels.shape[-1]
+        places = torch.arange(image_size, device=pixels.device)
+        first = (draws[:, MOVES:] * image_size).floor() - self.cutout // 2  # (N, 2): row and column
         inside = (places >= first[..., None]) & (places < first[..., None] + self.cutout)
         square = inside[:, None, 0, :, None] & inside[:, None, 1, None, :]
         return torch.where(square, pixels.mean((2, 3), keepdim=True), pixels)

@@ -1,4 +1,4 @@
-"""The batches of training, each a function of (seed, phase, step), decoded ahead by worker processes where on disk."""
+"""Training batches, each a function of (seed, phase, step). Worker processes decode images on disk ahead."""
 
 import ctypes
 import multiprocessing
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
 
 class Batches(TorchDataset[Batch | ValueError]):
-    """One process's share of every batch of a phase, by step. Shares of all processes make up the batch, in order."""
+    """One process's share of each batch of a phase, by step. All processes' shares, in order, make up the batch."""
 
     def __init__(
         self, images: Images | ImageFiles, schedule: Schedule, phase: int, rank: int = 0, world: int = 1
@@ -41,40 +41,40 @@ class Batches(TorchDataset[Batch | ValueError]):
         self.share = slice(rank * schedule.batch_size // world, (rank + 1) * schedule.batch_size // world)
 
     def __len__(self) -> int:
-        """Steps an epoch. The images left over at its end are others in each epoch."""
+        """Steps per epoch. The images left over at the end of an epoch differ from epoch to epoch."""
         return len(self.images) // self.schedule.batch_size
 
     def __getitem__(self, step: int) -> Batch | ValueError:
-        """This process's share of a step's batch; the error, if a file cannot be decoded."""
+        """This process's share of a step's batch, or the error if a file cannot be decoded."""
         seed, size = self.schedule.seed, self.schedule.batch_size
         epoch, position = divmod(step, len(self))
-        chosen = _order(seed, len(self.images), self.phase, epoch)[position * size :][self.share]
+        indices = _order(seed, len(self.images), self.phase, epoch)[position * size :][self.share]
         draw = int(random_generator(seed, Stream.AUGMENTATION, self.phase, step).integers(2**62))
         draws = random_numbers(size, torch.Generator().manual_seed(draw))[self.share]
         try:
-            images = self._images(chosen, draws)
+            images = self._images(indices, draws)
         except ValueError as error:
-            return error  # raised in a worker process, it would reach people as a traceback of that process
+            return error  # raised in a worker process, it would reach users as that process's traceback
         return Batch(images.pixels, images.labels, draws)
 
     def augmented(self, batch: Batch, device: torch.device) -> Tensor:
         """(N, C, R, R) float in [0, 255] on a device: the images after the schedule's augmentation."""
         augmentation = self.schedule.augmentation
         if isinstance(self.images, ImageFiles):
-            augmentation = replace(augmentation, crop=None)  # `_images` has cut them
+            augmentation = replace(augmentation, crop=None)  # `_images` has cropped them
         return augmentation(batch.pixels.to(device, non_blocking=True), batch.draws.to(device, non_blocking=True))
 
-    def _images(self, chosen: Tensor, draws: Tensor) -> Images:
-        """Files are cropped from the whole photograph; images in memory by the augmentation, from what is there."""
+    def _images(self, indices: Tensor, draws: Tensor) -> Images:
+        """Read images. Files are cropped here, from the whole photograph; the augmentation crops images in memory."""
         augmentation = self.schedule.augmentation
         if isinstance(self.images, Images) or augmentation.crop is None:
-            return self.images[chosen]
-        return self.images.cropped(chosen, lambda i, aspect: augmentation.boxes(draws[i : i + 1], aspect)[0])
+            return self.images[indices]
+        return self.images.cropped(indices, lambda i, aspect: augmentation.boxes(draws[i : i + 1], aspect)[0])
 
     def steps(self, first: int, last: int, workers: int, pinned: bool) -> Iterator[Batch]:
-        """The batches of steps `first` to `last` - 1, decoded ahead by `workers` processes where images are files.
+        """The batches of steps `first` to `last` - 1; if images are files, `workers` processes decode them ahead.
 
-        pinned: into memory from which copies to CUDA are fast.
+        pinned: use pinned memory, from which copies to CUDA are fast.
 
         Raises:
             ValueError: a file cannot be decoded; the message names it.
@@ -85,7 +85,7 @@ class Batches(TorchDataset[Batch | ValueError]):
             sampler=range(first, last),
             num_workers=workers if isinstance(self.images, ImageFiles) else 0,
             pin_memory=pinned,
-            generator=torch.Generator(),  # of the workers' seeds, which nothing here uses
+            generator=torch.Generator(),  # seeds the workers' generators, which nothing here uses
             worker_init_fn=_end_with_parent,
         )
         for batch in loader:
@@ -95,18 +95,18 @@ class Batches(TorchDataset[Batch | ValueError]):
 
 
 def _end_with_parent(_worker: int) -> None:
-    """In a worker: have Linux kill us with the process that started us.
+    """In a worker: have Linux kill this process when its parent ends.
 
-    torch's workers look for it now and then, but wait forever for a lock that it held when it was killed.
+    torch's workers check for their parent now and then, but wait forever for a lock that it held when it was killed.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, as prctl.h has it
         parent = multiprocessing.parent_process()
-        if parent is not None and os.getppid() != parent.pid:  # it ended before that
+        if parent is not None and os.getppid() != parent.pid:  # the parent ended before the call
             os._exit(1)
 
 
 @lru_cache(maxsize=1)
 def _order(seed: int, count: int, phase: int, epoch: int) -> Tensor:
-    """(count,) the order in which an epoch goes through the training images."""
+    """(count,) indices: the order of the training images in an epoch."""
     return torch.from_numpy(random_generator(seed, Stream.IMAGE_ORDER, phase, epoch).permutation(count))

@@ -1,7 +1,7 @@
 """Checkpoints of training: NUMBER.safetensors with every tensor, then NUMBER.json, with the hashes of both files.
 
-A pair without the second file, or whose hashes differ, was cut short or damaged and is passed over. No state of random
-generators is kept, because all randomness of training is a function of (seed, phase, step).
+A checkpoint without its second file was cut short, and one with other hashes is damaged; both are skipped. No state of
+random generators is stored, because all randomness of training is a function of (seed, phase, step).
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from supernet.training import distributed
 from supernet.training.loop import Progress, TrainingError, TrainingState, train
 
 log = logging.getLogger("supple.train")
-CHECKPOINT_STEPS = 200  # from a checkpoint to the next
-Packed = tuple[dict[str, Tensor], dict[str, Any]]  # tensors by name, and what is not a tensor
+CHECKPOINT_STEPS = 200  # between two checkpoints
+Packed = tuple[dict[str, Tensor], dict[str, Any]]  # tensors by name, and all else as JSON
 
 
 def save_checkpoint(state: TrainingState, folder: Path, *, keep: int = 2) -> Path:
-    """Write a checkpoint atomically and drop all but the newest `keep`. Call it on every process; the first writes.
+    """Write a checkpoint atomically and delete all but the newest `keep`. Call it on every process; the first writes.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; earlier checkpoints stay as they were.
@@ -36,12 +36,12 @@ def save_checkpoint(state: TrainingState, folder: Path, *, keep: int = 2) -> Pat
 
 
 def load_checkpoint(state: TrainingState, folder: Path) -> bool:
-    """Bring a fresh state to where the newest intact checkpoint in a folder was; False when none was ever finished.
+    """Load the newest intact checkpoint of a folder into a fresh state; False if the folder has no finished checkpoint.
 
-    Of several processes the first alone reads it, since the others' machines may not see the folder.
+    Only the first process reads it and sends it to the others, whose machines may not see the folder.
 
     Raises:
-        TrainingError: the checkpoint is of another schedule or space, or every finished one is damaged.
+        TrainingError: the checkpoint belongs to another schedule or space, or all checkpoints are damaged.
     """
     packed = distributed.from_first_process(lambda: _read(state, folder))
     if packed is not None:
@@ -59,12 +59,12 @@ def train_resumably(
     keep: int = 2,
     at_phase_end: Callable[[TrainingState], None] = lambda state: None,
 ) -> Iterator[Progress]:
-    """`train` with checkpoints: one every `steps` steps and one at the end of each phase.
+    """`train` with a checkpoint every `steps` steps and at the end of each phase.
 
-    A fresh state first loads the newest checkpoint in the folder. After a finished run's last one, no step follows.
+    A state that has no checkpoint first loads the newest one in the folder. If that one ended the run, no step follows.
 
-    keep: how many of the newest checkpoints to keep. at_phase_end: called on the first process, before the checkpoint
-    at the end of a phase.
+    keep: keep this many newest checkpoints. at_phase_end: called on the first process at the end of each phase, before
+    the checkpoint.
 
     Raises:
         TrainingError, ValueError: what `load_checkpoint` and `train` raise.
@@ -84,7 +84,7 @@ def _write(state: TrainingState, folder: Path, keep: int) -> Path:
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+    for leftover in folder.glob(".*.tmp"):  # left by a process that was killed while it wrote
         leftover.unlink()
     number = max((int(path.stem) for path in folder.glob("[0-9]*.safetensors")), default=0) + 1
     path = folder / f"{number:08}.safetensors"
@@ -115,7 +115,10 @@ def _read(state: TrainingState, folder: Path) -> Packed | None:
             intact = False
         if not intact:
             damaged.append(str(path))
-            log.warning("checkpoint %s is damaged: it is not what was written; looking for an older one", path)
+            log.warning(
+                "checkpoint %s is damaged: its hash has changed; looking for an older checkpoint",
+                path,
+            )
             continue
         if (position["schedule_hash"], position["space_hash"]) != (state.schedule.hash, state.supernet.space.hash):
             raise TrainingError(
@@ -123,8 +126,8 @@ def _read(state: TrainingState, folder: Path) -> Packed | None:
                 "that started it, or train into another folder"
             )
         if (maker := position.get("made_by", _maker())) != _maker():
-            told = "checkpoint %s was made by %s, this is %s: training goes on, but not to the same bits"
-            log.warning(told, path, maker, _maker())
+            message = "checkpoint %s was made by %s, this is %s: training goes on, but not to the same bits"
+            log.warning(message, path, maker, _maker())
         return load_file(path), {**position, "path": str(path)}
     if damaged:
         raise TrainingError(
@@ -145,8 +148,8 @@ def _pack(state: TrainingState) -> Packed:
         tensors |= {f"ema.{name}": value for name, value in state.ema.items()}
     if state.optimiser is not None:
         for name, parameter in state.supernet.named_parameters():
-            if "momentum_buffer" in (kept := state.optimiser.state.get(parameter, {})):
-                tensors[f"momentum.{name}"] = kept["momentum_buffer"]
+            if "momentum_buffer" in (buffers := state.optimiser.state.get(parameter, {})):
+                tensors[f"momentum.{name}"] = buffers["momentum_buffer"]
     position = {
         "schedule_hash": state.schedule.hash,
         "space_hash": state.supernet.space.hash,
@@ -161,7 +164,7 @@ def _pack(state: TrainingState) -> Packed:
 
 
 def _maker() -> dict[str, Any]:
-    """What the bits of a step depend on beside what a checkpoint holds, on one kind of processor."""
+    """What else the bits of a step depend on, besides the checkpoint and the kind of processor."""
     return {"torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
@@ -181,7 +184,7 @@ def _unpack(tensors: dict[str, Tensor], position: dict[str, Any], state: Trainin
     if teacher := under("teacher."):
         state.teacher = state.fresh_teacher()
         state.teacher.load_state_dict(teacher)
-    if state.step:  # at 0 the phase, once entered, begins with an optimiser of its own
+    if state.step:  # at step 0 the phase starts with a fresh optimiser
         state.optimiser, momentum = state.fresh_optimiser(), under("momentum.")
         for name, parameter in state.supernet.named_parameters():
             if name in momentum:

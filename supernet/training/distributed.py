@@ -1,6 +1,6 @@
-"""One training run on several processes, started by torchrun: each takes its share of every batch.
+"""One training run on several processes that torchrun starts. Each takes its share of every batch.
 
-Without torchrun everything here is the identity, and there is one process, of rank 0.
+Without torchrun there is one process, of rank 0, and every function here leaves its argument as it is.
 """
 
 import os
@@ -15,44 +15,44 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-BUCKET_BYTES = 2**25  # of gradients in one message
+BUCKET_BYTES = 2**25  # most bytes of gradients in one message
 PATIENCE = timedelta(hours=2)  # the first process may decode a folder of images, or write a checkpoint to a slow disk
 
 T = TypeVar("T")
 
 
 def is_first() -> bool:
-    """Whether this is the first of torchrun's processes, or the only one: it alone prints and writes."""
+    """Whether this is the first process or the only one. Only the first prints and writes."""
     return not dist.is_torchelastic_launched() or os.environ["RANK"] == "0"
 
 
 def rank() -> int:
-    """The number of this process among those that train together."""
+    """The number of this process, from 0, among the processes that train together."""
     return int(dist.get_rank()) if dist.is_initialized() else 0
 
 
 def world() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return int(dist.get_world_size()) if dist.is_initialized() else 1
 
 
 def restarted() -> bool:
-    """Whether torchrun started this process again after one had died."""
+    """Whether torchrun restarted the processes after one of them had died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def choose_device(name: str | None) -> torch.device:
-    """A device by its name; None takes CUDA where there is some, and every process of a machine one of its own.
+    """A device by its name. None takes CUDA if there is any, a GPU per process of a machine, else the CPU.
 
     Raises:
-        ValueError: torch knows no such device, or has none here.
+        ValueError: torch does not know the device, or this machine does not have it.
     """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts that it has some
+    except (RuntimeError, AssertionError) as error:  # a torch without CUDA raises AssertionError
         first_line = str(error).partition("\n")[0]
         raise ValueError(f"device is {name or device}, which torch cannot use here: {first_line}") from error
     return device
@@ -60,7 +60,7 @@ def choose_device(name: str | None) -> torch.device:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Be one of the processes that torchrun started, if it did, until the block's end."""
+    """Connect the processes that torchrun started, until the end of the block."""
     if not dist.is_torchelastic_launched():
         yield
         return
@@ -68,18 +68,18 @@ def process_group(device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     store, number, count = next(dist.rendezvous("env://", timeout=PATIENCE))
     if os.environ["TORCHELASTIC_USE_AGENT_STORE"] == "True" and os.environ["GROUP_WORLD_SIZE"] == "1":
-        # torchrun keeps one store through all restarts, with the addresses of the dead in it (pytorch issue 135712).
+        # torchrun keeps one store through all restarts, which holds dead processes' addresses (pytorch issue 135712).
         store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
     yield
-    dist.destroy_process_group()  # not after an error: it would wait for those that still work
+    dist.destroy_process_group()  # not after an error: it would wait for processes that still run
 
 
 def in_turns(work: Callable[[], T]) -> T:
-    """What `work` returns: first on the first process, then on the first of every machine, then on all others.
+    """Call `work` on the first process, then on the first process of each machine, then on all others.
 
-    So that downloads happen once, whether or not the machines share a disk.
+    So a download happens once per disk, whether or not the machines share one.
     """
     if not dist.is_initialized():
         return work()
@@ -93,16 +93,16 @@ def in_turns(work: Callable[[], T]) -> T:
 
 
 def from_first_process(work: Callable[[], T]) -> T:
-    """What `work` returns on the first process, the only one that runs it."""
+    """Call `work` on the first process alone, and return its result on every process."""
     if not dist.is_initialized():
         return work()
-    carried = [work() if rank() == 0 else None]
-    dist.broadcast_object_list(carried)
-    return carried[0]  # type: ignore[return-value]
+    results = [work() if rank() == 0 else None]
+    dist.broadcast_object_list(results)
+    return results[0]  # type: ignore[return-value]
 
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> None:
-    """Replace every tensor by its sum over all processes, in few messages. All must pass the same shapes."""
+    """Replace every tensor by its sum over all processes, in few messages. All processes must pass the same shapes."""
     if not dist.is_initialized():
         return
     for bucket in _buckets(tensors):
@@ -113,7 +113,7 @@ def sum_over_processes(tensors: Sequence[Tensor]) -> None:
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """The tensors in their order, as many together as fit into a message."""
+    """Split the tensors, in order, into lists that fit into one message each."""
     bucket: list[Tensor] = []
     size = 0
     for tensor in tensors:
@@ -141,15 +141,15 @@ def running_statistics(module: nn.Module) -> list[Tensor]:
 
 
 class SynchronisedBatchNorm(TorchFunctionMode):
-    """While active, every `F.batch_norm` in training takes its statistics over the batches of all processes.
+    """While active, every `F.batch_norm` in training computes its statistics over the batches of all processes.
 
-    So it serves each family's layers, elastic or not. All processes must hold equally many images.
+    It works for the layers of every family, elastic or static. All processes must hold equally many images.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run a torch function, or the synchronised batch norm in place of its own."""
+        """Run a torch function; `F.batch_norm` is replaced by the synchronised one."""
         if func is F.batch_norm and dist.is_initialized():
             return _batch_norm(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
@@ -165,7 +165,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`F.batch_norm` over all processes. The variance is taken about the common mean, which loses no digits."""
+    """`F.batch_norm` over all processes. The variance is about the common mean, which is numerically stable."""
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     x = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
@@ -182,7 +182,7 @@ def _batch_norm(
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes; since all use it, so is its gradient."""
+    """The sum over all processes. Its gradient is also a sum, since every process uses the result."""
 
     @staticmethod
     def forward(_context: Any, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop: `train` takes the steps; what a step does follows below it, in order."""
 
 import copy
 import json
@@ -22,7 +22,7 @@ from supernet.space import Architecture, SearchSpace
 from supernet.training import distributed
 from supernet.training.batches import Batches
 from supernet.training.memory import keep_freed_memory, peak_bytes, reset_peak
-from supernet.training.sampling import make_sampler
+from supernet.training.sampling import FixedSampler, Sampler, make_sampler
 from supernet.training.schedule import Phase, Schedule
 
 T = TypeVar("T")
@@ -30,14 +30,14 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainingError(ValueError):
-    """Training cannot go on: the message says where it stopped and what to do."""
+    """Training cannot go on. The message says where it stopped and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Where training stands after a step. loss: the mean over the step's subnets.
 
-    images_per_second: forward and backward, of all processes together; an image counts once for every subnet.
+    images_per_second: forward and backward passes of all processes; an image counts once per subnet.
     """
 
     phase: str
@@ -50,14 +50,17 @@ class Progress:
 
 @dataclass
 class TrainingState:
-    """Everything that a checkpoint holds. `phase` and `step` are what comes next; step 0 is a phase not yet entered.
+    """Everything that a checkpoint holds, and what does not change during a run.
 
-    ema: the average of the weights, by name. checkpoint: where this state, or an earlier one, was saved last.
+    phase, step: what comes next, both from 0; at step 0 the phase has not been started.
+    architecture: train this subnet alone, whatever the phases' samplers are; None trains what the samplers draw.
+    ema: the average of the weights, by name. checkpoint: where this state, or an earlier one, was last saved.
     """
 
     supernet: Supernet
     schedule: Schedule
     scaler: torch.amp.GradScaler
+    architecture: Architecture | None = None
     teacher: nn.Module | None = None
     optimiser: torch.optim.SGD | None = None
     ema: dict[str, Tensor] | None = None
@@ -69,7 +72,7 @@ class TrainingState:
 
     @classmethod
     def fresh(cls, space: SearchSpace, schedule: Schedule, device: torch.device | str = "cpu") -> "TrainingState":
-        """Random weights from the schedule's seed, the same on every device."""
+        """A state with random weights from the schedule's seed, the same on every device."""
         generator = torch.Generator().manual_seed(schedule.seed)
         supernet = supernet_class(space.family)(space, generator).to(device, memory_format=torch.channels_last)
         scaler = torch.amp.GradScaler(torch.device(device).type, enabled=schedule.precision == "fp16")
@@ -77,11 +80,11 @@ class TrainingState:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device that holds the weights."""
         return next(self.supernet.parameters()).device
 
     def averaged(self) -> Supernet:
-        """The supernet with the average of its weights, where the schedule asks for one; else the supernet itself."""
+        """The supernet with averaged weights if the schedule has an `ema`; else the supernet itself."""
         if self.ema is None:
             return self.supernet
         averaged = copy.deepcopy(self.supernet)
@@ -94,7 +97,7 @@ class TrainingState:
         return self.averaged().extract(largest).to(memory_format=torch.channels_last).requires_grad_(False)
 
     def fresh_optimiser(self) -> torch.optim.SGD:
-        """SGD with Nesterov momentum; weight decay on the weights of convolutions and linear layers alone."""
+        """SGD with Nesterov momentum. Only the weights of convolutions and linear layers decay."""
         decayed: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []
         for name, parameter in self.supernet.named_parameters():
@@ -110,66 +113,170 @@ class TrainingState:
 def train(state: TrainingState, dataset: Dataset, *, workers: int = 0) -> Iterator[Progress]:
     """Train from where `state` stands to the end of the schedule; yields after every optimiser step.
 
-    Between two yields the state is whole and may be saved. All randomness is a function of (seed, phase, step), so a
-    run resumed from any checkpoint goes through the same batches and subnets as one that was never interrupted. Each of
-    torchrun's processes runs this with an equal state: all draw the same subnets and each takes its share of the batch.
+    At a yield the state is complete and may be saved. All randomness is a function of (seed, phase, step), so a run
+    resumed from a checkpoint sees the same batches and subnets as an uninterrupted run. Under torchrun every process
+    calls this with an equal state: all draw the same subnets, and each takes its share of the batch.
 
-    workers: processes of each process that decode images ahead, where they are files.
+    workers: child processes that decode images ahead, if images are files; per training process.
 
     Raises:
         TrainingError: the loss is not finite; the weights are then as they were before that step.
         ValueError: the schedule does not fit the space, the dataset or the number of processes, or an image cannot be
             decoded.
     """
-    schedule, space = state.schedule, state.supernet.space
+    schedule, device = state.schedule, state.device
     steps_per_epoch = len(dataset.train) // schedule.batch_size
-    if not steps_per_epoch:
-        raise ValueError(f"batch_size is {schedule.batch_size}; there are only {len(dataset.train)} training images")
-    _check_shares(schedule)
-    dataset_hash = dataset.hash
-    if state.dataset_hash not in ("", dataset_hash):
-        raise TrainingError(
-            f"the run was started on other images: their hash was {state.dataset_hash[:16]}, that of {dataset.name} "
-            f"with {len(dataset.holdout)} held out is {dataset_hash[:16]}. Resume with the dataset, holdout and cache "
-            "that started it, or train into another folder"
-        )
-    state.dataset_hash = dataset_hash
-    totals = [phase.epochs * steps_per_epoch for phase in schedule.phases]
-    samplers = [make_sampler(space, schedule, number, steps) for number, steps in enumerate(totals)]
-    _check_teacher(space, schedule)
-    pinned = state.device.type == "cuda"
+    _check_batches(schedule, len(dataset.train))
+    _check_dataset(state, dataset)
+    phase_steps = [phase.epochs * steps_per_epoch for phase in schedule.phases]
+    samplers = [_sampler(state, number, steps) for number, steps in enumerate(phase_steps)]
+    _check_teacher(state.supernet.space, schedule)
     keep_freed_memory()
+
     while state.phase < len(schedule.phases):
-        phase, total = schedule.phases[state.phase], totals[state.phase]
+        phase, steps, sampler = schedule.phases[state.phase], phase_steps[state.phase], samplers[state.phase]
+        steps_before = sum(phase_steps[: state.phase])
         if state.step == 0:
             start_phase(state, phase)
-        reset_peak(state.device)
-        done = sum(totals[: state.phase])
+        reset_peak(device)
         batches = Batches(dataset.train, schedule, state.phase, distributed.rank(), distributed.world())
+        loader = batches.steps(state.step, steps, workers, pinned=device.type == "cuda")
         started = time.perf_counter()
-        for step, batch in zip(
-            range(state.step, total), batches.steps(state.step, total, workers, pinned), strict=True
-        ):
-            archs = samplers[state.phase].draw(step)
+        for step, batch in zip(range(state.step, steps), loader, strict=True):
+            # The step's subnets and its images, augmented and resized to the subnets' resolution.
+            archs = sampler.draw(step)
+            images = dataset.normalization(batches.augmented(batch, device), archs[0].resolution)
+            images = images.contiguous(memory_format=torch.channels_last)
+
+            # Forward and backward of every subnet, then one optimiser step.
+            loss = _backward(state, phase, archs, images, batch.labels.to(device))
+            _update(state, phase, archs, loss, learning_rate=phase.rate(step, steps_per_epoch))
+
+            # Curves and progress.
             epoch, position = divmod(step, steps_per_epoch)
-            pixels = dataset.normalization(batches.augmented(batch, state.device), archs[0].resolution)
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
-            loss = _optimise(
-                state, phase, archs, pixels, batch.labels.to(state.device), phase.rate(step, steps_per_epoch)
+            num_images, seconds = schedule.batch_size * len(archs), time.perf_counter() - started
+            progress = Progress(
+                phase.name,
+                epoch + 1,
+                steps_before + step + 1,
+                sum(phase_steps),
+                loss / len(archs),
+                num_images / seconds,
             )
-            images, seconds = schedule.batch_size * len(archs), time.perf_counter() - started
-            progress = Progress(phase.name, epoch + 1, done + step + 1, sum(totals), loss, images / seconds)
-            _record(state, progress, images, seconds, epoch_ended=position + 1 == steps_per_epoch)
+            _record(state, progress, num_images, seconds, epoch_ended=position + 1 == steps_per_epoch)
+
+            # The state moves on to the next step, or to the next phase.
             state.step = step + 1
-            if state.step == total:
+            if state.step == steps:
                 state.phase, state.step = state.phase + 1, 0
                 distributed.average_statistics(state.supernet)
             yield progress
             started = time.perf_counter()
 
 
-def _check_shares(schedule: Schedule) -> None:
-    """Refuse batches that processes and micro-batches cannot share equally."""
+def start_phase(state: TrainingState, phase: Phase) -> None:
+    """Prepare a phase before its first step: teacher, channel order, a fresh optimiser and a fresh average."""
+    space, schedule = state.supernet.space, state.schedule
+    if state.phase == 1 and any(later.distillation for later in schedule.phases):
+        state.teacher = state.fresh_teacher()
+    if phase.sort_channels:
+        past = [space.open_choices(**earlier.open) for earlier in schedule.phases[: state.phase]]
+        genes = range(space.num_genes)
+        state.supernet.sort_channels([sorted({index for choices in past for index in choices[gene]}) for gene in genes])
+    state.optimiser = state.fresh_optimiser()
+    if schedule.ema is not None:
+        state.ema = {name: parameter.detach().clone() for name, parameter in state.supernet.named_parameters()}
+
+
+def subnet_losses(
+    state: TrainingState, phase: Phase, archs: tuple[Architecture, ...], images: Tensor, labels: Tensor
+) -> Iterator[Tensor]:
+    """Yield the loss of each subnet on a micro-batch, one after another, so that one graph is in memory at a time.
+
+    images: (N, C, R, R), normalised; labels: (N,).
+    """
+    supernet, schedule = state.supernet.train(), state.schedule
+    soft_labels = None
+    if phase.distillation and state.teacher is not None:
+        with torch.no_grad(), _forward_context(schedule, images.device):
+            soft_labels = F.softmax(state.teacher.train()(images).float(), dim=1)
+    for arch in archs:
+        with _forward_context(schedule, images.device):
+            logits = supernet(images, arch).float()
+        if phase.sampler == "sandwich" and soft_labels is not None:
+            yield F.cross_entropy(logits, soft_labels)
+            continue
+        loss = F.cross_entropy(logits, labels, label_smoothing=schedule.label_smoothing)
+        if phase.sampler == "sandwich":  # in-place distillation: the other subnets learn from the largest alone
+            soft_labels = F.softmax(logits.detach(), dim=1)
+        elif soft_labels is not None:
+            loss = loss + phase.distillation * F.cross_entropy(logits, soft_labels)
+        yield loss
+
+
+def _backward(
+    state: TrainingState, phase: Phase, archs: tuple[Architecture, ...], images: Tensor, labels: Tensor
+) -> float:
+    """Sum the gradients of all subnets over micro-batches and processes. Returns the sum of the subnets' losses.
+
+    images: (N, C, R, R) this process's share of the batch, normalised; labels: (N,).
+    """
+    supernet, optimiser, scaler = state.supernet, state.optimiser, state.scaler
+    assert optimiser is not None
+    optimiser.zero_grad(set_to_none=True)
+    pieces = _pieces(state.schedule)
+    micro_batches = pieces // distributed.world()  # of this process
+    total_loss = torch.zeros((), device=images.device)
+    shares = zip(images.chunk(micro_batches), labels.chunk(micro_batches), strict=True)
+    for micro_batch in _with_equal_statistics(supernet, shares, micro_batches):
+        for loss in subnet_losses(state, phase, archs, *micro_batch):
+            scaler.scale(loss / pieces).backward()
+            total_loss += loss.detach() / pieces
+    gradients = [parameter.grad for parameter in supernet.parameters() if parameter.grad is not None]
+    distributed.sum_over_processes([*gradients, total_loss])  # the same parameters have gradients on every process
+    return float(total_loss)
+
+
+def _update(
+    state: TrainingState, phase: Phase, archs: tuple[Architecture, ...], loss: float, *, learning_rate: float
+) -> None:
+    """Clip the gradients and step the optimiser and the average of the weights.
+
+    Raises:
+        TrainingError: the loss or the gradient is not finite. The weights stay as they are.
+    """
+    supernet, optimiser, scaler = state.supernet, state.optimiser, state.scaler
+    assert optimiser is not None
+    grad_clip = state.schedule.clip or math.inf
+    scaler.unscale_(optimiser)
+    grad_norm = float(nn.utils.clip_grad_norm_(supernet.parameters(), grad_clip))
+    overflow = scaler.is_enabled() and scaler.get_scale() >= 1  # fp16 only: the scaler skips this step
+    if not (math.isfinite(loss) and (math.isfinite(grad_norm) or overflow)):
+        subnets = "; ".join(json.dumps(arch.to_json()) for arch in archs)
+        saved = f"the last good checkpoint is {state.checkpoint}" if state.checkpoint else "no checkpoint was saved yet"
+        raise TrainingError(
+            f"the loss is {loss} and its gradient's norm {grad_norm} in phase {phase.name}, step {state.step}, "
+            f"learning rate {learning_rate:.3g}; the weights are unchanged since the step before, and {saved}. Lower "
+            f"learning_rate or set clip. Subnets of the step: {subnets}"
+        )
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate
+    scaler.step(optimiser)
+    scaler.update()
+    if state.ema is not None:
+        _update_ema(state)
+
+
+def _sampler(state: TrainingState, phase: int, steps: int) -> Sampler:
+    if state.architecture is not None:
+        return FixedSampler(state.architecture)
+    return make_sampler(state.supernet.space, state.schedule, phase, steps)
+
+
+def _check_batches(schedule: Schedule, num_images: int) -> None:
+    """Refuse batches larger than the dataset, or that processes and micro-batches cannot share equally."""
+    if schedule.batch_size > num_images:
+        raise ValueError(f"batch_size is {schedule.batch_size}; there are only {num_images} training images")
     world, pieces = distributed.world(), _pieces(schedule)
     if pieces % world:
         raise ValueError(
@@ -183,12 +290,24 @@ def _check_shares(schedule: Schedule) -> None:
         )
 
 
+def _check_dataset(state: TrainingState, dataset: Dataset) -> None:
+    """Refuse to resume on other images than the run was started on."""
+    dataset_hash = dataset.hash
+    if state.dataset_hash not in ("", dataset_hash):
+        raise TrainingError(
+            f"the run was started on other images: their hash was {state.dataset_hash[:16]}, but the hash of "
+            f"{dataset.name} with {len(dataset.holdout)} held out is {dataset_hash[:16]}. Resume with the dataset, "
+            "holdout and cache that started it, or train into another folder"
+        )
+    state.dataset_hash = dataset_hash
+
+
 def _check_teacher(space: SearchSpace, schedule: Schedule) -> None:
-    """Refuse to distil from a network of which the first phase leaves weights as they were drawn."""
+    """Refuse a teacher some of whose weights the first phase does not train."""
     first = schedule.phases[0]
     student = next((phase for phase in schedule.phases if phase.distillation), None)
-    opened = space.open_choices(**first.open)
-    for gene, indices in list(zip(space.genes, opened, strict=True))[1:]:  # all resolutions have the same weights
+    open_choices = space.open_choices(**first.open)
+    for gene, indices in list(zip(space.genes, open_choices, strict=True))[1:]:  # all resolutions share weights
         if student is not None and indices[-1] != len(gene.choices) - 1:
             raise ValueError(
                 f"phase {student.name}: the teacher, the last choice of every gene as phase {first.name} leaves it, "
@@ -198,98 +317,23 @@ def _check_teacher(space: SearchSpace, schedule: Schedule) -> None:
 
 
 def _pieces(schedule: Schedule) -> int:
-    """How many parts, each with batch statistics of its own, a batch has: at least one for every process."""
+    """The number of parts of a batch that have batch statistics of their own: at least one per process."""
     return max(schedule.micro_batches, distributed.world())
 
 
-def start_phase(state: TrainingState, phase: Phase) -> None:
-    """What happens once, before the first step of a phase: teacher, channel sort, a fresh optimiser and average."""
-    if state.phase == 1 and any(later.distillation for later in state.schedule.phases):
-        state.teacher = state.fresh_teacher()
-    if phase.sort_channels:
-        past = [state.supernet.space.open_choices(**phase.open) for phase in state.schedule.phases[: state.phase]]
-        genes = range(state.supernet.space.num_genes)
-        state.supernet.sort_channels([sorted({index for opened in past for index in opened[gene]}) for gene in genes])
-    state.optimiser = state.fresh_optimiser()
-    if state.schedule.ema is not None:
-        state.ema = {name: parameter.detach().clone() for name, parameter in state.supernet.named_parameters()}
-
-
-def _optimise(
-    state: TrainingState, phase: Phase, archs: tuple[Architecture, ...], pixels: Tensor, labels: Tensor, rate: float
-) -> float:
-    """Sum the gradients of all subnets, micro-batches and processes, then one optimiser step. Returns the mean loss.
-
-    pixels: (N, C, R, R) this process's share of the batch, normalised; labels: (N,).
-    """
-    supernet, optimiser, scaler = state.supernet, state.optimiser, state.scaler
-    assert optimiser is not None
-    optimiser.zero_grad(set_to_none=True)
-    pieces = _pieces(state.schedule)
-    own = pieces // distributed.world()
-    total = torch.zeros((), device=pixels.device)
-    for shared in _from_equal_statistics(supernet, zip(pixels.chunk(own), labels.chunk(own), strict=True), own):
-        for loss in subnet_losses(state, phase, archs, *shared):
-            scaler.scale(loss / pieces).backward()
-            total += loss.detach() / pieces
-    gradients = [parameter.grad for parameter in supernet.parameters() if parameter.grad is not None]
-    distributed.sum_over_processes([*gradients, total])  # equal subnets have equal parameters, on every process
-    scaler.unscale_(optimiser)
-    norm = float(nn.utils.clip_grad_norm_(supernet.parameters(), state.schedule.clip or math.inf))
-    overflow = scaler.is_enabled() and scaler.get_scale() >= 1  # of fp16 alone: the scaler leaves this step out
-    if not (math.isfinite(total) and (math.isfinite(norm) or overflow)):
-        names = "; ".join(json.dumps(arch.to_json()) for arch in archs)
-        saved = f"the last good checkpoint is {state.checkpoint}" if state.checkpoint else "no checkpoint was saved yet"
-        raise TrainingError(
-            f"the loss is {float(total)} and its gradient's norm {norm} in phase {phase.name}, step {state.step}, "
-            f"learning rate {rate:.3g}; the weights are unchanged since the step before, and {saved}. Lower "
-            f"learning_rate or set clip. Subnets of the step: {names}"
-        )
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    scaler.step(optimiser)
-    scaler.update()
-    if state.ema is not None:
-        _average(state)
-    return float(total) / len(archs)
-
-
-def subnet_losses(
-    state: TrainingState, phase: Phase, archs: tuple[Architecture, ...], pixels: Tensor, labels: Tensor
-) -> Iterator[Tensor]:
-    """The loss of each subnet on a micro-batch, one after another: each is done with before the next is computed."""
-    supernet, schedule = state.supernet.train(), state.schedule
-    soft_labels = None
-    if phase.distillation and state.teacher is not None:
-        with torch.no_grad(), _arithmetic(schedule, pixels.device):
-            soft_labels = F.softmax(state.teacher.train()(pixels).float(), dim=1)
-    for arch in archs:
-        with _arithmetic(schedule, pixels.device):
-            logits = supernet(pixels, arch).float()
-        if phase.sampler == "sandwich" and soft_labels is not None:
-            yield F.cross_entropy(logits, soft_labels)
-            continue
-        loss = F.cross_entropy(logits, labels, label_smoothing=schedule.label_smoothing)
-        if phase.sampler == "sandwich":  # in-place distillation: the others learn from the largest alone
-            soft_labels = F.softmax(logits.detach(), dim=1)
-        elif soft_labels is not None:
-            loss = loss + phase.distillation * F.cross_entropy(logits, soft_labels)
-        yield loss
-
-
 @contextmanager
-def _arithmetic(schedule: Schedule, device: torch.device) -> Iterator[None]:
-    """The precision and the batch statistics of forward passes."""
+def _forward_context(schedule: Schedule, device: torch.device) -> Iterator[None]:
+    """Precision and synchronised batch norm, as the schedule sets them for forward passes."""
     synchronised = distributed.SynchronisedBatchNorm() if schedule.sync_batch_norm else nullcontext()
     dtype = AUTOCAST.get(schedule.precision)
     with synchronised, torch.autocast(device.type, dtype, enabled=dtype is not None):
         yield
 
 
-def _from_equal_statistics(supernet: Supernet, parts: Iterable[T], count: int) -> Iterator[T]:
-    """Yield each part; each moves the running statistics from where they were at first, and their mean is kept.
+def _with_equal_statistics(supernet: Supernet, parts: Iterable[T], count: int) -> Iterator[T]:
+    """Yield each part with the running statistics of the start; afterwards these become the mean over all parts.
 
-    So that micro-batches leave the statistics that as many processes would.
+    So micro-batches leave the same statistics as equally many processes.
     """
     if count == 1:
         yield from parts
@@ -308,8 +352,8 @@ def _from_equal_statistics(supernet: Supernet, parts: Iterable[T], count: int) -
 
 
 @torch.no_grad()
-def _average(state: TrainingState) -> None:
-    """Move the average of the weights; its first steps weigh more, as it begins with weights that move fast."""
+def _update_ema(state: TrainingState) -> None:
+    """Update the average of the weights. The decay starts low, since early weights change fast."""
     assert state.ema is not None
     assert state.schedule.ema is not None
     decay = min(state.schedule.ema, (1 + state.step) / (10 + state.step))
@@ -317,15 +361,15 @@ def _average(state: TrainingState) -> None:
     get_ema_multi_avg_fn(decay)([state.ema[name] for name in names], list(parameters), None)
 
 
-def _record(state: TrainingState, progress: Progress, images: int, seconds: float, *, epoch_ended: bool) -> None:
-    """Keep one line a phase and epoch: the mean loss, images per second, the phase's peak memory so far."""
+def _record(state: TrainingState, progress: Progress, num_images: int, seconds: float, *, epoch_ended: bool) -> None:
+    """Update the epoch's row of the curves: mean loss, images per second, the phase's peak memory so far."""
     curve = state.curves[-1] if state.curves else None
     if curve is None or (curve["phase"], curve["epoch"]) != (progress.phase, progress.epoch):
         curve = {"phase": progress.phase, "epoch": progress.epoch, "loss": 0.0, "steps": 0, "images": 0, "seconds": 0.0}
         state.curves.append(curve)
     curve["steps"] += 1
     curve["loss"] += (progress.loss - curve["loss"]) / curve["steps"]
-    curve["images"] += images
+    curve["images"] += num_images
     curve["seconds"] += seconds
     curve["images_per_second"] = round(curve["images"] / curve["seconds"], 1)
     curve["peak_memory_bytes"] = peak_bytes(state.device)

@@ -1,4 +1,4 @@
-"""The memory of this process: what freed memory is kept for, and the most that was taken."""
+"""This process's memory: reuse of freed memory, and the peak."""
 
 import ctypes
 import resource
@@ -12,9 +12,10 @@ import torch
 
 @cache
 def keep_freed_memory() -> None:
-    """Let glibc reuse freed memory instead of returning it; else the system clears all activations anew.
+    """Let glibc reuse freed memory. By default it returns memory to the system, which clears it anew for each step.
 
-    For the whole process from then on: not for one that also measures latencies. Scoring takes about half the time.
+    Scoring then takes about half the time. This lasts as long as the process, so a process that measures latencies must
+    not call it.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library
@@ -24,7 +25,7 @@ def keep_freed_memory() -> None:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begin a new maximum. On a CPU only Linux can; elsewhere it stays the process's own since it started."""
+    """Reset the peak to the present use. On a CPU this needs Linux; else the peak counts from the process's start."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -33,7 +34,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Bytes at most: allocated on CUDA; resident of this process, without those that decode images, on a CPU."""
+    """Peak memory in bytes: allocated memory on CUDA; on a CPU this process's resident memory, without its workers'."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -18,15 +18,18 @@ SamplerName = Literal["uniform", "flops_range", "strict_fair", "sandwich", "path
 class Phase:
     """One phase of training.
 
-    open: per gene name (`depth`, `kernel_size`, `expand_ratio`, ...) the values it may take; a name left out is fully
-    open. learning_rate: peak, reached after `warmup_epochs`, then a cosine to zero. sampler: which subnets a step sees;
-    `training.sampling` describes each. flops: least and most multiply-adds, for `flops_range`. drop_rate: at the end of
-    the phase, for `path_dropout`. subnets_per_step: gradients of so many subnets are summed before the optimiser steps;
-    None leaves it to the sampler. distillation: weight of the soft cross-entropy to the teacher, the last choice of
-    every gene as the first phase left it, which must open all of these. sort_channels: order channels by importance
-    before the phase starts. growing: input sides, pixels, from small to large, each for an equal share of the steps,
-    whatever `resolutions` says (progressive learning, arXiv:2104.00298, section 4.2, without its growing
-    regularisation); early epochs then take a fraction of the time.
+    learning_rate: the peak, reached after `warmup_epochs`; then a cosine to zero.
+    open: per gene name (`depth`, `kernel_size`, `expand_ratio`, ...) the values it may take; all, if left out.
+    sampler: which subnets a step trains; `training.sampling` describes each.
+    flops: least and most multiply-adds of a subnet, for `flops_range`.
+    drop_rate: the rate at the end of the phase, for `path_dropout`.
+    subnets_per_step: the gradients of this many subnets are summed for one optimiser step; None takes the sampler's.
+    distillation: weight of the cross-entropy to the soft labels of the teacher, which is the largest network as the
+    first phase left it. The first phase must open the last choice of every gene.
+    sort_channels: order channels by importance before the phase starts.
+    growing: resolutions, pixels, from small to large, each for an equal share of the steps, in place of the schedule's
+    `resolutions`. Early epochs then take a fraction of the time (progressive learning, arXiv:2104.00298, section 4.2,
+    without its growing regularisation).
     """
 
     name: str
@@ -62,38 +65,41 @@ class Phase:
             require(where + "drop_rate", self.drop_rate, 0, 1)
         if self.sampler == "sandwich" and self.distillation:
             raise ValueError(f"{where}the sandwich rule has a teacher in the step itself; leave distillation out")
-        _check_sides(where + "growing", self.growing)
+        _check_resolutions(where + "growing", self.growing)
         if list(self.growing) != sorted(set(self.growing)):
-            raise ValueError(f"{where}growing is {list(self.growing)}; give sides from small to large, each once")
+            raise ValueError(f"{where}growing is {list(self.growing)}; give resolutions from small to large, each once")
         if self.growing and "resolution" in self.open:
             raise ValueError(f"{where}growing and an open resolution contradict each other; keep one of them")
         if self.growing and self.sampler == "flops_range":
             raise ValueError(f"{where}growing changes what `flops` counts; take another sampler or leave growing out")
 
     def rate(self, step: int, steps_per_epoch: int) -> float:
-        """Learning rate of a step of this phase: linear warm-up, then a cosine to zero."""
+        """The learning rate at a step of this phase: linear warm-up, then a cosine to zero."""
         warmup, total = self.warmup_epochs * steps_per_epoch, self.epochs * steps_per_epoch
         if step < warmup:
             return self.learning_rate * min(1.0, (step + 1) / warmup)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
-def _check_sides(where: str, sides: tuple[int, ...]) -> None:
-    for side in sides:
-        if side < 4 or side % 4:
-            raise ValueError(f"{where} has {side}; multiples of 4 from 4 upwards are needed")
+def _check_resolutions(name: str, resolutions: tuple[int, ...]) -> None:
+    for resolution in resolutions:
+        if resolution < 4 or resolution % 4:
+            raise ValueError(f"{name} has {resolution}; multiples of 4 from 4 upwards are needed")
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """How a supernet is trained. Everything random follows from `seed`.
 
-    resolutions: input sides drawn per batch; None takes the space's. clip: largest gradient norm, None for no limit.
-    ema: decay per step of an average of the weights, begun anew in each phase, which is what the bundle and the teacher
-    get. precision: of the arithmetic; weights stay fp32. On a CPU bf16 pays where there are instructions for it
-    (avx512_bf16 or amx_bf16). micro_batches: into how many equal parts, each with batch statistics of its own, a batch
-    is split to take less memory; torchrun's processes share them. sync_batch_norm: take batch statistics over all of
-    torchrun's processes.
+    batch_size: images per step, over all processes.
+    clip: clip the gradient to this norm; None does not clip.
+    resolutions: a batch's resolution is drawn from these; None takes the space's.
+    ema: decay per step of an average of the weights, which the bundle and the teacher get; a phase starts a new one.
+    precision: of forward and backward passes; weights stay fp32. On a CPU bf16 pays if the processor has instructions
+    for it (avx512_bf16 or amx_bf16).
+    micro_batches: split a batch into this many equal parts to save memory. Each part has its own batch statistics.
+    Under torchrun the processes share the parts.
+    sync_batch_norm: compute batch statistics over all of torchrun's processes.
     """
 
     phases: tuple[Phase, ...]
@@ -129,7 +135,7 @@ class Schedule:
         if self.ema is not None:
             require("ema", self.ema, 0, below=1)
         require("micro_batches", self.micro_batches, 1, self.batch_size // 2)
-        _check_sides("resolutions", self.resolutions or ())
+        _check_resolutions("resolutions", self.resolutions or ())
         if self.resolutions and any("resolution" in phase.open for phase in self.phases):
             raise ValueError("resolutions and a phase's open resolution contradict each other; keep one of them")
         if self.phases[0].distillation:
@@ -139,21 +145,22 @@ class Schedule:
 
     @property
     def hash(self) -> str:
-        """64 hexadecimal digits that name this schedule; a checkpoint of another one is refused.
+        """64 hexadecimal digits that name this schedule. A checkpoint of another schedule is refused.
 
-        What is at its default does not count, so that checkpoints outlive new options; a default must never change.
+        Options at their defaults do not enter, so that checkpoints stay valid when options are added. So a default must
+        never change.
         """
-        return hashlib.sha256(json.dumps(_chosen(self), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(_without_defaults(self), sort_keys=True).encode()).hexdigest()
 
 
-def _chosen(value: Any) -> Any:
-    """As JSON, a configuration without what is at its default."""
+def _without_defaults(value: Any) -> Any:
+    """A configuration as JSON, without the options that are at their defaults."""
     if isinstance(value, tuple):
-        return [_chosen(each) for each in value]
+        return [_without_defaults(item) for item in value]
     if not is_dataclass(value):
         return value
-    given = ((option, getattr(value, option.name)) for option in fields(value))
-    return {option.name: _chosen(each) for option, each in given if each != _default(option)}
+    settings = ((option, getattr(value, option.name)) for option in fields(value))
+    return {option.name: _without_defaults(setting) for option, setting in settings if setting != _default(option)}
 
 
 def _default(option: "Field[Any]") -> Any:

@@ -1,6 +1,7 @@
-"""Stand-alone training: a subnet as a network of its own, which the trainer trains as it does a supernet."""
+"""Stand-alone training: a subnet as a network of its own, trained by the same loop as a supernet."""
 
 import copy
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from supernet.training.schedule import Phase, Schedule
 
 
 class StandAlone(Supernet):
-    """One subnet's static network with fresh weights. Whatever subnet a sampler draws, this one runs."""
+    """A supernet of a single subnet: its static network with fresh weights. Other architectures are refused."""
 
     def __init__(self, space: SearchSpace, arch: Architecture, generator: torch.Generator) -> None:
         super().__init__(space)
@@ -24,17 +25,31 @@ class StandAlone(Supernet):
         initialise(self.network, generator)
 
     def forward(self, images: Tensor, arch: Architecture) -> Tensor:
-        """(N, classes) logits of the network, whatever `arch` is. images: (N, C, R, R), R the network's resolution."""
-        self.check_image_size(images, self.arch)
+        """(N, classes) logits. images: (N, C, R, R), normalised, R = arch.resolution.
+
+        Raises:
+            ValueError: `arch` is not the network's architecture, or the images have another size.
+        """
+        self._check(arch)
+        self.check_image_size(images, arch)
         logits: Tensor = self.network(images)
         return logits
 
     def extract(self, arch: Architecture) -> nn.Sequential:
-        """A copy of the network."""
+        """A copy of the network.
+
+        Raises:
+            ValueError: `arch` is not the network's architecture.
+        """
+        self._check(arch)
         return copy.deepcopy(self.network)
 
     def sort_channels(self, trained: Sequence[Sequence[int]]) -> None:
-        """Nothing is elastic here."""
+        """Do nothing: no channels are elastic."""
+
+    def _check(self, arch: Architecture) -> None:
+        if arch != self.arch:
+            raise ValueError(f"this network is {json.dumps(self.arch.to_json())}, not {json.dumps(arch.to_json())}")
 
 
 def stand_alone(
@@ -42,8 +57,8 @@ def stand_alone(
 ) -> TrainingState:
     """The start of training a subnet from scratch for `epochs`, at the learning rate of a schedule's first phase.
 
-    All of it at the subnet's own resolution, even where that phase grows the sides.
-    The phase is named after the subnet, so that a checkpoint of another one is refused.
+    Every step is at the subnet's own resolution, even if the first phase has growing resolutions. The phase is named
+    after the subnet, so that a checkpoint of another subnet is refused.
     """
     first = schedule.phases[0]
     warmup = min(first.warmup_epochs, epochs / 2)
@@ -51,4 +66,4 @@ def stand_alone(
     schedule = replace(schedule, phases=(phase,), resolutions=(arch.resolution,), seed=seed)
     network = StandAlone(space, arch, torch.Generator().manual_seed(seed))
     scaler = torch.amp.GradScaler(torch.device(device).type, enabled=schedule.precision == "fp16")
-    return TrainingState(network.to(device, memory_format=torch.channels_last), schedule, scaler)
+    return TrainingState(network.to(device, memory_format=torch.channels_last), schedule, scaler, arch)

@@ -49,7 +49,10 @@ def test_a_network_alone_is_the_one_that_is_extracted(name: str) -> None:
     ours, theirs = ([tuple(tensor.shape) for tensor in net.state_dict().values()] for net in (alone.network, extracted))
     assert ours == theirs
     images = torch.randn(2, space.in_channels, arch.resolution, arch.resolution)
-    assert alone(images, space.largest()).shape == (2, space.classes)
+    assert alone(images, arch).shape == (2, space.classes)
+    for run in (lambda other: alone(images, other), alone.extract):
+        with pytest.raises(ValueError, match="this network is"):
+            run(space.largest())
 
 
 def test_a_killed_training_alone_goes_on_to_equal_weights_and_no_other_subnet_takes_it_up(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from supernet.costs.architecture import of_architecture
 from supernet.families import preset, supernet_class
 from supernet.space import SearchSpace, Value
 from supernet.training.loop import TrainingState, subnet_losses
-from supernet.training.sampling import PathDropoutSampler, Sampler, make_sampler
+from supernet.training.sampling import PathDropoutSampler, PhaseSampler, make_sampler
 from supernet.training.schedule import Phase, SamplerName, Schedule
 
 SPACE = preset("mbv3-digits")
@@ -39,7 +39,7 @@ def make(
     resolutions: tuple[int, ...] | None = None,
     steps: int = STEPS,
     **options: object,
-) -> Sampler:
+) -> PhaseSampler:
     options = OPTIONS[sampler] | options
     phase = Phase("x", 1, 0.1, opened or {}, sampler=sampler, **options)  # type: ignore[arg-type]
     return make_sampler(space, Schedule((phase,), 2, seed=seed, resolutions=resolutions), 0, steps)
@@ -207,10 +207,10 @@ def test_of_two_subnets_in_the_sandwich_the_second_is_the_smallest_and_a_random_
 
 
 @pytest.mark.parametrize("kind", sorted(set(OPTIONS) - {"flops_range"}))
-def test_growing_sides_take_equal_shares_of_the_steps_one_after_another(kind: SamplerName) -> None:
+def test_growing_resolutions_take_equal_shares_of_the_steps_one_after_another(kind: SamplerName) -> None:
     sampler = make(kind, resolutions=(16,), steps=41, growing=(8, 12, 20))
-    sides = [{arch.resolution for arch in sampler.draw(step)} for step in range(41)]
-    assert sides == 14 * [{8}] + 14 * [{12}] + 13 * [{20}]
+    resolutions = [{arch.resolution for arch in sampler.draw(step)} for step in range(41)]
+    assert resolutions == 14 * [{8}] + 14 * [{12}] + 13 * [{20}]
 
 
 def test_path_dropout_rises_linearly_from_the_largest_network() -> None:
@@ -241,7 +241,7 @@ def test_path_dropout_among_alternatives_is_refused() -> None:
         (lambda: Phase("x", 1, 0.1, sampler="flops_range", flops=(2.0, 1.0)), "the most, is 1.0"),
         (lambda: Phase("x", 1, 0.1, sampler="sandwich", distillation=1.0), "leave distillation out"),
         (lambda: Phase("x", 1, 0.1, growing=(16, 18)), "phase x: growing has 18; multiples of 4"),
-        (lambda: Phase("x", 1, 0.1, growing=(32, 16)), r"growing is \[32, 16\]; give sides from small to large"),
+        (lambda: Phase("x", 1, 0.1, growing=(32, 16)), r"growing is \[32, 16\]; give resolutions from small to large"),
         (lambda: Phase("x", 1, 0.1, {"resolution": (16,)}, growing=(16,)), "keep one of them"),
         (lambda: Phase("x", 1, 0.1, sampler="flops_range", flops=FLOPS, growing=(16,)), "what `flops` counts"),
     ],
