@@ -1,6 +1,6 @@
-"""The supernet bundle: one directory with everything that a search, a verification and an export need. No pickles.
+"""A supernet bundle: one folder with everything that search, verification and export need. It holds no pickles.
 
-Torch loads when weights or images are asked for, not when a bundle is opened or searched.
+torch loads when weights or images are loaded, not when a bundle is opened or searched.
 """
 
 import hashlib
@@ -34,21 +34,21 @@ CALIBRATION = "calibration.npz"
 REQUIRED = {"report.json"}
 DEVICE = re.compile(r"device-(.+)\.json")
 NO_WEIGHTS = (
-    "the bundle was made without a checkpoint, so it can be searched but nothing can be extracted from it; "
-    "`supple import-ofa --checkpoint FILE.pth ... -o BUNDLE` makes one that can be exported"
+    "the bundle was made without a checkpoint, so it can be searched but no subnet can be extracted; to export "
+    "subnets, make a bundle with a checkpoint"
 )
 
 
 class BundleError(ValueError):
-    """A bundle is missing, incomplete, altered or of another format, or was made without what is asked of it."""
+    """A bundle is missing, incomplete, altered or of another format, or lacks what a caller needs."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk, checked against its hashes when opened.
+    """A bundle on disk. Opening it compares every file with its hash.
 
     manifest: space, classes, normalisation, dataset, seeds, versions, and the SHA-256 of every other file.
-    hash: SHA-256 of the manifest's bytes, which names the bundle.
+    hash: the SHA-256 of the manifest's bytes. It identifies the bundle.
 
     >>> bundle = Bundle.open(Path("runs/digits/bundle"))
     >>> bundle.space.name, len(bundle.classes), bundle.has_weights
@@ -64,7 +64,8 @@ class Bundle:
         """Open a bundle and verify every file.
 
         Raises:
-            BundleError: naming the file that is missing, or both hashes where they differ.
+            BundleError: the folder is not a whole, unaltered bundle; the message names the file and, where hashes
+                differ, both.
         """
         path = Path(path)
         try:
@@ -84,8 +85,8 @@ class Bundle:
             raise
         except FileNotFoundError as error:
             old = _aside(path)
-            hint = f". Its replacement was cut short: what was there is {old}, rename that" if old.exists() else ""
-            raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}{hint}") from error
+            hint = f". Its replacement was interrupted; rename the old bundle, {old}, to {path.name}"
+            raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}{hint if old.exists() else ''}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{path / MANIFEST} cannot be read: {error!r}") from error
         if missing := REQUIRED - files.keys():
@@ -104,12 +105,12 @@ class Bundle:
 
     @cached_property
     def space(self) -> SearchSpace:
-        """The search space whose architectures the weights hold."""
+        """The search space: every architecture that the supernet contains."""
         return space_from_json(self.manifest["space"])
 
     @property
     def name(self) -> str:
-        """A name for people; the hash names the bundle exactly."""
+        """A name for people. `hash` identifies the bundle."""
         return str(self.manifest["name"])
 
     @property
@@ -119,7 +120,7 @@ class Bundle:
 
     @property
     def normalization(self) -> "Normalization":
-        """How pixels become inputs."""
+        """How pixels become the network's inputs."""
         from supernet.data import Normalization
 
         values = self.manifest["normalization"]
@@ -132,26 +133,26 @@ class Bundle:
 
     @property
     def predictor_path(self) -> Path | None:
-        """The accuracy predictor's arrays, None where the bundle has none."""
+        """The file of the accuracy predictor; None if the bundle has no predictor."""
         return self._optional("predictor.npz")
 
     @cached_property
     def report(self) -> dict[str, Any]:
-        """Corner accuracies and training curves."""
+        """Accuracies of the largest and the smallest subnet, and the training curves."""
         return dict(json.loads((self.path / "report.json").read_text()))
 
     @cached_property
     def devices(self) -> dict[str, dict[str, Any]]:
-        """By name, devices whose latency models came with the supernet: what `write_bundle` was given.
+        """By name, the devices whose latency models come with the supernet, as `write_bundle` describes them.
 
         Raises:
-            BundleError: one of them is not JSON.
+            BundleError: the file of a device is not JSON.
         """
         files = {match[1]: self.path / match[0] for match in map(DEVICE.fullmatch, self.manifest["files"]) if match}
         try:
             return {name: dict(json.loads(path.read_text())) for name, path in sorted(files.items())}
         except (ValueError, TypeError) as error:
-            raise BundleError(f"{self.path}: a file of a device cannot be read: {error}") from error
+            raise BundleError(f"{self.path}: the file of a device cannot be read: {error}") from error
 
     def supernet(self) -> "Supernet":
         """The supernet with its weights, in evaluation mode.
@@ -169,17 +170,17 @@ class Bundle:
         return supernet.to(memory_format=torch.channels_last).eval()
 
     def calibration(self) -> "Images | None":
-        """Images for batch norm and INT8, at the largest resolution; None without any."""
+        """Images for batch-norm recalibration, at the largest resolution; None if the bundle has none."""
         return self._images(CALIBRATION)
 
     def holdout(self) -> "Images | None":
-        """Images of the search split as they are, at the largest resolution; None without any."""
+        """Held-out images, not perturbed, at the largest resolution; None if the bundle has none."""
         return self._images("holdout.npz")
 
     def evaluator(self, calibration: "Images | None" = None) -> "Evaluator":
-        """Extracts, recalibrates and scores this bundle's subnets, on the views of the holdout the manifest names.
+        """An `Evaluator` of this bundle's subnets. It scores on the held-out images, perturbed as the manifest says.
 
-        calibration: images to recalibrate with instead of the bundle's own.
+        calibration: images for recalibration, instead of the bundle's own.
 
         Raises:
             BundleError: the bundle was made without weights.
@@ -217,12 +218,13 @@ def write_bundle(
     provenance: Mapping[str, Any],
     devices: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Bundle:
-    """Write a bundle beside `path` and rename it into place, so that `path` is never half a bundle.
+    """Write a bundle beside `path`, then rename it into place, so that `path` is never half a bundle.
 
-    supernet: None makes a bundle that can be searched alone. views: how held-out images are perturbed for evaluation.
-    predictor: the bytes of predictor.npz. provenance: dataset, seeds, versions and whatever else made the weights.
-    devices: by name, `runtime`, `threads`, `batch_size` and `latency_model`, all JSON-able.
     An earlier bundle at `path` is replaced.
+
+    supernet: None makes a bundle that can only be searched. views: how held-out images are perturbed for evaluation.
+    predictor: the bytes of predictor.npz. provenance: dataset, seeds, versions and other facts about the weights.
+    devices: by name, each device's `runtime`, `threads`, `batch_size` and `latency_model`, all JSON-able.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; `path` is then as it was.
@@ -253,7 +255,7 @@ def write_bundle(
 
 
 def with_predictor(bundle: Bundle, predictor: bytes, report: Mapping[str, Any]) -> Bundle:
-    """Replace the accuracy predictor and the report of a bundle in place; it is then another bundle, of another hash.
+    """Replace a bundle's accuracy predictor and report, in place. The returned bundle has another hash.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; the bundle is then as it was.
@@ -269,7 +271,7 @@ def _write(path: Path, manifest: Mapping[str, Any], contents: Mapping[str, bytes
     contents = {**contents, MANIFEST: json.dumps({**manifest, "files": files}, indent=1).encode()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed while it wrote
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed while writing
     try:
         temporary.mkdir()
         for file, data in contents.items():
@@ -283,10 +285,10 @@ def _write(path: Path, manifest: Mapping[str, Any], contents: Mapping[str, bytes
 
 
 def _replace_folder(new: Path, path: Path) -> None:
-    """Move a folder to `path`; an older one there is moved aside first, and back should the move fail."""
+    """Move a folder to `path`. An older folder there is moved aside first, and back if the move fails."""
     old = _aside(path)
     if path.exists():
-        shutil.rmtree(old, ignore_errors=True)  # of a process that was killed between the two renames
+        shutil.rmtree(old, ignore_errors=True)  # left by a process that was killed between the two renames
         path.rename(old)
     try:
         new.rename(path)
@@ -298,7 +300,7 @@ def _replace_folder(new: Path, path: Path) -> None:
 
 
 def _aside(path: Path) -> Path:
-    """Where an older folder is while a new one takes its place."""
+    """Where the older folder lies while the new one is moved into place."""
     return path.with_name(f".{path.name}.old")
 
 

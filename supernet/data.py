@@ -1,6 +1,6 @@
-"""Named datasets and image folders as uint8 images, in memory where they fit; resizing and normalisation.
+"""Named datasets and image folders: decoding to uint8 images, splitting, resizing and normalisation.
 
-Images are kept at the space's largest resolution and resized from there, in training, evaluation and export alike.
+Images are decoded at the space's largest resolution. Training, evaluation and export all resize them from there.
 """
 
 import hashlib
@@ -20,11 +20,9 @@ from torch import Tensor
 
 from supernet.streams import Stream, random_generator
 
-CACHE_BYTES = 4 * 2**30
-UNLABELLED = -1
-CROP = (
-    0.875  # of the shorter side: what Once-for-All, like most of the field, keeps of an ImageNet image to evaluate it
-)
+CACHE_BYTES = 4 * 2**30  # a split of image files that decodes to more than this stays on disk
+UNLABELLED = -1  # the label of an image whose class is not known
+CROP = 0.875  # the share of the shorter side that the centre crop keeps, as in Once-for-All's evaluation on ImageNet
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +39,17 @@ class Images:
         return Images(self.pixels[index], self.labels[index])
 
     def take(self, index: Tensor) -> "Images":
-        """Some of the images, in the order of `index`."""
+        """The images at the positions in `index`, in that order."""
         return self[index]
 
     @property
     def channels(self) -> int:
-        """1 or 3."""
+        """1 for grey images, 3 for colour images."""
         return int(self.pixels.shape[1])
 
     @property
     def hash(self) -> str:
-        """64 hexadecimal digits that name the images and their order."""
+        """64 hexadecimal digits: the SHA-256 of the images and labels in their order."""
         digest = hashlib.sha256()
         for tensor in (self.pixels, self.labels):
             digest.update(repr(tuple(tensor.shape)).encode())
@@ -61,10 +59,13 @@ class Images:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageFiles:
-    """Images on disk, decoded whenever they are asked for. paths: (N,) below `root`, encoded; labels: (N,) int64."""
+    """Images on disk, decoded at every access.
+
+    paths: (N,), relative to `root`, encoded. labels: (N,) int64. resolution, channels: of the decoded images.
+    """
 
     root: Path
-    paths: NDArray[np.bytes_]  # a million Python strings would be copied into every process that reads them
+    paths: NDArray[np.bytes_]  # a million Python strings would be copied into every data-loading process
     labels: Tensor
     resolution: int
     channels: int
@@ -73,7 +74,7 @@ class ImageFiles:
         return len(self.labels)
 
     def __getitem__(self, index: Any) -> Images:
-        """Decoded: the shorter side resized to `resolution`, the centre cropped.
+        """Decode images: resize the shorter side to `resolution` and crop the centre.
 
         Raises:
             ValueError: a file cannot be decoded; the message names it.
@@ -81,10 +82,10 @@ class ImageFiles:
         return Images(_decode(self._files(index), self.resolution, self.channels), self.labels[index])
 
     def cropped(self, index: Tensor, boxes: Callable[[int, float], Tensor]) -> Images:
-        """Decoded, each cut to a box and resized.
+        """Decode images, cut a box out of each and resize the box.
 
-        boxes: of a position in `index` and the width / height of its photograph, (4,): left, top, width and height as
-        shares of the photograph's.
+        boxes: a function of a position in `index` and of the photograph's width / height. It returns (4,): the left,
+        top, width and height of the box, as fractions of the photograph's width and height.
 
         Raises:
             ValueError: a file cannot be decoded; the message names it.
@@ -92,11 +93,11 @@ class ImageFiles:
         return Images(_decode(self._files(index), self.resolution, self.channels, boxes=boxes), self.labels[index])
 
     def take(self, index: Tensor) -> "ImageFiles":
-        """Some of the files, in the order of `index`."""
+        """The files at the positions in `index`, in that order."""
         return replace(self, paths=self.paths[index.numpy()], labels=self.labels[index])
 
     def cached(self, limit: int) -> "Images | ImageFiles":
-        """All of them decoded, if that takes no more than `limit` bytes."""
+        """All images decoded, if they take at most `limit` bytes; otherwise the files as they are."""
         return self[:] if len(self) * self.channels * self.resolution**2 <= limit else self
 
     def _files(self, index: Any) -> list[Path]:
@@ -105,7 +106,7 @@ class ImageFiles:
 
     @property
     def hash(self) -> str:
-        """64 hexadecimal digits that name the files, their labels and their order; not what is in them."""
+        """64 hexadecimal digits: the SHA-256 of the paths and labels in their order, not of the files' contents."""
         digest = hashlib.sha256(f"{self.channels} {self.resolution}".encode())
         digest.update(self.paths.tobytes())
         digest.update(self.labels.numpy().tobytes())
@@ -114,20 +115,20 @@ class ImageFiles:
 
 @dataclass(frozen=True, slots=True)
 class Normalization:
-    """Per channel, on pixels in [0, 1]: (pixel - mean) / std."""
+    """(pixel - mean) / std in each channel, on pixels in [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __call__(self, pixels: Tensor, resolution: int) -> Tensor:
-        """(N, C, R, R) uint8, or float in [0, 255], to (N, C, resolution, resolution) float, resized and normalised."""
+        """Resize and normalise (N, C, R, R) uint8, or float in [0, 255], to (N, C, resolution, resolution) float."""
         resized = resize(pixels, resolution) / 255
         mean, std = (torch.tensor(values, device=pixels.device).view(1, -1, 1, 1) for values in (self.mean, self.std))
         return (resized - mean) / std
 
     @classmethod
     def from_images(cls, images: Images) -> "Normalization":
-        """Mean and standard deviation of images, over at most 10,000 of them."""
+        """The mean and standard deviation of each channel, computed on fewer than 20,000 of the images."""
         pixels = images.pixels[:: max(1, len(images) // 10_000)].double() / 255
         mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=1e-3)
         return cls(*(tuple(round(value, 4) for value in values.tolist()) for values in (mean, std)))
@@ -137,8 +138,8 @@ class Normalization:
 class Dataset:
     """A classification dataset in disjoint splits.
 
-    train: for weights and batch-norm statistics. holdout: carved from the training data, for predictors and search.
-    test: touched once, for the final report; None when the source has none.
+    train: for weights and batch-norm statistics. holdout: taken from the training data, for the predictor and for
+    search. test: used once, for the final report; None if the source has no test split.
     """
 
     name: str
@@ -150,12 +151,12 @@ class Dataset:
 
     @property
     def hash(self) -> str:
-        """64 hexadecimal digits that name the training and held-out images, in their order."""
+        """64 hexadecimal digits: the SHA-256 of the hashes of `train` and `holdout`."""
         return hashlib.sha256((self.train.hash + self.holdout.hash).encode()).hexdigest()
 
 
 def resize(pixels: Tensor, resolution: int) -> Tensor:
-    """(N, C, R, R) uint8 or float to (N, C, resolution, resolution) float, bilinear, antialiased, in the same range."""
+    """Resize (N, C, R, R) uint8 or float to (N, C, resolution, resolution) float: bilinear, antialiased, same range."""
     pixels = pixels.float()
     if pixels.shape[-1] == resolution:
         return pixels
@@ -174,15 +175,15 @@ def load(
 ) -> Dataset:
     """Load a dataset and split it.
 
-    source: `digits`, `cifar10`, `cifar100`, `imagenet`, or a folder with `train/CLASS/*` and, where there is one,
-    `test/CLASS/*` or `val/CLASS/*`, or with `CLASS/*` alone.
-    resolution: height and width of the decoded images, pixels. holdout: how many training images to hold out.
-    root: where downloads go, and where the archives of ImageNet are. channels: 1 or 3, for folders (default 3).
-    cache_bytes: a split of files that takes more when decoded is decoded anew whenever it is used.
+    source: `digits`, `cifar10`, `cifar100`, `imagenet` or a folder. A folder holds `train/CLASS/*` and, optionally,
+    `test/CLASS/*` or `val/CLASS/*`; or it holds `CLASS/*` alone.
+    resolution: height and width of the decoded images, pixels. holdout: the number of training images to hold out.
+    root: the folder for downloads and for the archives of ImageNet. channels: 1 or 3, for folders (default 3).
+    cache_bytes: a split of files that takes more than this when decoded stays on disk and is decoded at every use.
 
     Raises:
-        ValueError: an unknown source, a folder not laid out so, an image that cannot be decoded, or a holdout that
-            leaves no training images.
+        ValueError: the source is unknown, the folder has another layout, an image cannot be decoded, or no training
+            images or no held-out images remain.
     """
     sources: dict[str, Callable[[], _Source]] = {
         "digits": lambda: _digits(resolution, seed),
@@ -191,22 +192,23 @@ def load(
         "imagenet": lambda: _imagenet(root, resolution),
     }
     if channels is not None and (source in sources or channels not in (1, 3)):
-        raise ValueError(f"channels is {channels}; it is 1 or 3, for folders of images, and {source} has its own")
+        raise ValueError(f"channels is {channels}; it is 1 or 3, for folders only: named datasets fix it")
     if source in sources:
         classes, train, test = sources[source]()
     elif Path(source).is_dir():
         classes, train, test = _image_folder(Path(source), resolution, channels or 3)
     else:
-        raise ValueError(f"no dataset {source!r}: neither a folder nor one of {', '.join(sources)}")
-    if not 0 < holdout < len(train):
-        raise ValueError(f"holdout is {holdout} images; {source} has {len(train)} for training, so at most one less")
-    order = torch.from_numpy(random_generator(seed, Stream.HOLDOUT).permutation(len(train)))
+        raise ValueError(f"no dataset {source!r}: it is neither a folder nor one of {', '.join(sources)}")
+    count = len(train)
+    if not 0 < holdout < count:
+        raise ValueError(f"holdout is {holdout} images; {source} has {count} for training; hold out 1 to {count - 1}")
+    order = torch.from_numpy(random_generator(seed, Stream.HOLDOUT).permutation(count))
     train, held_out = train.take(order[holdout:]), train.take(order[:holdout])[:]
     if isinstance(train, ImageFiles):
         train = train.cached(cache_bytes)
     if isinstance(test, ImageFiles):
         test = test.cached(cache_bytes)
-    sample = train if isinstance(train, Images) else train[:2_000]  # its order is random
+    sample = train if isinstance(train, Images) else train[:2_000]  # the order is random
     return Dataset(source, classes, train, held_out, test, Normalization.from_images(sample))
 
 
@@ -214,7 +216,7 @@ _Source = tuple[tuple[str, ...], Images | ImageFiles, Images | ImageFiles | None
 
 
 def _digits(resolution: int, seed: int) -> _Source:
-    """scikit-learn's 1,797 handwritten digits, 8 x 8 in 17 grey levels; a fifth is the test split."""
+    """scikit-learn's 1,797 handwritten digits: 8 x 8 pixels, 17 grey levels. A random fifth is the test split."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -238,7 +240,7 @@ def _cifar(name: str, root: Path, resolution: int) -> _Source:
 
 
 def _imagenet(root: Path, resolution: int) -> _Source:
-    """ILSVRC 2012 from its archives, which nobody may pass on: torchvision unpacks them. Its val split is the test."""
+    """ILSVRC 2012 from archives that its users must obtain themselves. Its validation split is the test split."""
     from torchvision.datasets import ImageNet
 
     try:
@@ -262,10 +264,10 @@ def _image_folder(folder: Path, resolution: int, channels: int) -> _Source:
     except FileNotFoundError as error:  # a split without classes, or a class without images
         raise ValueError(f"{folder}: {error}") from error
     if test is not None and test_folder is not None and test.classes != train.classes:
-        odd = ", ".join(sorted(set(test.classes) ^ set(train.classes))[:5])
-        raise ValueError(f"{folder}: train/ and {test_folder.name}/ must have the same classes; they differ in {odd}")
-    tests = None if test is None else _files(test, resolution, channels)
-    return tuple(train.classes), _files(train, resolution, channels), tests
+        names = ", ".join(sorted(set(test.classes) ^ set(train.classes))[:5])
+        raise ValueError(f"{folder}: train/ and {test_folder.name}/ must have the same classes; they differ in {names}")
+    test_files = None if test is None else _files(test, resolution, channels)
+    return tuple(train.classes), _files(train, resolution, channels), test_files
 
 
 def _files(folder: Any, resolution: int, channels: int) -> ImageFiles:
@@ -276,18 +278,19 @@ def _files(folder: Any, resolution: int, channels: int) -> ImageFiles:
 
 
 def sample_folder(folder: Path, resolution: int, *, limit: int, seed: int) -> Images:
-    """A sample of the photographs in a folder, at any depth, in colour and without labels: for calibration.
+    """A random sample of at most `limit` photographs in a folder and its subfolders, in colour, without labels.
 
-    As Once-for-All evaluates: the shorter side resized to resolution / 0.875, the centre cropped.
+    The sample is for calibration. Images are prepared as in Once-for-All's evaluation: the shorter side is resized to
+    resolution / 0.875, and the centre is cropped.
 
     Raises:
-        ValueError: there are none, or one cannot be decoded; the message names it.
+        ValueError: the folder holds no images, or an image cannot be decoded; the message names the path.
     """
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
     if not paths:
-        raise ValueError(f"{folder} holds no images; it may be laid out as DIR/CLASS/* or hold images itself")
+        raise ValueError(f"{folder} holds no images; put images into it or into folders inside it")
     chosen = np.sort(np.random.default_rng(seed).permutation(len(paths))[:limit])
     shorter_side = -(-resolution * 1000 // round(1000 * CROP))
     pixels = _decode([paths[i] for i in chosen], resolution, 3, shorter_side=shorter_side)
@@ -302,10 +305,13 @@ def _decode(
     shorter_side: int | None = None,
     boxes: Callable[[int, float], Tensor] | None = None,
 ) -> Tensor:
-    """(N, channels, resolution, resolution) uint8: cut to boxes, or the shorter side resized and the centre cropped.
+    """Decode N files to (N, channels, resolution, resolution) uint8.
+
+    boxes: which box to cut out of each image, as in `ImageFiles.cropped`. Without it, the shorter side is resized to
+    `shorter_side` (default: `resolution`) and the centre is cropped.
 
     Raises:
-        ValueError: a file that cannot be decoded.
+        ValueError: a file cannot be decoded; the message names it.
     """
     from PIL import Image
     from torch.utils.data import get_worker_info
@@ -316,7 +322,7 @@ def _decode(
     shorter = shorter_side or resolution
 
     def cut(image: Any, number: int) -> Any:
-        """A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still twice what is needed."""
+        """Cut and resize an image. `draft` decodes a JPEG at 1/2, 1/4 or 1/8 if that is at least twice the target."""
         if boxes is None:
             image.draft(None, (2 * shorter, 2 * shorter))
             return v2.center_crop(v2.resize(image.convert(mode), [shorter], antialias=True), [resolution, resolution])
@@ -331,11 +337,9 @@ def _decode(
             with Image.open(paths[number]) as image:
                 pixels[number] = v2.pil_to_tensor(cut(image, number))
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-            raise ValueError(
-                f"{paths[number]} cannot be read as an image; replace it or take it away: {error}"
-            ) from error
+            raise ValueError(f"{paths[number]} cannot be read as an image; replace or remove it: {error}") from error
 
-    if get_worker_info() is not None:  # one of several processes that decode
+    if get_worker_info() is not None:  # other processes decode at the same time
         list(map(decode, range(len(paths))))
     else:
         with ThreadPoolExecutor() as pool:

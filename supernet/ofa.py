@@ -1,7 +1,7 @@
-"""Reading what Once-for-All published (arXiv:1908.09791): its checkpoints, accuracy predictor and latency tables.
+"""Reads what Once-for-All published (arXiv:1908.09791): checkpoints, an accuracy predictor and latency tables.
 
-Everything comes back as plain arrays and numbers. torch and PyYAML load inside the functions that need them; files of
-torch are read with `weights_only=True`, so that nothing in them is executed.
+The results are plain arrays and numbers. torch and PyYAML load inside the functions that need them. Files of torch are
+read with `weights_only=True`, so that nothing in them is executed.
 """
 
 import math
@@ -20,26 +20,26 @@ from supernet.families.mobilenetv3 import MobileNetV3Layout
 from supernet.operators import Operator, Operators, Parallel, block_key, flat
 from supernet.space import SearchSpace
 
-PREDICTOR_LAYERS = ("0", "2", "4", "6")  # of an nn.Sequential with ReLU between them
-COUNTER = "num_batches_tracked"  # of a batch norm; nothing depends on it
+PREDICTOR_LAYERS = ("0", "2", "4", "6")  # the linear layers of an nn.Sequential, with ReLU between them
+COUNTER = "num_batches_tracked"  # in every batch norm; no output depends on it
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A supernet that Once-for-All published. weights: by the names of our state dict."""
+    """A supernet that Once-for-All published. weights: by the tensor names of our state dict."""
 
     space: SearchSpace
     weights: Mapping[str, NDArray[Any]]
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The weights of one of Once-for-All's supernets; which one it is follows from their names and shapes.
+    """Read the weights of one of Once-for-All's supernets. The tensors' names and shapes tell which supernet it is.
 
-    Names are today's or the older ones that Once-for-All's own `load_state_dict` maps.
+    The names may be Once-for-All's current names or the older names that its own `load_state_dict` accepts.
 
     Raises:
-        ValueError: tensors missing, misshapen or too many; the message names the file and the tensors. OSError: it
-            cannot be read.
+        ValueError: tensors are missing, unknown or misshapen; the message names the file and the tensors. OSError: the
+            file cannot be read.
     """
     file_names: dict[str, str] = {}
     tensors = {name: value for name, value in _state_dict(path).items() if not name.endswith(COUNTER)}
@@ -50,16 +50,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
     best = min(matches, key=lambda match: len(match.faults))
     if best.faults:
         raise ValueError(
-            f"{path} is none of Once-for-All's checkpoints; it comes closest to {best.space.name}: {best.described()}"
+            f"{path} is none of Once-for-All's checkpoints; the closest is {best.space.name}: {best.describe_faults()}"
         )
     return Checkpoint(best.space, best.weights(tensors))
 
 
 @dataclass(frozen=True)
 class _Match:
-    """A space's supernet against the tensors of a file.
+    """A space's supernet compared with the tensors of a file.
 
-    shapes: by our names. source: our names to the file's, '' where it has none. The rest: faults, for people.
+    shapes: by our names. source: by our names, the file's names, '' if the file lacks the tensor.
+    missing, extra, misshapen: the differences, in words for a message.
     """
 
     space: SearchSpace
@@ -73,28 +74,28 @@ class _Match:
     def compare(
         cls, space: SearchSpace, file_names: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]
     ) -> "_Match":
-        """Compare a space's supernet with tensors of a file. file_names: the file's names by their short form."""
+        """Compare a space's supernet with the tensors of a file. file_names: the file's names by their short form."""
         import torch
 
         with torch.device("meta"):
             state = supernet_class(space.family)(space).state_dict()
         shapes = {name: tuple(value.shape) for name, value in state.items()}
-        theirs = _published_names(space, [name for name in shapes if not name.endswith(COUNTER)])
+        published = _published_names(space, [name for name in shapes if not name.endswith(COUNTER)])
         missing, misshapen, source = [], [], {}
-        for ours, name in theirs.items():
+        for ours, name in published.items():
             file_name = source[ours] = file_names.get(_short(name), "")
             if not file_name:
                 missing.append(name)
             elif tensors[file_name].shape != shapes[ours]:
                 misshapen.append(f"{file_name} {tensors[file_name].shape} instead of {shapes[ours]}")
-        known = set(source.values())
-        return cls(space, shapes, source, missing, [name for name in tensors if name not in known], misshapen)
+        used = set(source.values())
+        return cls(space, shapes, source, missing, [name for name in tensors if name not in used], misshapen)
 
     @property
     def faults(self) -> list[str]:
         return self.missing + self.extra + self.misshapen
 
-    def described(self) -> str:
+    def describe_faults(self) -> str:
         kinds = (("missing", self.missing), ("unknown", self.extra), ("of another shape", self.misshapen))
         return "; ".join(f"{kind}: {_listed(names)}" for kind, names in kinds if names)
 
@@ -106,13 +107,13 @@ class _Match:
 
 
 def _short(name: str) -> str:
-    """One form of all the names that Once-for-All's versions have had for a tensor."""
+    """A form of a tensor's name that is the same in every version of Once-for-All."""
     name = name.replace(".mobile_inverted_conv.", ".conv.")
     return re.sub(r"\.(bn|conv|linear)(\.\1)+\.", r".\1.", name)
 
 
 def _published_names(space: SearchSpace, ours: Iterable[str]) -> dict[str, str]:
-    """Our names to Once-for-All's of today. Layers are paired in the order in which they run."""
+    """By our names, Once-for-All's current names. Layers are paired in the order in which our supernet holds them."""
     layers: dict[str, list[str]] = {}
     for name in ours:
         match = re.fullmatch(r"(.*?)\.((?:matrices\.)?\w+)", name)
@@ -126,7 +127,7 @@ def _published_names(space: SearchSpace, ours: Iterable[str]) -> dict[str, str]:
 
 
 def _published_tensor(layer: str, tensor: str) -> str:
-    """Kernel transforms lie beside the convolution, inside the layer that holds it."""
+    """A tensor's published name. Kernel matrices belong to the layer around the convolution."""
     if tensor.startswith("matrices."):
         kernel_size = int(tensor.removeprefix("matrices."))
         return f"{layer.rpartition('.')[0]}.{kernel_size + 2}to{kernel_size}_matrix"
@@ -134,7 +135,7 @@ def _published_tensor(layer: str, tensor: str) -> str:
 
 
 def _mobile_layers(space: SearchSpace) -> list[str]:
-    """Every layer with weights of a MobileNetV3 or ProxylessNAS, in the order in which our supernet holds them."""
+    """The published names of all layers with weights of a MobileNetV3 or ProxylessNAS, in our supernet's order."""
     layout = space.layout
     assert isinstance(layout, MobileNetV3Layout)
     layers = ["first_conv.conv", "first_conv.bn", *_inverted_residual_layers("blocks.0", elastic=False)]
@@ -158,7 +159,7 @@ def _inverted_residual_layers(block: str, *, elastic: bool = True, squeeze_excit
 
 
 def _resnet_layers(space: SearchSpace) -> list[str]:
-    """Every layer with weights of a ResNet50-D, in the order in which our supernet holds them: shortcuts first."""
+    """The published names of all layers with weights of a ResNet50-D, in our supernet's order: shortcuts first."""
     blocks = ["input_stem.0", "input_stem.1.conv", "input_stem.2"]
     number = 0
     for depths in space.depths:
@@ -169,7 +170,7 @@ def _resnet_layers(space: SearchSpace) -> list[str]:
     return [*(f"{block}.{kind}.{kind}" for block in blocks for kind in ("conv", "bn")), "classifier.linear.linear"]
 
 
-# The published supernets by preset, and their layers.
+# By preset, the published names of the supernet's layers.
 LAYERS: dict[str, Callable[[SearchSpace], list[str]]] = {
     "mbv3-imagenet-w1.0": _mobile_layers,
     "mbv3-imagenet-w1.2": _mobile_layers,
@@ -182,7 +183,7 @@ def read_predictor(path: Path) -> tuple[tuple[NDArray[np.float32], NDArray[np.fl
     """The layers of Once-for-All's accuracy predictor: weights (inputs, outputs) and biases (outputs,).
 
     Raises:
-        ValueError: not such a file; the message names it. OSError: it cannot be read.
+        ValueError: the file is not such a predictor; the message names the file. OSError: the file cannot be read.
     """
     tensors = _state_dict(path)
     names = {f"{layer}.{kind}" for layer in PREDICTOR_LAYERS for kind in ("weight", "bias")}
@@ -194,17 +195,17 @@ def read_predictor(path: Path) -> tuple[tuple[NDArray[np.float32], NDArray[np.fl
 
 
 def read_latency_tables(directory: Path, space: SearchSpace) -> dict[int, dict[str, float]]:
-    """Milliseconds by resolution and `block_key`, from Once-for-All's files `RESOLUTION_lookup_table.yaml`.
+    """Latencies in milliseconds by resolution and `block_key`, from Once-for-All's `RESOLUTION_lookup_table.yaml`.
 
-    A resolution of the space without a file has no entry. Blocks of equal records have different values in the tables
-    of different resolutions, since each was measured by itself.
+    A resolution without a file has no entry. The same block can have different latencies at two resolutions, because
+    each table was measured separately.
 
     Raises:
-        ValueError: no file for any resolution, no such file, a block that it does not hold; the message names the file.
-            A space of another family.
+        ValueError: the space is of another family, no resolution has a file, a file is not a latency table, or a file
+            lacks a block; the message names the space or the file.
     """
     if not isinstance(space.layout, MobileNetV3Layout):
-        raise ValueError(f"Once-for-All's latency tables are of its MobileNetV3 space, which {space.name} is not")
+        raise ValueError(f"Once-for-All's latency tables are for MobileNetV3 spaces, and {space.name} is not one")
     files = latency_table_files(directory, space)
     if not files:
         resolutions = ", ".join(map(str, space.resolutions))
@@ -231,11 +232,9 @@ def _read_table(path: Path, space: SearchSpace, resolution: int) -> dict[str, fl
         raise ValueError(f"{path} is not a latency table: it holds no entries by name")
     blocks = [records for records in dict.fromkeys(PartTables(space, resolution).operators) if records]
     names = {records: _table_names(records) for records in blocks}
-    if missing := sorted({name for of_block in names.values() for name in of_block} - rows.keys()):
-        raise ValueError(
-            f"{path} lacks {_listed(missing)}; its table is of another space or width than {space.name}, or incomplete"
-        )
-    milliseconds = {name: _mean(path, name, rows[name]) for of_block in names.values() for name in of_block}
+    if missing := sorted({name for entries in names.values() for name in entries} - rows.keys()):
+        raise ValueError(f"{path} lacks {_listed(missing)}; the table is incomplete, or not for {space.name}")
+    milliseconds = {name: _mean(path, name, rows[name]) for entries in names.values() for name in entries}
     return {block_key(records): sum(milliseconds[name] for name in names[records]) for records in blocks}
 
 
@@ -247,7 +246,7 @@ def _mean(path: Path, name: str, row: Any) -> float:
 
 
 def _table_names(records: Operators) -> list[str]:
-    """What Once-for-All's tables call the pieces of one part: inverted residuals, other convolutions, and so on."""
+    """The entries of one part in Once-for-All's tables: one for each inverted residual and each other layer."""
     if any(isinstance(record, Operator) and record.groups > 1 for record in records):
         return [_inverted_residual_name(records, residual=False)]
     return [
@@ -278,7 +277,7 @@ def _layer_name(record: Operator) -> str:
 
 
 def _conv_name(record: Operator) -> str:
-    """The first convolution has stride 2; of the last two the second works on pooled features, without batch norm."""
+    """The first convolution has stride 2. The last convolution works on pooled features and has no batch norm."""
     if record.stride > 1:
         return "Conv"
     return "Conv_1" if record.norm else "Conv_2"
@@ -289,10 +288,10 @@ def _shape(name: str, side: int, channels: int) -> str:
 
 
 def _state_dict(path: Path) -> dict[str, NDArray[Any]]:
-    """The tensors of a file that torch saved, bare or under `state_dict`.
+    """The tensors of a file that torch saved: a state dict, alone or under the key `state_dict`.
 
     Raises:
-        ValueError: not such a file, one that holds more than tensors, or tensors that are not finite.
+        ValueError: torch cannot read the file, the file holds something other than tensors, or a tensor is not finite.
     """
     import torch
 
@@ -308,13 +307,13 @@ def _state_dict(path: Path) -> dict[str, NDArray[Any]]:
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise ValueError(f"{path} is not a state dict: tensors by name, alone or under `state_dict`")
     tensors = {str(name): value.detach().float().numpy() for name, value in content.items()}
-    if wild := [name for name, array in tensors.items() if not np.isfinite(array).all()]:
-        raise ValueError(f"{path} holds numbers that are not finite in {_listed(wild)}")
+    if not_finite := [name for name, array in tensors.items() if not np.isfinite(array).all()]:
+        raise ValueError(f"{path} holds numbers that are not finite in {_listed(not_finite)}")
     return tensors
 
 
-def _listed(names: Any, most: int = 10) -> str:
-    """The first few names, and how many more there are."""
+def _listed(names: Any, limit: int = 10) -> str:
+    """The first few names, and how many names follow."""
     ordered = sorted(names)
-    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
-    return (", ".join(ordered[:most]) or "nothing") + more
+    more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
+    return (", ".join(ordered[:limit]) or "nothing") + more

@@ -1,1 +1,1 @@
-"""Accuracy of extracted subnets, after their batch-norm statistics are recalibrated."""
+"""The accuracy of extracted subnets, after batch-norm recalibration."""

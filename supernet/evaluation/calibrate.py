@@ -1,4 +1,4 @@
-"""Batch-norm recalibration: the statistics that a subnet would have, had it been trained alone."""
+"""Batch-norm recalibration: statistics of the subnet's own, in place of those shared by all subnets."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @dataclass(slots=True)
 class _Pooled:
-    """Mean and sum of squared deviations over all values seen, in double precision."""
+    """Mean and sum of squared deviations of all values so far, in double precision."""
 
     count: int
     mean: Tensor
@@ -27,15 +27,16 @@ class _Pooled:
 
 @torch.no_grad()
 def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace the running statistics of every batch norm by those of `batches`, in place.
+    """Replace the running statistics of every batch norm by statistics of `batches`, in place.
 
-    batches: normalised images, (N, C, R, R) each; batches may differ in size. The variance is the pooled one, within
-    batches plus between their means; averaging the batches' own variances, as Once-for-All does, loses the second.
-    Within a pass each layer sees activations normalised by their own batch (as fvcore's `precise_bn`). The network is
-    left in the mode it was in.
+    The variance is pooled: the variance within batches plus the variance between their means. Once-for-All averages the
+    variances within batches and loses the second term. During the pass each layer normalises by the statistics of the
+    current batch, as in fvcore's `precise_bn`. The network stays in training or in evaluation mode, as it was.
+
+    batches: normalised images, (N, C, R, R) each; N may differ from batch to batch.
 
     Raises:
-        ValueError: no batch was given, or a batch norm saw a single value per channel.
+        ValueError: there is no batch, or a batch norm sees a single value per channel.
     """
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     if not norms:
@@ -57,7 +58,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
     try:
         network.train()
         for norm in norms:
-            norm.momentum = 1.0  # the running statistics become exactly those of the latest batch
+            norm.momentum = 1.0  # the running statistics become exactly the statistics of the current batch
         for batch in batches:
             network(batch)
     finally:

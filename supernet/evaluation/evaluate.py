@@ -1,4 +1,4 @@
-"""Accuracy of extracted subnets, on images that training has not seen."""
+"""The accuracy of extracted subnets on images that training has not seen."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ from supernet.networks.supernet import Supernet
 from supernet.space import Architecture
 
 BATCH = 512  # images per forward pass
-KEPT_BYTES = 2**28  # of normalised images at one resolution
-NOISE = 8  # standard deviation of a view's noise, on pixels of 0 to 255
+CACHED_BYTES = 2**28  # at most, of normalised images at one resolution
+NOISE = 8  # standard deviation of a view's noise, on pixels from 0 to 255
 Split = Literal["calibration", "holdout"]
 BatchNorm = Literal["recalibrated", "stored"]
 NO_CALIBRATION = (
-    "there are no calibration images to recalibrate batch norm with; give some with `--calibration DIR`, at import or "
-    "at export, or export with `--batch-norm stored`"
+    "there are no calibration images to recalibrate batch norm with; name a folder of images at import or at export, "
+    "or export with stored statistics"
 )
-SAMPLE_SEED = 0  # of the random images that stand for real ones where there are none
+SAMPLE_SEED = 0  # of the random images that stand in for real images
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a network scored: top-1 accuracy in [0, 1], mean log-likelihood of the true class (nats), images seen."""
+    """A network's scores: top-1 accuracy in [0, 1], mean log-likelihood of the true class (nats), number of images."""
 
     accuracy: float
     log_likelihood: float
@@ -54,32 +54,32 @@ def evaluate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Ev
 
 
 def perturbed(images: Images, views: Views) -> Images:
-    """The images under `views.count` fixed perturbations: a shift of up to 1/12 of the side, and Gaussian noise.
+    """`views.count` copies of the images, each shifted by up to 1/12 of the image size, with Gaussian noise added.
 
-    Accuracy on a nearly saturated dataset says little about which of two subnets is better; under perturbation, and as
-    log-likelihood, it does. The same seed gives the same images.
+    On a nearly saturated dataset, accuracy hardly separates two subnets. Perturbations and log-likelihoods separate
+    them. The same seed gives the same images.
     """
     if views.count == 0:
         return images
     generator = torch.Generator().manual_seed(views.seed)
-    most = max(1, round(images.pixels.shape[-1] / 12))
-    made = []
+    limit = max(1, round(images.pixels.shape[-1] / 12))
+    parts = []
     for _ in range(views.count):
-        down, right = torch.randint(-most, most + 1, (2,), generator=generator).tolist()
-        for pixels in images.pixels.split(BATCH):  # in floating point only a batch at a time
-            shifted = torch.roll(F.pad(pixels.float(), (most,) * 4, mode="replicate"), (down, right), (2, 3))
-            shifted = shifted[:, :, most:-most, most:-most]
+        down, right = torch.randint(-limit, limit + 1, (2,), generator=generator).tolist()
+        for pixels in images.pixels.split(BATCH):  # only one batch at a time takes memory in floating point
+            shifted = torch.roll(F.pad(pixels.float(), (limit,) * 4, mode="replicate"), (down, right), (2, 3))
+            shifted = shifted[:, :, limit:-limit, limit:-limit]
             noisy = shifted + NOISE * torch.randn(shifted.shape, generator=generator)
-            made.append(noisy.clamp(0, 255).to(torch.uint8))
-    return Images(torch.cat(made), images.labels.repeat(views.count))
+            parts.append(noisy.clamp(0, 255).to(torch.uint8))
+    return Images(torch.cat(parts), images.labels.repeat(views.count))
 
 
 class Evaluator:
     """Extracts, recalibrates and scores subnets of one supernet.
 
-    Normalised images are kept for the resolutions used last, where they are small: ask for one after another.
+    Normalised images of the last few resolutions are cached if they are small, so group calls by resolution.
 
-    calibration: training images for batch norm, or None. holdout: images that neither training nor calibration saw, or
+    calibration: training images for batch norm, or None. holdout: images that neither training nor calibration uses, or
     None.
     """
 
@@ -90,15 +90,15 @@ class Evaluator:
         self.normalization = normalization
         self.calibration = calibration
         self.holdout = holdout
-        self._kept = lru_cache(maxsize=4)(lambda which, resolution: list(self._make(which, resolution)))
+        self._cached = lru_cache(maxsize=4)(lambda which, resolution: list(self._make(which, resolution)))
 
     def subnet(self, arch: Architecture, batch_norm: BatchNorm = "recalibrated") -> nn.Sequential:
         """The subnet as a static network, in evaluation mode.
 
-        batch_norm: with statistics of its own, or with the supernet's, sliced, as they are stored.
+        batch_norm: `recalibrated` computes statistics of its own; `stored` slices the statistics of the supernet.
 
         Raises:
-            ValueError: there are no images to recalibrate with.
+            ValueError: there are no calibration images.
         """
         network = self.supernet.extract(arch).to(memory_format=torch.channels_last)
         if batch_norm == "recalibrated":
@@ -108,13 +108,14 @@ class Evaluator:
         return network.eval()
 
     def evaluate(self, network: nn.Module, resolution: int) -> Evaluation | None:
-        """Score a network on the held-out images, None when there are none."""
+        """Score a network on the held-out images; None if there are none."""
         return None if self.holdout is None else evaluate(network, self._batches("holdout", resolution))
 
     def sample(self, resolution: int, count: int = 16) -> Tensor:
-        """(at most count, C, R, R) images, normalised: what an exported file is compared with torch on.
+        """At most `count` normalised images, (N, C, R, R), on which an exported file is compared with torch.
 
-        Real ones where there are any; otherwise random ones, of mean 0 and variance 1, always the same.
+        They are held-out images or else calibration images. Without either, they are random, with mean 0 and variance
+        1, and always the same.
         """
         images = self.calibration if self.holdout is None else self.holdout
         if images is not None:
@@ -124,7 +125,7 @@ class Evaluator:
 
     def _batches(self, which: Split, resolution: int) -> Iterable[tuple[Tensor, Tensor]]:
         size = 4 * len(self._images(which)) * self.supernet.space.in_channels * resolution**2
-        return self._kept(which, resolution) if size <= KEPT_BYTES else self._make(which, resolution)
+        return self._cached(which, resolution) if size <= CACHED_BYTES else self._make(which, resolution)
 
     def _make(self, which: Split, resolution: int) -> Iterator[tuple[Tensor, Tensor]]:
         device = next(self.supernet.parameters()).device
@@ -139,9 +140,10 @@ class Evaluator:
 def batches(
     images: Images | ImageFiles, resolution: int, normalization: Normalization, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised images (N, C, R, R), channels last, with labels (N,), in nearly equal batches.
+    """Normalised images (N, C, R, R), channels last, and labels (N,), in batches of nearly equal size.
 
-    Nearly equal, because a last batch of one image has no variance to recalibrate with.
+    Batches of a fixed size could leave a single image to the last batch. A single image may have no variance to
+    recalibrate with.
     """
     count = -(-len(images) // BATCH)
     for first, end in pairwise(len(images) * number // count for number in range(count + 1)):

@@ -1,4 +1,4 @@
-"""How held-out images are perturbed. Apart from `evaluate`, so that opening a bundle loads no torch."""
+"""How held-out images are perturbed. A module apart from `evaluate`, so that opening a bundle loads no torch."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from supernet.checks import FORBID_EXTRA, require
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """How held-out images are perturbed: how many views of each, and the seed. 0 leaves them as they are."""
+    """How held-out images are perturbed. count: perturbed copies of each image; 0 leaves the images unchanged."""
 
     count: int = 0
     seed: int = 0

@@ -122,7 +122,7 @@ def test_what_a_killed_writer_left_is_gone_after_the_next(tmp_path: Path) -> Non
     write(tmp_path / "a").path.rename(tmp_path / ".a.old")  # killed between the two renames
     (tmp_path / ".a.tmp").mkdir()
     (tmp_path / ".a.tmp" / "weights.safetensors").write_bytes(b"half")
-    with pytest.raises(BundleError, match=r"a is not a bundle: .* what was there is .*\.a\.old, rename that"):
+    with pytest.raises(BundleError, match=r"a is not a bundle: .* rename the old bundle, .*\.a\.old, to a$"):
         Bundle.open(tmp_path / "a")
     assert write(tmp_path / "a", name="again").name == "again"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -151,16 +151,14 @@ def test_a_bundle_may_lack_weights_and_images_and_hold_devices(tmp_path: Path) -
     assert bundle.devices == {"phone.x": DEVICE}
     assert set(bundle.manifest["files"]) == {"report.json", "device-phone.x.json"}
     for use in (bundle.supernet, bundle.evaluator):
-        with pytest.raises(
-            BundleError, match=r"made without a checkpoint, so it can be searched .* `supple import-ofa"
-        ):
+        with pytest.raises(BundleError, match=r"made without a checkpoint, so it can be searched .* with a checkpoint"):
             use()
 
 
 def test_a_broken_device_is_named(tmp_path: Path) -> None:
     bundle = write(tmp_path / "a", devices={"phone": DEVICE})
     (bundle.path / "device-phone.json").write_text("{")
-    with pytest.raises(BundleError, match="a file of a device cannot be read"):
+    with pytest.raises(BundleError, match="the file of a device cannot be read"):
         _ = Bundle(bundle.path, bundle.manifest, bundle.hash).devices
     with pytest.raises(BundleError, match=r"device-phone\.json was altered"):
         Bundle.open(bundle.path)
@@ -169,7 +167,7 @@ def test_a_broken_device_is_named(tmp_path: Path) -> None:
 def test_stored_statistics_need_no_images(tmp_path: Path) -> None:
     evaluator = write(tmp_path / "a", calibration=None, holdout=None).evaluator()
     arch = SPACE.smallest()
-    with pytest.raises(ValueError, match=r"no calibration images .* `--calibration DIR`.* `--batch-norm stored`"):
+    with pytest.raises(ValueError, match=r"no calibration images .* at export, or export with stored statistics"):
         evaluator.subnet(arch)
     sample = evaluator.sample(8)
     assert sample.shape == (16, 1, 8, 8)

@@ -115,7 +115,7 @@ def test_bad_sources_are_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holdout is 5000 images; digits has 1438"):
         load("digits", 16, seed=0, holdout=5000, root=tmp_path)
     for source, channels in (("digits", 1), (str(tmp_path), 2)):
-        with pytest.raises(ValueError, match=f"channels is {channels}; it is 1 or 3, for folders"):
+        with pytest.raises(ValueError, match=f"channels is {channels}; it is 1 or 3, for folders only"):
             load(source, 16, seed=0, holdout=1, root=tmp_path, channels=channels)
     with pytest.raises(ValueError, match=r"augmentation.shift is nan"):
         Augmentation(shift=float("nan"))
@@ -194,10 +194,10 @@ def test_a_sampled_image_is_the_centre_of_which_an_eighth_is_cut_off(tmp_path: P
 
 
 def test_a_folder_without_images_or_with_a_broken_one_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no images; it may be laid out as"):
+    with pytest.raises(ValueError, match="holds no images; put images into it or into folders"):
         sample_folder(tmp_path, 16, limit=5, seed=0)
     (tmp_path / "a.jpg").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"a\.jpg cannot be read as an image; replace it"):
+    with pytest.raises(ValueError, match=r"a\.jpg cannot be read as an image; replace or remove it"):
         sample_folder(tmp_path, 16, limit=5, seed=0)
 
 
@@ -343,7 +343,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, workers: int, cro
     folder = image_folder(tmp_path, {"train": ["cat"]})
     broken = folder / "train" / "cat" / "9.png"
     broken.write_bytes((folder / "train" / "cat" / "1.png").read_bytes()[:90])
-    with pytest.raises(ValueError, match=f"{broken} cannot be read as an image; replace it or take it away"):
+    with pytest.raises(ValueError, match=f"{broken} cannot be read as an image; replace or remove it"):
         load(str(folder), 16, seed=0, holdout=1, root=tmp_path)
     streamed = ImageFiles(folder, np.array([b"train/cat/0.png", b"train/cat/9.png"]), torch.zeros(2), 16, 3)
     loader = Batches(streamed, Schedule(PHASES, 2, augmentation=Augmentation(crop=crop)), 0)
