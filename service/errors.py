@@ -3,13 +3,10 @@
 The service raises `SuppleError`; the libraries underneath raise `ValueError`, which is translated here, at the edge.
 """
 
-import logging
 from http import HTTPStatus
 from typing import Any
 
 from pydantic import ValidationError
-
-log = logging.getLogger("supple")
 
 
 class SuppleError(Exception):
@@ -79,7 +76,8 @@ class StoreFullError(SuppleError):
     status, title = 507, "The artifact store is full"
 
 
-def _plain(status: int, detail: str, **more: Any) -> dict[str, Any]:
+def make_problem_document(status: int, detail: str, **more: Any) -> dict[str, Any]:
+    """A problem document titled after its HTTP status. more: further members, JSON-able."""
     return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more}
 
 
@@ -88,8 +86,8 @@ def problem_document_of(error: Exception) -> dict[str, Any]:
     if isinstance(error, SuppleError):
         return error.problem_document()
     if isinstance(error, ValueError) and not isinstance(error, ValidationError):  # those are of values we made
-        return _plain(422, shortened(str(error), 1_000))
-    return _plain(500, "an unexpected error, which the service's log describes")
+        return make_problem_document(422, shortened(str(error), 1_000))
+    return make_problem_document(500, "an unexpected error, which the service's log describes")
 
 
 def shortened(text: str, most: int = 80) -> str:

@@ -38,7 +38,7 @@ def merge_front(
     tables, predictor = context.loaded(supernet).tables, context.predictor(supernet)
     latency_models = {
         name: context.latency_model(row, tables)
-        for name, row in devices.models_for(session, [device] if device else [], supernet.space_hash).items()
+        for name, row in devices.get_models(session, [device] if device else [], supernet.space_hash).items()
     }
     problem = build_problem(tables, predictor, latency_models, front=names, device=device)
     ids, genomes, accuracy = queries.stored_genomes(session, supernet)

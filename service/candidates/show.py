@@ -118,7 +118,7 @@ def newest_predictions(session: Session, context: Context, candidates: Sequence[
     loaded = context.loaded(supernet)
     genomes = genomes_of(candidates)
     accuracy = loaded.predictor.predict(genomes).tolist() if loaded.predictor else [None] * len(genomes)
-    rows = devices.latest_models(session, space_hash=supernet.space_hash)
+    rows = devices.list_latest_models(session, space_hash=supernet.space_hash)
     latency = {row.device: context.latency_model(row, loaded.tables).predict(genomes) for row in rows}
     ids = {row.device: row.id for row in rows}
     result = []

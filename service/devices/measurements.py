@@ -52,7 +52,7 @@ def add_model(session: Session, store: Store, name: str, body: MeasurementsIn, m
     artifact = store.put(body.model_dump_json().encode())
     device = queries.lock(session, name)
     check(device, body)
-    for newest in queries.latest_models(session, devices=[name], space_hash=body.space_hash):
+    for newest in queries.list_latest_models(session, devices=[name], space_hash=body.space_hash):
         if newest.measurements == artifact:
             return LatencyModelOut.model_validate(newest)
     row = LatencyModelRow(

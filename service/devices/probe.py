@@ -90,15 +90,15 @@ def measure(
     per_visit = 1 if keep else SAMPLES_PER_LOAD
     visits = math.ceil(ROUNDS / per_visit)
     baseline = _Runner("the reference network", reference, threads, batch_size)
-    kept: dict[int, _Runner] = {}
+    runners: dict[int, _Runner] = {}
     total = visits * per_visit * len(models)
     pairs: list[list[tuple[float, float]]] = [[] for _ in models]  # ms of the model and of the reference before it
     shuffle, started = random.Random(0), time.monotonic()
     for visit in range(1, visits + 1):
         for done, i in enumerate(shuffle.sample(range(len(models)), len(models)), 1):
-            runner = kept.get(i) or _Runner(models[i].name, models[i].load(), threads, batch_size)
+            runner = runners.get(i) or _Runner(models[i].name, models[i].load(), threads, batch_size)
             if keep:
-                kept[i] = runner
+                runners[i] = runner
             for _ in range(per_visit):
                 reference_ms = baseline.sample()
                 pairs[i].append((runner.sample(), reference_ms))
@@ -186,7 +186,7 @@ class Plan:
         try:
             self._file = zipfile.ZipFile(path)
             self.json: dict[str, Any] = json.loads(self._file.read("plan.json"))
-            found = self.json["format"]
+            plan_format = self.json["format"]
             self.entries: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in self.json["models"]}
             self.models = [self._model(name, entry["file"]) for name, entry in self.entries.items()]
             self.reference = self._file.read(self.json["reference"])
@@ -194,8 +194,8 @@ class Plan:
             raise ProbeError(f"there is no plan at {path}") from error
         except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
             raise ProbeError(f"{path} is not a plan: {error}") from error
-        if found != FORMAT:
-            raise ProbeError(f"{path} has plan format {found}; this probe reads format {FORMAT}")
+        if plan_format != FORMAT:
+            raise ProbeError(f"{path} has plan format {plan_format}; this probe reads format {FORMAT}")
 
     def _model(self, name: str, file: str) -> Model:
         """A model that is read from the zip only when its turn comes."""
@@ -287,11 +287,11 @@ def _processor() -> str:
     """The processor's name: x86 has a model name, boards have a model of the board."""
     for path, pattern in (("/proc/cpuinfo", r"^model name\s*:\s*(.+)$"), ("/proc/device-tree/model", r"^([^\0]+)")):
         try:
-            found = re.search(pattern, Path(path).read_text(errors="replace"), re.MULTILINE)
+            match = re.search(pattern, Path(path).read_text(errors="replace"), re.MULTILINE)
         except OSError:
             continue
-        if found:
-            return found[1].strip()
+        if match:
+            return match[1].strip()
     return platform.processor() or platform.machine()
 
 

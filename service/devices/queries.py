@@ -63,7 +63,7 @@ def get_supernet_of_space(session: Session, space_hash: str) -> Supernet:
     return supernet
 
 
-def latest_models(
+def list_latest_models(
     session: Session, *, devices: Sequence[str] | None = None, space_hash: str | None = None
 ) -> list[LatencyModelRow]:
     """The newest latency model of each device and search space. devices, space_hash: return no others."""
@@ -84,13 +84,13 @@ def latest_models(
     return list(session.scalars(select(LatencyModelRow).join(newest_versions, same).order_by(*order)))
 
 
-def models_for(session: Session, names: Sequence[str], space_hash: str) -> dict[str, LatencyModelRow]:
+def get_models(session: Session, names: Sequence[str], space_hash: str) -> dict[str, LatencyModelRow]:
     """The newest latency model of each named device for a search space, by device.
 
     Raises:
         NotFoundError: no such device. InvalidError: the device has no latency model for this search space.
     """
-    models = {model.device: model for model in latest_models(session, devices=names, space_hash=space_hash)}
+    models = {model.device: model for model in list_latest_models(session, devices=names, space_hash=space_hash)}
     for name in names:
         get(session, name)
         if name not in models:
@@ -100,7 +100,7 @@ def models_for(session: Session, names: Sequence[str], space_hash: str) -> dict[
     return models
 
 
-def models_by_id(session: Session, ids: Sequence[str]) -> list[LatencyModelRow]:
+def get_models_by_id(session: Session, ids: Sequence[str]) -> list[LatencyModelRow]:
     """The latency models with these ids."""
     return list(session.scalars(select(LatencyModelRow).where(LatencyModelRow.id.in_(ids))))
 

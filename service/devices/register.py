@@ -29,7 +29,7 @@ def register_device(session: Session, body: DeviceIn) -> DeviceOut:
                 f"device {body.name!r} has {field} {stored!r}, not {value!r}; its measurements depend on that, "
                 "so register another name"
             )
-    return show_device(device, queries.latest_models(session, devices=[device.name]))
+    return show_device(device, queries.list_latest_models(session, devices=[device.name]))
 
 
 def register_published_device(

@@ -25,17 +25,17 @@ def show_device(device: Device, latency_models: Sequence[LatencyModelRow]) -> De
 
 def get_device(session: Session, name: str) -> DeviceOut:
     """One device. Raises NotFoundError."""
-    return show_device(queries.get(session, name), queries.latest_models(session, devices=[name]))
+    return show_device(queries.get(session, name), queries.list_latest_models(session, devices=[name]))
 
 
 def list_devices(session: Session, limit: int, cursor: str | None = None) -> Page[DeviceOut]:
     """One page of devices by name."""
     rows, following = queries.page(session, limit, cursor)
-    latency_models = queries.latest_models(session, devices=[row.name for row in rows])
+    latency_models = queries.list_latest_models(session, devices=[row.name for row in rows])
     return Page(items=[show_device(row, latency_models) for row in rows], next=following)
 
 
 def list_all_devices(session: Session) -> list[DeviceOut]:
     """All devices by name."""
-    latency_models = queries.latest_models(session)
+    latency_models = queries.list_latest_models(session)
     return [show_device(row, latency_models) for row in queries.list_all(session)]

@@ -201,7 +201,7 @@ def cost_ranges(
     tables = context.loaded(supernet).tables
     costs: dict[str, Cost] = {kind.name: tables.cost(kind.name) for kind in counted_costs()}
     if device is not None:
-        row = device_queries.models_for(session, [device], supernet.space_hash)[device]
+        row = device_queries.get_models(session, [device], supernet.space_hash)[device]
         costs["latency_ms"] = context.latency_model(row, tables).cost("latency_ms")
     largest = tables.space.encode(tables.space.largest())[None]
     ranges = {

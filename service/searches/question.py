@@ -54,7 +54,7 @@ def make_question(session: Session, body: SearchIn) -> Question:
     if body.verify:
         check_extractable(supernet)
     request = make_request(body, supernet.id)
-    return Question(supernet, request, devices.models_for(session, request.devices, supernet.space_hash))
+    return Question(supernet, request, devices.get_models(session, request.devices, supernet.space_hash))
 
 
 def load_question(session: Session, context: Context, search: Search) -> Question:
@@ -62,7 +62,7 @@ def load_question(session: Session, context: Context, search: Search) -> Questio
     warm_start = None
     if search.warm_start is not None:
         warm_start = unpack(context.store.path(search.warm_start).read_bytes())["genomes"]
-    rows = devices.models_by_id(session, list(search.latency_models.values()))
+    rows = devices.get_models_by_id(session, list(search.latency_models.values()))
     supernet = supernets.get(session, search.supernet_id)
     request = SearchRequest.from_json(search.request)
     return Question(supernet, request, {row.device: row for row in rows}, warm_start)

@@ -116,7 +116,9 @@ def _latency_bounds(session: Session, context: Context, search: Search, rows: Se
     if not confidences:
         return {}
     tables = context.loaded(supernets.get(session, search.supernet_id)).tables
-    latency_models = {row.device: row for row in devices.models_by_id(session, list(search.latency_models.values()))}
+    latency_models = {
+        row.device: row for row in devices.get_models_by_id(session, list(search.latency_models.values()))
+    }
     genomes = genomes_of(rows)
     return {
         device: context.latency_model(latency_models[device], tables).upper_bound(genomes, confidence)

@@ -1,4 +1,4 @@
-"""What endpoints ask FastAPI for."""
+"""The service's context as a FastAPI dependency."""
 
 from typing import Annotated
 
@@ -7,9 +7,10 @@ from fastapi import Depends, Request
 from service.context import Context
 
 
-def _of(request: Request) -> Context:
+def get_context(request: Request) -> Context:
+    """The context of the application that serves this request."""
     context: Context = request.app.state.context
     return context
 
 
-ContextOf = Annotated[Context, Depends(_of)]  # how an endpoint asks for it
+ContextOf = Annotated[Context, Depends(get_context)]

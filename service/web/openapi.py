@@ -24,34 +24,34 @@ def document(app: FastAPI) -> dict[str, Any]:
     """
     if app.openapi_schema is not None:
         return app.openapi_schema
-    found = FastAPI.openapi(app)
-    schemas = found["components"]["schemas"]
+    openapi = FastAPI.openapi(app)
+    schemas = openapi["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
-    for path, operations in found["paths"].items():
+    for path, operations in openapi["paths"].items():
         for method, operation in operations.items():
-            known = operation["responses"]
-            known.pop("422", None)
+            responses = operation["responses"]
+            responses.pop("422", None)
             for status, meaning in _problems(path, method, operation).items():
-                known.setdefault(str(status), {"description": meaning})
+                responses.setdefault(str(status), {"description": meaning})
             operation["responses"] = {
-                status: {**known[status], "content": problem} if status >= "4" else known[status]
-                for status in sorted(known)
+                status: {**responses[status], "content": problem} if status >= "4" else responses[status]
+                for status in sorted(responses)
             }
-    return found
+    return openapi
 
 
 def _problems(path: str, method: str, operation: dict[str, Any]) -> dict[int, str]:
     """By status, what a route refuses because of its shape."""
     if not path.startswith("/v1/"):
         return {}
-    given, body = operation.get("parameters", []), "requestBody" in operation
+    parameters, body = operation.get("parameters", []), "requestBody" in operation
     return {
         **ANY,
         **(CHANGING if method != "get" else {}),
         **(WITH_BODY if body else {}),
-        **(WITH_PATH if any(one["in"] == "path" for one in given) else {}),
-        **(WITH_INPUT if body or given else {}),
+        **(WITH_PATH if any(parameter["in"] == "path" for parameter in parameters) else {}),
+        **(WITH_INPUT if body or parameters else {}),
     }

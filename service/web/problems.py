@@ -12,7 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from service.errors import SuppleError, _plain, log, problem_document_of, shortened
+from service.errors import SuppleError, make_problem_document, problem_document_of, shortened
+
+log = logging.getLogger("supple")
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MOST_ERRORS = 20  # of one request that are listed
@@ -47,27 +49,27 @@ def _sentence(error: Mapping[str, Any]) -> str:
 Explanation = tuple[dict[str, Any], dict[str, str]]  # a problem document, and headers of the response
 
 
-def _of_supple_error(request: Request, error: Exception) -> Explanation:
+def _explain_supple_error(request: Request, error: Exception) -> Explanation:
     assert isinstance(error, SuppleError)
     headers = {"WWW-Authenticate": 'Bearer realm="supple"'} if error.status == 401 else {}
     return error.problem_document(), headers
 
 
-def _of_invalid_request(request: Request, error: Exception) -> Explanation:
+def _explain_invalid_request(request: Request, error: Exception) -> Explanation:
     assert isinstance(error, RequestValidationError)
     errors = [
         {"field": "body" if e["type"] == "json_invalid" else _field(e["loc"]), "message": _sentence(e)}
         for e in error.errors()[:MOST_ERRORS]
     ]
-    return _plain(422, "; ".join(e["message"] for e in errors), errors=errors), {}
+    return make_problem_document(422, "; ".join(e["message"] for e in errors), errors=errors), {}
 
 
-def _of_http_exception(request: Request, error: Exception) -> Explanation:
+def _explain_http_exception(request: Request, error: Exception) -> Explanation:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers = {"Allow": ", ".join(sorted(_methods(request)))}
-    return _plain(error.status_code, error.detail), headers
+    return make_problem_document(error.status_code, error.detail), headers
 
 
 def _methods(request: Request) -> set[str]:
@@ -80,17 +82,17 @@ def _methods(request: Request) -> set[str]:
     }
 
 
-def _of_database_error(request: Request, error: Exception) -> Explanation:
+def _explain_database_error(request: Request, error: Exception) -> Explanation:
     log.error("%s %s", request.method, request.url.path, exc_info=error)
-    return _plain(503, "the database does not answer or is locked; try again"), {"Retry-After": "1"}
+    return make_problem_document(503, "the database does not answer or is locked; try again"), {"Retry-After": "1"}
 
 
-def _of_unfit_data(request: Request, error: Exception) -> Explanation:
+def _explain_unfit_data(request: Request, error: Exception) -> Explanation:
     log.info("%s %s", request.method, request.url.path, exc_info=error)
-    return _plain(422, "the database cannot hold a value of this request; send printable text"), {}
+    return make_problem_document(422, "the database cannot hold a value of this request; send printable text"), {}
 
 
-def _of_error(request: Request, error: Exception) -> Explanation:
+def _explain_error(request: Request, error: Exception) -> Explanation:
     problem = problem_document_of(error)
     level = logging.ERROR if problem["status"] >= 500 else logging.INFO
     log.log(level, "%s %s", request.method, request.url.path, exc_info=error)
@@ -98,13 +100,13 @@ def _of_error(request: Request, error: Exception) -> Explanation:
 
 
 PROBLEMS: dict[type[Exception], Callable[[Request, Exception], Explanation]] = {
-    SuppleError: _of_supple_error,
-    RequestValidationError: _of_invalid_request,
-    HTTPException: _of_http_exception,
-    ValueError: _of_error,
-    DataError: _of_unfit_data,
-    OperationalError: _of_database_error,
-    Exception: _of_error,
+    SuppleError: _explain_supple_error,
+    RequestValidationError: _explain_invalid_request,
+    HTTPException: _explain_http_exception,
+    ValueError: _explain_error,
+    DataError: _explain_unfit_data,
+    OperationalError: _explain_database_error,
+    Exception: _explain_error,
 }
 
 

@@ -15,34 +15,34 @@ Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Name = Annotated[Id, Field(description="Up to 64 letters, digits, dots, dashes and underscores.")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-DEEPEST = 32  # nesting of free JSON
+MAX_DEPTH = 32  # nesting of free JSON
 
 
 def _printable(text: str) -> str:
     """`text`, unless it holds control characters or half a surrogate pair, which not every database can keep."""
-    if found := UNPRINTABLE.search(text):
-        raise ValueError(f"holds the character U+{ord(found[0]):04X}; send printable text")
+    if match := UNPRINTABLE.search(text):
+        raise ValueError(f"holds the character U+{ord(match[0]):04X}; send printable text")
     return text
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
     """`value`, unless something in it cannot be kept as JSON."""
     layer: Iterable[Any] = (value,)
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         inner: list[Any] = []
-        for one in layer:
-            if isinstance(one, str):
-                _printable(one)
-            elif isinstance(one, float) and not math.isfinite(one):
-                raise ValueError(f"holds {one}; send finite numbers")
-            elif isinstance(one, dict):
-                inner += (*one, *one.values())
-            elif isinstance(one, list):
-                inner += one
+        for item in layer:
+            if isinstance(item, str):
+                _printable(item)
+            elif isinstance(item, float) and not math.isfinite(item):
+                raise ValueError(f"holds {item}; send finite numbers")
+            elif isinstance(item, dict):
+                inner += (*item, *item.values())
+            elif isinstance(item, list):
+                inner += item
         if not inner:
             return value
         layer = inner
-    raise ValueError(f"is nested more than {DEEPEST} deep")
+    raise ValueError(f"is nested more than {MAX_DEPTH} deep")
 
 
 PageSize = Annotated[int, Query(ge=1, le=100)]
