@@ -74,13 +74,13 @@ def explain(
         return f"{worst} cannot be predicted for any architecture {scope}; measure the device there first"
     if floors[worst] > limits[worst]:
         reason = (
-            f"{worst} is limited to {_exact(limits[worst])}, and no architecture {scope} is below "
+            f"{worst} is limited to {all_digits(limits[worst])}, and no architecture {scope} is below "
             f"{_rounded_up(floors[worst])}; "
         )
         if math.isfinite(nearest[worst].value):
             return f"{reason}raise the limit to at least {_rounded_up(nearest[worst].value)}"
         return f"{reason}raising it alone is not enough, for the other limits cannot be met together either"
-    together = ", ".join(f"{name} {_exact(value)}" for name, value in limits.items())
+    together = ", ".join(f"{name} {all_digits(value)}" for name, value in limits.items())
     raised = [
         f"{name} to at least {_rounded_up(near.value)}" for name, near in nearest.items() if math.isfinite(near.value)
     ]
@@ -93,14 +93,14 @@ def explain(
     return f"no architecture {scope} was found within all of these limits, nor proven impossible: {together}; {advice}"
 
 
-def _exact(value: float) -> str:
-    """A limit for people, with all its digits."""
+def all_digits(value: float) -> str:
+    """A number for people, with all its digits and with thousands separated."""
     return f"{int(value):,}" if value == int(value) else f"{value:,}"
 
 
 def _rounded_up(value: float) -> str:
     """A number for people that is never below the value: six significant digits."""
     if value == int(value):
-        return _exact(value)
+        return all_digits(value)
     digits = 5 - math.floor(math.log10(abs(value)))
     return f"{math.ceil(value * 10.0**digits) / 10.0**digits:,.{max(digits, 0)}f}"

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Column, Table
 
 from evolution.predictors.accuracy import ranking_warning
+from evolution.refusal import all_digits
 from service.costs import cost_kind, counted_costs
 from service.quantities import round_amount, rounded
 
@@ -193,9 +194,7 @@ def _nearest(floor: Mapping[str, Any]) -> str:
 
 
 def _exact(value: float | None) -> str:
-    if value is None:
-        return "cannot be predicted"
-    return f"{int(value):,}" if value == int(value) else f"{value:,}"
+    return "cannot be predicted" if value is None else all_digits(value)
 
 
 def show_answer(answer: Mapping[str, Any], genes: Sequence[str], console: Console) -> None:

@@ -77,7 +77,7 @@ def _parameters() -> list[inspect.Parameter]:
 
 
 def _limit_parameter(kind: CostKind) -> inspect.Parameter:
-    text = f"Hard limit on {kind.label}: {kind.description}, as in {kind.example}"
+    text = f"Hard limit on {kind.label} ({kind.description}), for example {kind.example}"
     if kind.build is None:
         text = f"{text}. Repeat it for each further device, as in phone={kind.example}."
         return _parameter(kind.field, list[str], kind.flag, metavar="[DEVICE=]MS", help=text)

@@ -1,11 +1,11 @@
-"""The device probe: measures the networks of a plan with onnxruntime. One file; needs numpy and onnxruntime only.
+"""The device probe: measures the networks of a plan with onnxruntime. One file; it needs only numpy and onnxruntime.
 
     python probe.py PLAN.zip -o measurements.json
 
-A machine's speed wanders: by several per cent a minute with frequency and temperature, and within milliseconds when
-another program runs beside. The ratio of two networks that run one right after the other hardly does. So every sample
-of a model is taken right after one of a small reference network, all models are visited many times over in random
-order, and a latency is the median of a model's ratios times the reference's median over the whole session.
+The speed of a machine varies: by several per cent a minute with frequency and temperature, and within milliseconds when
+another program runs. The ratio of two networks that run right after each other hardly varies. So the probe takes every
+sample of a model right after a sample of a small reference network, and visits all models many times in random order. A
+latency is the median of the model's ratios times the median of the reference over the whole session.
 """
 
 import argparse
@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 
 FORMAT = 1
-SAMPLE_MS = 0.5  # a sample repeats a model for about so long
+SAMPLE_MS = 0.5  # a sample repeats a model for about this long
 WARM_UP = 5  # untimed runs when a model is loaded
-ROUNDS = 40  # samples per model, unless there is less time
-FEWEST_ROUNDS = 5  # however little time there is
-KEEP_BYTES = 100_000_000  # models stay loaded from round to round when their files are not larger than this together
-SAMPLES_PER_LOAD = 5  # samples in a row where they do not, so that loading them anew pays
-BUSY = 0.1  # other programs' share of the processor above which to warn
+ROUNDS = 40  # samples per model, unless time runs out
+FEWEST_ROUNDS = 5  # samples per model, even if time runs out
+KEEP_BYTES = 100_000_000  # all models stay loaded if their files together are at most this large
+SAMPLES_PER_LOAD = 5  # in a row, if models are loaded anew at every visit
+BUSY = 0.1  # the share of the processor, taken by other programs, above which to warn
 
 
 class ProbeError(ValueError):
@@ -42,7 +42,7 @@ class ProbeError(ValueError):
 
 @dataclass(frozen=True)
 class Model:
-    """Something to measure: a name, how to get its ONNX file, and the file's size in bytes; 0: small."""
+    """A model to measure. load: reads its ONNX file. size: of the file, in bytes; 0 if it is small."""
 
     name: str
     load: Callable[[], bytes]
@@ -51,10 +51,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One model's latency, measured in turns with the reference.
+    """The latency of one model, each sample taken right after a sample of the reference.
 
-    ratio: median over the samples of model / reference. spread: median |deviation| of that ratio, as a fraction of it.
-    wall_ms, reference_ms: plain medians of both over the same samples, drift included.
+    ratio: median of model / reference over the samples. spread: median |deviation| from `ratio`, as a fraction of it.
+    wall_ms, reference_ms: medians of model and reference over the same samples; both include drift.
     """
 
     name: str
@@ -74,13 +74,14 @@ def measure(
     seconds: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Measurement]:
-    """Measure models in turns with a reference network, 40 samples each. All of it runs in this thread.
+    """Take 40 samples of each model, each right after a sample of a reference network. Everything runs in this thread.
 
-    seconds: stop after about so long, though not before each model has 5 samples.
-    progress: called with how many samples are done, and of how many; fewer samples in less time count for more.
+    seconds: stop after about this long, but not before each model has 5 samples.
+    progress: called with the samples done and the number of all samples. If `seconds` will end the session sooner, the
+        elapsed share of `seconds` counts as the share of samples done.
 
     Raises:
-        ProbeError: a model that onnxruntime does not load or run, by name; settings out of range.
+        ProbeError: onnxruntime does not load or run a model, which the message names, or a setting is out of range.
     """
     if threads < 1 or batch_size < 1:
         raise ProbeError(f"threads is {threads}, batch size {batch_size}; both must be at least 1")
@@ -92,7 +93,7 @@ def measure(
     baseline = _Runner("the reference network", reference, threads, batch_size)
     runners: dict[int, _Runner] = {}
     total = visits * per_visit * len(models)
-    pairs: list[list[tuple[float, float]]] = [[] for _ in models]  # ms of the model and of the reference before it
+    pairs: list[list[tuple[float, float]]] = [[] for _ in models]  # ms of the model, ms of the reference before it
     shuffle, started = random.Random(0), time.monotonic()
     for visit in range(1, visits + 1):
         for done, i in enumerate(shuffle.sample(range(len(models)), len(models)), 1):
@@ -122,10 +123,10 @@ def _summary(name: str, pairs: Sequence[tuple[float, float]]) -> Measurement:
 
 
 def in_ms(measurements: Sequence[Measurement], reference_ms: float | None = None) -> dict[str, float]:
-    """Latency of each model, ms, freed of drift: its ratio times one latency of the reference for all of them.
+    """The latency of each model, ms, without drift: its ratio times the same latency of the reference for all models.
 
-    reference_ms: the device's, when these are to be compared with what was measured on it earlier; None: the median
-    over these measurements.
+    reference_ms: the reference's latency in an earlier session on the device, to compare with that session. None takes
+    the median over these measurements.
     """
     if reference_ms is None:
         reference_ms = median(measurement.reference_ms for measurement in measurements)
@@ -141,8 +142,8 @@ class _Runner:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what goes wrong is raised
-        options.add_session_config_entry("session.force_spinning_stop", "1")  # or idle models' threads hold the cores
+        options.log_severity_level = 4  # errors are raised, not logged
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # else threads of idle models hold cores
         try:
             session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
             (node,) = session.get_inputs()
@@ -152,14 +153,14 @@ class _Runner:
             binding = session.io_binding()
             binding.bind_cpu_input(node.name, images)
             binding.bind_ortvalue_output(session.get_outputs()[0].name, output)
-        except Exception as error:  # onnxruntime's own exceptions have no other base in common
+        except Exception as error:  # the exceptions of onnxruntime have no other common base
             raise ProbeError(f"{name} does not run in onnxruntime {ort.__version__}: {error}") from error
         self._run: Callable[[], None] = lambda: session.run_with_iobinding(binding)
         self._times(WARM_UP)
         self._repeats = max(1, round(SAMPLE_MS / median(self._times(3))))
 
     def sample(self) -> float:
-        """Median latency, ms, of about half a millisecond of runs, after one not timed because others ran before."""
+        """Median latency, ms, of about half a millisecond of runs. An untimed run comes first, to warm the caches."""
         self._run()
         return median(self._times(self._repeats))
 
@@ -176,10 +177,10 @@ class _Runner:
 
 
 class Plan:
-    """A zip file with `plan.json` and the ONNX files that it names, as `supernet.export.probe_plan.write_plan` writes.
+    """A zip file with `plan.json` and the ONNX files that it names. `supernet.export.probe_plan.write_plan` writes it.
 
     Raises:
-        ProbeError: there is no such file, or it is not a plan of the format this probe reads.
+        ProbeError: there is no such file, or it is not a plan in the format that this probe reads.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -198,7 +199,7 @@ class Plan:
             raise ProbeError(f"{path} has plan format {plan_format}; this probe reads format {FORMAT}")
 
     def _model(self, name: str, file: str) -> Model:
-        """A model that is read from the zip only when its turn comes."""
+        """A model whose file is read from the zip only when its turn comes."""
         return Model(name, lambda: self._file.read(file), self._file.getinfo(file).file_size)
 
 
@@ -212,16 +213,16 @@ def run_plan(
 ) -> dict[str, Any]:
     """Measure everything in a plan, as `measure` does.
 
-    Returns JSON with finite numbers only, all latencies in ms:
+    Returns JSON with finite numbers only. All latencies are in ms:
     space, space_hash, threads, batch_size, host (`fingerprint`), seconds;
-    busy: the share of the time in which other programs held the processor; above 0.1, better measure again;
-    reference_ms: the reference network; overhead_ms: an empty network, which is what one call costs;
-    blocks: by block key, the block as it is inside a network (`correct`);
-    networks: architecture and ms of whole networks, the call included;
-    measurements: by model, what was measured, before any correction.
+    busy: the share of the time in which other programs held the processor; if it is above 0.1, measure again;
+    reference_ms: of the reference network; overhead_ms: of an empty network, which is the cost of one call;
+    blocks: by block key, the latency of the block inside a network (`correct`);
+    networks: architecture and ms of each whole network, including the call;
+    measurements: by model, the uncorrected measurement.
 
     Raises:
-        ProbeError: no plan there, or a model that does not run.
+        ProbeError: the file is not a plan, or a model does not run.
     """
     plan = Plan(path)
     started, ran = time.monotonic(), time.thread_time()
@@ -249,29 +250,33 @@ def run_plan(
 
 
 def correct(entries: Mapping[str, Mapping[str, Any]], ms: Mapping[str, float]) -> dict[str, float]:
-    """Latency of each block as it is inside a network, ms, by block key.
+    """By block key, the latency of each block inside a network, ms.
 
-    A block measured alone also pays for one call, and for moving its input into onnxruntime's blocked memory layout and
-    its output back, which inside a network happens at neither end. A call is the empty network; the moves at one shape
-    follow from chains of one and of two trivial layers of that shape: 2 * one - two - call. Half of the moves at its
-    input's shape and half of those at its output's are the block's. At least a hundredth of what was measured remains,
-    whatever the noise.
+    A block that is measured alone has three costs that it does not have inside a network: one call, the conversion of
+    its input to onnxruntime's blocked memory layout, and the conversion of its output back. They are subtracted:
+
+    - The call costs as much as the empty network.
+    - Both conversions at one shape cost 2 * one - two - call, where `one` and `two` are the latencies of chains of one
+      and of two trivial layers of that shape.
+    - The block paid half of the conversions at its input's shape and half of the conversions at its output's shape.
+
+    At least a hundredth of the measured latency remains, whatever the noise.
     """
     call = ms["empty"]
-    moves: dict[str, dict[int, float]] = {}
+    chains: dict[str, dict[int, float]] = {}
     for name, entry in entries.items():
         if entry["kind"] == "edge":
-            moves.setdefault(entry["edge"], {})[entry["layers"]] = ms[name]
-    move = {edge: max(0.0, 2 * chains[1] - chains[2] - call) for edge, chains in moves.items()}
+            chains.setdefault(entry["edge"], {})[entry["layers"]] = ms[name]
+    conversions = {edge: max(0.0, 2 * by_layers[1] - by_layers[2] - call) for edge, by_layers in chains.items()}
     return {
-        entry["key"]: max(ms[name] / 100, ms[name] - call - sum(move[edge] for edge in entry["edges"]) / 2)
+        entry["key"]: max(ms[name] / 100, ms[name] - call - sum(conversions[edge] for edge in entry["edges"]) / 2)
         for name, entry in entries.items()
         if entry["kind"] == "block"
     }
 
 
 def fingerprint() -> dict[str, Any]:
-    """What was measured on: the processor, how many cores this process may use, the system and the runtime."""
+    """The host: its processor, the number of cores that this process may use, the system and the runtime."""
     import onnxruntime as ort
 
     return {
@@ -284,7 +289,7 @@ def fingerprint() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name: x86 has a model name, boards have a model of the board."""
+    """The name of the processor, or of the board if the processor has none."""
     for path, pattern in (("/proc/cpuinfo", r"^model name\s*:\s*(.+)$"), ("/proc/device-tree/model", r"^([^\0]+)")):
         try:
             match = re.search(pattern, Path(path).read_text(errors="replace"), re.MULTILINE)
@@ -299,13 +304,13 @@ def _processor() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure a plan and write the result. Returns the exit code: 0, or 2 for bad input."""
+    """Measure a plan and write the result. Returns the exit code: 0, or 2 after an error."""
     parser = argparse.ArgumentParser(description="Measure the networks of a plan with onnxruntime on this device.")
     parser.add_argument("plan", type=Path, help="the zip file from the service or from `supple probe`")
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--threads", type=int, default=1, help="threads per network (default: 1)")
     parser.add_argument("--batch-size", type=int, default=1, help="images per run (default: 1)")
-    parser.add_argument("--seconds", type=float, help="stop after about so long (default: 40 samples each)")
+    parser.add_argument("--seconds", type=float, help="stop after about this long (default: 40 samples of each model)")
     options = parser.parse_args(arguments)
     started, shown = time.monotonic(), ""
 

@@ -1,1 +1,1 @@
-"""ONNX files of subnets: writing them, comparing them with torch, and plans of what a device measures."""
+"""ONNX files of subnets: the writer, the comparison with torch, and plans of what a device measures."""

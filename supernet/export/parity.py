@@ -1,4 +1,4 @@
-"""Writing a subnet's ONNX file, and comparing onnxruntime with torch before the file is offered."""
+"""Writes a subnet's ONNX file and compares onnxruntime with torch before anybody gets the file."""
 
 import copy
 import json
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
     from supernet.space import Architecture
 
 
-TOLERANCE = 1e-4  # of max(1, largest |logit|)
-ROUNDING = 8.0  # times the error of torch itself: two ways of rounding, over a few images
+TOLERANCE = 1e-4  # times max(1, largest |logit|)
+ROUNDING = 8.0  # times torch's own error; torch and onnxruntime round differently, and only a few images are compared
 
 
 class ParityError(ExportError):
-    """The file's outputs in onnxruntime are not the network's in torch."""
+    """The file in onnxruntime and the network in torch give different outputs."""
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A file that passed the comparison. difference: largest |onnxruntime - torch| over the compared logits."""
+    """An ONNX file that passed the comparison. difference: largest |onnxruntime - torch| over the compared logits."""
 
     data: bytes
     difference: float
 
 
 def export_subnet(network: nn.Module, images: Tensor, metadata: Mapping[str, str] | None = None) -> OnnxFile:
-    """Write a static network and compare the file with it. A file that fails is never returned.
+    """Write a static network as an ONNX file and compare the file with the network.
 
-    network: in evaluation mode, on the CPU. images: (N, C, R, R) real images, normalised; their size is the file's.
+    network: in evaluation mode, on the CPU. images: (N, C, R, R), normalised; the file takes images of this size.
 
     Raises:
-        ExportError: a layer cannot be written. ParityError: the outputs differ.
+        ExportError: a layer cannot be written. ParityError: the outputs differ; no file is returned.
     """
     data = to_onnx(network, tuple(images.shape[1:]), metadata)
     return OnnxFile(data, check_parity(data, network, images))
@@ -55,10 +55,10 @@ def export_metadata(
     predicted_accuracy: float | None = None,
     verified_accuracy: float | None = None,
 ) -> dict[str, str]:
-    """What a reader of the file needs to use it and to know where it comes from; values that are no names are JSON.
+    """The metadata of an ONNX file: what its input is and where the subnet comes from. Lists and objects are JSON.
 
-    batch_norm: which statistics went into the file. predicted_accuracy: what a predictor says; verified_accuracy:
-    evaluated on held-out images. Fractions in [0, 1]; one that is None has no key.
+    batch_norm: which statistics the file holds. predicted_accuracy: from the predictor. verified_accuracy: on held-out
+    images. Both are fractions; an accuracy that is None is left out.
     """
     normalization = bundle.normalization
     metadata = {
@@ -82,12 +82,13 @@ def export_metadata(
 def check_parity(data: bytes, network: nn.Module, images: Tensor) -> float:
     """The largest |onnxruntime - torch| over the logits of (N, C, R, R) images.
 
-    Some networks amplify the rounding of single precision so much that torch itself is not that close to the exact
-    logits. Of such a network the file need only be about as exact as torch is.
+    Some networks amplify rounding errors so much that torch in single precision misses the exact logits by more than
+    the tolerance. The file of such a network need only be about as exact as torch. Logits in double precision count as
+    exact.
 
     Raises:
-        ParityError: it exceeds 1e-4 of max(1, largest |logit|) and, beside the logits in double precision, 8 times
-            torch's own error; or the logits are not finite or of another shape.
+        ParityError: the difference exceeds 1e-4 * max(1, largest |logit|), and the file's error exceeds 8 times torch's
+            own error. Or the logits are not finite or have another shape.
     """
     with torch.inference_mode():
         expected = network(images).numpy()
@@ -99,18 +100,18 @@ def check_parity(data: bytes, network: nn.Module, images: Tensor) -> float:
     if not difference <= limit:  # so that a NaN fails
         with torch.inference_mode():
             exact = copy.deepcopy(network).double()(images.double()).numpy()
-        own, error = (float(np.abs(logits - exact).max()) for logits in (expected, actual))
-        if error <= ROUNDING * own:
+        torch_error, file_error = (float(np.abs(logits - exact).max()) for logits in (expected, actual))
+        if file_error <= ROUNDING * torch_error:
             return difference
         raise ParityError(
             f"logits in onnxruntime differ from torch by {difference:.3g}; the limit is {limit:.3g}. "
-            "The file is not offered"
+            "The file was discarded"
         )
     return difference
 
 
 def run_onnx(data: bytes, images: NDArray[np.float32], threads: int = 1) -> NDArray[np.float32]:
-    """(N, classes) logits of a file of `to_onnx`, in onnxruntime on the CPU. images: (N, C, R, R), normalised."""
+    """(N, classes) logits of a file from `to_onnx`, by onnxruntime on the CPU. images: (N, C, R, R), normalised."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()

@@ -1,6 +1,6 @@
-"""What a device probe measures: every distinct block of a space and a few whole networks, as ONNX files in one zip.
+"""A plan of what a device measures: every distinct block of a space and some whole networks, as ONNX files in a zip.
 
-`service/devices/probe.py` runs the zip on the device. Weights are not trained: latency does not depend on them.
+`service/devices/probe.py` runs the plan on the device. The weights are not trained: latency does not depend on them.
 """
 
 import io
@@ -24,12 +24,12 @@ from supernet.networks.static import static_layers
 from supernet.space import Architecture, SearchSpace
 
 FORMAT = 1
-PERIOD = 509  # weights repeat a short pattern, so that a plan of hundreds of networks compresses to a few megabytes
+PERIOD = 509  # weights repeat a pattern this long, so that a plan of hundreds of networks compresses to a few megabytes
 
 
 @dataclass(frozen=True)
 class ProbeModel:
-    """One entry of a plan. details: what `plan.json` says of it beside its name. build: the untrained network."""
+    """One entry of a plan. details: further fields of its entry in `plan.json`. build: makes the untrained network."""
 
     name: str
     kind: str
@@ -38,17 +38,17 @@ class ProbeModel:
     details: dict[str, Any] = field(default_factory=dict)
 
     def onnx(self) -> bytes:
-        """The file, from the same writer as every download. Equal every time."""
-        with torch.device("meta"):  # no time for weights that are replaced, and no draw from the global generator
+        """The ONNX file, from the writer that also writes downloads. Its bytes are the same every time."""
+        with torch.device("meta"):  # takes no time and no global random numbers for weights that are replaced
             network = self.build()
         return to_onnx(fill(network.to_empty(device="cpu")), self.input_shape)
 
 
 def probe_plan(space: SearchSpace, rng: np.random.Generator, networks_per_resolution: int = 12) -> list[ProbeModel]:
-    """Everything to measure for a space's latency model: distinct blocks, their edges, sampled networks, the empty one.
+    """Everything to measure for a space's latency model: an empty network, the distinct blocks, edges, and networks.
 
-    Networks are sampled uniformly, the same number at each resolution; equal ones are listed once. The order is random,
-    so that a machine's moods do not fall on one kind or one resolution.
+    The same number of networks is sampled uniformly at each resolution; equal networks are listed once. The order is
+    random, so that a slow spell of the machine does not fall on one kind of model or on one resolution.
     """
     models = [ProbeModel("empty", "empty", (1, 1, 1), nn.Identity)]
     models += _blocks(space)
@@ -65,9 +65,9 @@ def probe_plan(space: SearchSpace, rng: np.random.Generator, networks_per_resolu
 
 
 def reference_onnx() -> bytes:
-    """The network that everything is measured in turns with. Equal for all spaces and plans.
+    """The reference network, which is measured right before every model. It is the same for all spaces and plans.
 
-    Its weights fit the smallest second-level cache, so that its speed does not depend on what ran before it.
+    Its weights fit into the smallest second-level cache, so its speed does not depend on what ran before it.
     """
     records = inverted_residual(24, 96, 24, 14, 5, 1, "h_swish", squeeze_excite=True)
     return ProbeModel("reference", "reference", (24, 14, 14), partial(static_layers, records)).onnx()
@@ -76,9 +76,9 @@ def reference_onnx() -> bytes:
 def write_plan(
     path: Path, space: SearchSpace, models: Sequence[ProbeModel], progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Write a plan: a zip with plan.json and the ONNX files, for `service/devices/probe.py`. Whole or not at all.
+    """Write a plan for `service/devices/probe.py`: a zip of plan.json and the ONNX files. It is never half-written.
 
-    progress: called with how many models are written, and of how many.
+    progress: called with the number of models written so far and the number of all models.
 
     Raises:
         OSError: the disk is full or the folder cannot be written.
@@ -87,7 +87,7 @@ def write_plan(
     with zipfile.ZipFile(buffer, "w") as file:
 
         def add(name: str, data: bytes | str) -> None:
-            entry = zipfile.ZipInfo(name)  # without the time of day, so that equal plans have equal bytes
+            entry = zipfile.ZipInfo(name)  # has no time of day, so that equal plans have equal bytes
             file.writestr(entry, data, zipfile.ZIP_DEFLATED, compresslevel=1)
 
         entries = []
@@ -116,7 +116,7 @@ def network_model(space: SearchSpace, arch: Architecture) -> ProbeModel:
 
 
 def _blocks(space: SearchSpace) -> list[ProbeModel]:
-    """Every distinct block once, then the edges between them."""
+    """Every distinct block once, then every edge: a shape of tensors between blocks."""
     blocks: dict[str, ProbeModel] = {}
     edges: dict[str, ProbeModel] = {}
     tables = PartTables(space)
@@ -141,10 +141,10 @@ def _blocks(space: SearchSpace) -> list[ProbeModel]:
 
 
 def _edge(channels: int, side: int) -> list[ProbeModel]:
-    """Chains of one and of two of the cheapest layers that a runtime computes in a memory layout of its own.
+    """A chain of one and a chain of two cheap layers for which onnxruntime uses a memory layout of its own.
 
-    From them follows what it costs to move a tensor of this shape into that layout and out of it, which a block pays
-    when measured alone and not inside a network (`service.devices.probe.correct`).
+    Their latencies tell what it costs to convert a tensor of this shape to that layout and back. A block pays this cost
+    when it is measured alone, but not inside a network (`service.devices.probe.correct`).
     """
     edge = f"edge-{channels}x{side}"
 
@@ -165,7 +165,7 @@ def _edge(channels: int, side: int) -> list[ProbeModel]:
 
 @torch.no_grad()
 def fill(network: nn.Module) -> nn.Module:
-    """Give a network fixed weights of ordinary size, so that no activation dies out or overflows. In place."""
+    """Set fixed weights of ordinary magnitude, in place, so that activations neither vanish nor overflow."""
     pattern = torch.from_numpy(np.random.default_rng(0).standard_normal(PERIOD, np.float32))
     for parameter in network.parameters():
         values = pattern.repeat(-(-parameter.numel() // PERIOD))[: parameter.numel()].view(parameter.shape)

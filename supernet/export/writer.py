@@ -1,8 +1,8 @@
-"""ONNX files of static networks, written directly and compared with torch before anybody gets them.
+"""Writes static networks as ONNX files. `parity` compares the files with torch.
 
-`torch.onnx.export` takes seconds for a MobileNetV3; a static network is made of so few layer types that one table from
-layer to ONNX node, `_LAYERS`, writes the same file in tens of milliseconds. Probe blocks, probe networks and downloads
-all come from here, so what is measured is what is exported.
+`torch.onnx.export` takes seconds for a MobileNetV3. A static network has few types of layers, so one table from layers
+to ONNX nodes, `_LAYERS`, writes the same file in tens of milliseconds. This writer writes the blocks and networks of
+probe plans as well as downloads, so what is measured is what is exported.
 """
 
 import math
@@ -21,18 +21,18 @@ from supernet.networks.depthwise import DepthwiseConv2d
 from supernet.networks.pointwise import GlobalAvgPool2d, PointwiseConv2d
 
 OPSET = 18
-IR_VERSION = 8  # the one that came with opset 18: newer ones are refused by older runtimes on small devices
+IR_VERSION = 8  # the version that came with opset 18; older runtimes on small devices refuse newer versions
 
 
 class ExportError(ValueError):
-    """The network cannot be written as ONNX: a layer has no handler, or is used in a way its handler does not cover."""
+    """The network cannot be written as ONNX: a layer has no handler, or its handler does not cover how it is used."""
 
 
 def to_onnx(network: nn.Module, input_shape: tuple[int, ...], metadata: Mapping[str, str] | None = None) -> bytes:
-    """One ONNX file: opset 18, batch norm folded into convolutions, a symbolic batch. Equal networks, equal bytes.
+    """An ONNX file: opset 18, batch norm folded into convolutions, any batch size. Equal networks give equal bytes.
 
-    input_shape: (C, R, R) of the input "images", float32 (N, C, R, R), normalised. The output is called "logits":
-    (N, classes), or whatever a part of a network puts out.
+    input_shape: (C, R, R). The file's input "images" is float32 (N, C, R, R), normalised. Its output "logits" is
+    (N, classes), or the output of a part of a network.
 
     Raises:
         ExportError: the network is in training mode, or holds a layer without a handler; the message names it.
@@ -49,14 +49,14 @@ def to_onnx(network: nn.Module, input_shape: tuple[int, ...], metadata: Mapping[
 
 
 class LayerTracer(fx.Tracer):
-    """Traces a network into layers that the table below knows, whichever package they come from, and functions."""
+    """Traces a network into functions and layers. The layers in `_LAYERS` stay whole, even those of our own."""
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        """Whether a module is one node of the trace; else it is what its forward calls."""
+        """Whether a module is one node of the trace. Otherwise the trace goes into its forward."""
         return type(module) in _LAYERS or super().is_leaf_module(module, qualified_name)
 
 
-# What the table below is written in.
+# Values and nodes of the ONNX graph.
 
 Shape = tuple[int | None, ...]  # None: the batch
 
@@ -77,7 +77,7 @@ class _Writer:
         self.nodes: list[Any] = []
         self.constants: dict[str, NDArray[Any]] = {}
         self.node: fx.Node  # the traced node being written
-        self.place = "network"  # the part of the network that it is in, which begins every name made meanwhile
+        self.place = "network"  # the part of the network that `node` belongs to; it begins the names of new nodes
 
     def run(self, trace: fx.Graph, input_shape: tuple[int, ...], metadata: Mapping[str, str]) -> bytes:
         values: dict[fx.Node, Any] = {}
@@ -95,7 +95,7 @@ class _Writer:
         return self.serialise(result, input_shape, metadata)
 
     def write(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The value of the current traced node, its ONNX nodes appended."""
+        """Append the ONNX nodes of the current traced node and return its value."""
         handler: Callable[..., Any] | None
         if self.node.op == "call_module":
             module = self.modules[str(self.node.target)]
@@ -121,7 +121,7 @@ class _Writer:
     def emit_many(
         self, kind: str, inputs: Sequence[_Value | str], shapes: Sequence[Shape], **attributes: Any
     ) -> tuple[_Value, ...]:
-        """Append one ONNX node with an output per shape."""
+        """Append one ONNX node with one output for each shape."""
         from onnx import helper
 
         name = self.name()
@@ -131,11 +131,11 @@ class _Writer:
         return tuple(_Value(output, shape) for output, shape in zip(outputs, shapes, strict=True))
 
     def name(self) -> str:
-        """Name of the next ONNX node; what belongs to it adds a suffix. `costs.filesize` relies on it."""
+        """The name of the next ONNX node; constants of the node add a suffix. `costs.filesize` relies on this form."""
         return f"{self.place}.{len(self.nodes):03}"
 
     def constant(self, name: str, array: Tensor | NDArray[Any], *, shared: bool = False) -> str:
-        """The name of a new constant of the next node; a shared one is written once."""
+        """Add a constant of the next node and return its name. A shared constant is written once."""
         name = name if shared else f"{self.name()}.{name}"
         self.constants[name] = array.cpu().numpy() if isinstance(array, Tensor) else array
         return name
@@ -169,7 +169,7 @@ class _Writer:
 
 def _conv(writer: _Writer, conv: nn.Conv2d, x: _Value) -> _Value:
     if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
-        raise TypeError("padding must be given in pixels, of zeros")
+        raise TypeError("padding must be in pixels and of zeros")
     inputs: list[_Value | str] = [x, writer.constant("weight", conv.weight)]
     if conv.bias is not None:
         inputs.append(writer.constant("bias", conv.bias))
@@ -181,7 +181,7 @@ def _conv(writer: _Writer, conv: nn.Conv2d, x: _Value) -> _Value:
 
 
 def _batch_norm(writer: _Writer, norm: nn.BatchNorm2d, x: _Value) -> _Value:
-    """Scale and shift, folded into the convolution before it where nothing else reads that convolution's output."""
+    """Scale and shift, folded into the preceding convolution if nothing else reads the convolution's output."""
     if norm.running_mean is None or norm.running_var is None:
         raise TypeError("batch norm needs running statistics")
     scale = (norm.running_var.double() + norm.eps).rsqrt()
@@ -226,7 +226,7 @@ def _max_pool(writer: _Writer, pool: nn.MaxPool2d, x: _Value) -> _Value:
 
 
 def _avg_pool(writer: _Writer, pool: nn.AvgPool2d, x: _Value) -> _Value:
-    """Windows that reach over the edge average what is inside, in torch and in ONNX alike."""
+    """A window that reaches past the edge averages the pixels inside, in torch as in ONNX."""
     kernel, stride, padding = _pair(pool.kernel_size), _pair(pool.stride), _pair(pool.padding)
     if any(padding) or pool.divisor_override is not None or stride != kernel:
         raise TypeError("padding, divisor_override and a stride other than the kernel are not covered")
@@ -248,7 +248,7 @@ def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _window(layer: nn.Conv2d | nn.MaxPool2d, x: _Value) -> tuple[int, ...]:
-    """Height and width of the output of a layer that slides a window."""
+    """Height and width of the output of a layer with a sliding window."""
     settings = (_pair(value) for value in (layer.kernel_size, layer.stride, layer.padding, layer.dilation))
     return tuple(
         (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
@@ -257,7 +257,7 @@ def _window(layer: nn.Conv2d | nn.MaxPool2d, x: _Value) -> tuple[int, ...]:
 
 
 def _sizes(x: _Value) -> tuple[int, ...]:
-    """All sizes but the batch."""
+    """All sizes except the batch."""
     if x.shape[0] is not None:
         raise TypeError("the first dimension must be the batch")
     return tuple(size for size in x.shape if size is not None)
@@ -302,7 +302,7 @@ def _flatten(writer: _Writer, x: _Value, start_dim: int = 0, end_dim: int = -1) 
 def _elementwise(kind: str) -> Callable[..., _Value]:
     def handler(writer: _Writer, x: _Value, y: _Value) -> _Value:
         if not isinstance(x, _Value) or not isinstance(y, _Value) or len(x.shape) != len(y.shape):
-            raise TypeError("two tensors of as many dimensions are needed")
+            raise TypeError("two tensors with the same number of dimensions are needed")
         return writer.emit(kind, [x, y], (x.shape[0], *map(max, _sizes(x)[0:], _sizes(y)[0:])))
 
     return handler
@@ -325,7 +325,7 @@ def _chunk(writer: _Writer, x: _Value, chunks: int, dim: int = 0) -> tuple[_Valu
 def _reshape(writer: _Writer, x: _Value, *shape: Any) -> _Value:
     sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
     if sizes[0] not in (None, -1) or -1 in sizes[1:] or math.prod(sizes[1:]) != math.prod(_sizes(x)):
-        raise TypeError(f"reshape of {x.shape} to {sizes}; the batch must stay first and the other sizes be given")
+        raise TypeError(f"reshape of {x.shape} to {sizes}; the batch must stay first, every other size known")
     target = writer.constant("shape", np.array([0, *sizes[1:]], np.int64))  # 0: as in the input
     return writer.emit("Reshape", [x, target], (None, *sizes[1:]))
 
@@ -351,7 +351,7 @@ def _same(writer: _Writer, x: _Value) -> _Value:
 
 
 def _plain(function: Callable[..., _Value]) -> Callable[..., _Value]:
-    """The handler of a module without settings, from that of its function."""
+    """The handler of a module without settings, made from the handler of its function."""
     return lambda writer, module, x: function(writer, x)
 
 
@@ -374,7 +374,7 @@ _LAYERS: dict[type[nn.Module], Callable[..., Any]] = {
     nn.Dropout: _plain(_same),
 }
 
-# Functions, and methods by name.
+# Functions; methods are listed by name.
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _elementwise("Add")),
     **dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), _elementwise("Mul")),
