@@ -2,12 +2,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
 from alembic.util.exc import CommandError
-from sqlalchemy import func, inspect, select
+from sqlalchemy import MetaData, Table, func, inspect, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from migrations.tables import JOB_ENGINE_TABLES
@@ -96,6 +98,103 @@ def test_searches_of_an_earlier_version_get_the_fields_of_the_canonical_form(dat
         search = session.get_one(Search, "s")
     assert search.request == request
     assert (search.question, search.warm_starts, search.findings) == (None, 0, None)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A database without tables."""
+    if request.param == "sqlite":
+        database = Database(f"sqlite:///{tmp_path / 'empty.db'}")
+        yield database
+        database.close()
+    else:
+        request.getfixturevalue("postgres_template")  # skips without a server
+        with empty_postgres() as url:
+            database = Database(url)
+            yield database
+            database.close()
+
+
+ROWS_AT_0003: dict[str, dict[str, Any]] = {
+    "devices": {"name": "board", "runtime": "onnxruntime", "threads": 1, "batch_size": 1},
+    "supernets": {
+        "id": "net",
+        "bundle_hash": "1" * 64,
+        "name": "net",
+        "space_hash": "2" * 64,
+        "manifest": {"classes": 10},
+        "report": {"accuracy": [0.5, 0.75]},
+    },
+    "latency_models": {
+        "id": "model",
+        "device": "board",
+        "space_hash": "2" * 64,
+        "version": 1,
+        "model": {"blocks": {"k": 0.1}},
+        "card": {"error": 0.02},
+        "host": {"cores": 4},
+        "reference_ms": 1.5,
+        "measurements": "3" * 64,
+    },
+    "block_measurements": {"latency_model_id": "model", "block_key": "k", "measured_ms": 0.1},
+    "network_measurements": {"latency_model_id": "model", "number": 0, "architecture": {"d": 2}, "measured_ms": 2.5},
+    "candidates": {
+        "id": "candidate",
+        "supernet_id": "net",
+        "architecture_id": "architecture",
+        "architecture": {"d": 2},
+        "genome": b"\0\1",
+        "resolution": 32,
+        "flops": 2**40,
+        "params": 7,
+    },
+    "searches": {
+        "id": "search",
+        "supernet_id": "net",
+        "request": {"limits": [{"cost": "latency_ms", "max": 1.5}], "objectives": []},
+        "predictor_version": "4" * 16,
+        "latency_models": {"board": "model"},
+        "warm_starts": 0,
+        "seed": 3,
+        "status": "done",
+        "best_candidate_id": "candidate",
+        "findings": {"generations": 2},
+        "attempts": 1,
+    },
+    "search_candidates": {"search_id": "search", "candidate_id": "candidate", "place": 0, "on_front": True},
+}
+
+
+def all_rows(database: Database) -> dict[str, list[tuple[Any, ...]]]:
+    """The rows of each table, without the migrations' own."""
+    metadata = MetaData()
+    metadata.reflect(database.engine)
+    with database.engine.connect() as connection:
+        return {
+            name: [tuple(row) for row in connection.execute(select(table))]
+            for name, table in metadata.tables.items()
+            if name != "alembic_version"
+        }
+
+
+def test_dropping_the_tables_of_measurements_changes_no_other_table(empty_database: Database) -> None:
+    config = alembic_config()
+    config.attributes["engine"] = empty_database.engine
+    command.upgrade(config, "0003")
+    with empty_database.engine.begin() as connection:
+        for name, values in ROWS_AT_0003.items():
+            table = Table(name, MetaData(), autoload_with=connection)
+            times = {"created_at": datetime(2026, 1, 2, tzinfo=UTC)} if "created_at" in table.columns else {}
+            connection.execute(table.insert().values(**values, **times))
+    before = all_rows(empty_database)
+    assert {name for name, rows in before.items() if rows} == set(ROWS_AT_0003)
+    dropped = {"block_measurements", "network_measurements"}
+
+    command.upgrade(config, "0004")
+    assert all_rows(empty_database) == {name: rows for name, rows in before.items() if name not in dropped}
+
+    command.downgrade(config, "0003")
+    assert all_rows(empty_database) == before | {name: [] for name in dropped}
 
 
 @pytest.mark.slow
@@ -210,5 +309,5 @@ def test_a_reader_does_not_wait_for_a_writer(database: Database) -> None:
 def test_ids_sort_by_time_of_making() -> None:
     ids = [new_id() for _ in range(2000)]
     assert len(set(ids)) == 2000
-    assert all(len(one) == 32 for one in ids)
-    assert [one[:12] for one in ids] == sorted(one[:12] for one in ids)
+    assert all(len(name) == 32 for name in ids)
+    assert [name[:12] for name in ids] == sorted(name[:12] for name in ids)

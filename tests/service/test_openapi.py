@@ -4,6 +4,8 @@ import re
 
 from fastapi.testclient import TestClient
 
+VERBS = {"Add", "Cancel", "Check", "Create", "Download", "Get", "List", "Register"}
+
 
 def test_the_documentation_is_there(client: TestClient) -> None:
     page = client.get("/docs")
@@ -44,3 +46,14 @@ def test_the_openapi_document_says_how_to_sign_in_and_what_is_refused(client: Te
         "post /v1/searches/{search_id}/cancel",
     }
     assert "HTTPValidationError" not in str(document)
+
+
+def test_each_operation_is_titled_with_a_verb_and_its_object(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    titles = [operation["summary"] for operations in paths.values() for operation in operations.values()]
+    assert {"Create a search", "List devices"} <= set(titles)
+    assert len(set(titles)) == len(titles)
+    for title in titles:
+        verb, *words = title.split()
+        assert verb in VERBS, title
+        assert set(words) - {"a", "an", "the"}, f"{title!r} has no object"
