@@ -39,20 +39,25 @@ health = APIRouter(tags=["health"])
 @health.head("/healthz", include_in_schema=False)
 @health.get("/healthz", summary="Check that the process is alive")
 def check_alive() -> dict[str, str]:
-    """Answers as long as the process runs."""
+    """Responds as long as the process runs."""
     return {"status": "ok"}
 
 
 @health.head("/readyz", include_in_schema=False)
 @health.get("/readyz", summary="Check readiness", responses={503: {"description": "`detail` says what is not ready."}})
 def check_readiness(context: ContextOf) -> dict[str, str]:
-    """Ready: the database answers and is at this release's version, and the artifact store takes files."""
+    """Ready means: the database answers and is at this release's version, and the artifact store takes files."""
     check_ready(context)
     return {"status": "ready"}
 
 
 def check_ready(context: Context) -> None:
-    """Raise UnavailableError or StoreFullError if the service cannot do its work."""
+    """Check the database and the artifact store.
+
+    Raises:
+        UnavailableError: the database does not answer or has another version, or the store takes no files.
+        StoreFullError: the store has no room.
+    """
     try:
         with context.database.reading() as session:
             session.execute(text("SELECT 1"))
@@ -69,11 +74,11 @@ def check_ready(context: Context) -> None:
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The service, ready to serve.
+    """The service's application, ready to serve.
 
     Raises:
-        UnavailableError, StoreFullError: see `check_ready`.
-        InvalidError: the address must not be served without a key; see `auth.check_bind`.
+        UnavailableError, StoreFullError: as `check_ready`.
+        InvalidError: as `auth.check_bind`.
     """
     context = Context(settings)
     check_ready(context)
@@ -95,7 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.get("/metrics", tags=["health"], summary="Get metrics", response_class=Response)
     def get_metrics() -> Response:
-        """Numbers and durations of requests, in the text format of Prometheus."""
+        """Counts and durations of requests, in Prometheus' text format."""
         return metrics.response()
 
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(require_key), Depends(BEARER)])

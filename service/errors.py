@@ -1,6 +1,6 @@
-"""Errors and their one way out: `application/problem+json` (RFC 9457).
+"""Exceptions, and the problem documents made of them (RFC 9457).
 
-The service raises `SuppleError`; the libraries underneath raise `ValueError`, which is translated here, at the edge.
+The service raises `SuppleError`. The libraries below it raise `ValueError`, which `problem_document_of` translates.
 """
 
 from http import HTTPStatus
@@ -24,7 +24,7 @@ class SuppleError(Exception):
         self.more = more
 
     def problem_document(self) -> dict[str, Any]:
-        """The problem document."""
+        """This error as a problem document."""
         return {"type": "about:blank", "title": self.title, "status": self.status, "detail": self.detail, **self.more}
 
 
@@ -35,13 +35,13 @@ class NotFoundError(SuppleError):
 
 
 class ConflictError(SuppleError):
-    """What is asked contradicts what is stored."""
+    """The request contradicts stored data."""
 
     status, title = 409, "Conflict"
 
 
 class InvalidError(SuppleError):
-    """The request is well formed and cannot be done as asked."""
+    """The request is well formed, but it cannot be carried out."""
 
     status, title = 422, "Unprocessable request"
 
@@ -53,19 +53,19 @@ class InfeasibleError(SuppleError):
 
 
 class NotVerifiedError(SuppleError):
-    """Predictions held the limits; what was measured and verified does not."""
+    """Predicted values met the limits; no finalist's measured and verified values meet them."""
 
     status, title = 422, "No finalist holds every limit as measured and verified"
 
 
 class UnauthorizedError(SuppleError):
-    """A key is needed and none that is known was sent."""
+    """The request needs a valid key and carries none."""
 
     status, title = 401, "A key is needed"
 
 
 class UnavailableError(SuppleError):
-    """Something the service stands on does not work just now."""
+    """The database or another dependency does not work at the moment."""
 
     status, title = 503, "Not available now"
 
@@ -82,17 +82,19 @@ def make_problem_document(status: int, detail: str, **more: Any) -> dict[str, An
 
 
 def problem_document_of(error: Exception) -> dict[str, Any]:
-    """Any error as a problem document. Of one that nobody could act on it says no more than that it happened."""
+    """Any error as a problem document. An unexpected error's document does not say what happened; the log does."""
     if isinstance(error, SuppleError):
         return error.problem_document()
-    if isinstance(error, ValueError) and not isinstance(error, ValidationError):  # those are of values we made
+    if isinstance(error, ValueError) and not isinstance(
+        error, ValidationError
+    ):  # pydantic's: the service itself made an invalid value
         return make_problem_document(422, shortened(str(error), 1_000))
     return make_problem_document(500, "an unexpected error, which the service's log describes")
 
 
-def shortened(text: str, most: int = 80) -> str:
-    """`text`, cut where it is longer, so that nobody gets back all they sent."""
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+def shortened(text: str, max_length: int = 80) -> str:
+    """`text`, cut to this length, so that a message does not echo a long value."""
+    return text if len(text) <= max_length else f"{text[: max_length - 3]}..."
 
 
 class InputError(ValueError):

@@ -1,4 +1,4 @@
-"""Settings of the service, from the environment: every one is `SUPPLE_` and its name in capitals."""
+"""Settings of the service, from environment variables named `SUPPLE_` and the setting's name in capitals."""
 
 import ipaddress
 from pathlib import Path
@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """What a process of the service needs to know. All have defaults that work on one machine."""
+    """The settings of one process. The defaults work on one machine."""
 
     model_config = SettingsConfigDict(env_prefix="SUPPLE_", extra="forbid", frozen=True)
 
@@ -32,17 +32,17 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        """The database's URL, with the default filled in."""
+        """The database's URL: `database_url` or its default."""
         return self.database_url or f"sqlite:///{self.data_directory / 'supple.db'}"
 
     @property
     def store_directory(self) -> Path:
-        """The artifact store's directory, with the default filled in."""
+        """The artifact store's directory: `store` or its default."""
         return self.store or self.data_directory / "store"
 
     @property
     def loopback(self) -> bool:
-        """Whether `host` can be reached from this machine alone."""
+        """Whether only this machine can reach `host`."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:

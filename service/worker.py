@@ -1,4 +1,4 @@
-"""The worker process: the handlers of every kind of job. It loads torch, which the API process does without."""
+"""The worker process, with a handler for each kind of job. It loads torch; the API process does not."""
 
 from typing import NoReturn
 
@@ -12,5 +12,5 @@ HANDLERS: dict[str, runner.Handler[Context]] = {"search": run_search, "export": 
 
 
 def run_worker(settings: Settings) -> NoReturn:
-    """Run jobs until SIGTERM or SIGINT, then end this process. Raises what `runner.run_worker` does."""
+    """Run jobs until SIGTERM or SIGINT, then end this process. Raises the errors of `runner.run_worker`."""
     runner.run_worker(Context(settings), HANDLERS)

@@ -1,4 +1,4 @@
-"""Reading and writing devices and latency models."""
+"""Queries of devices and latency models."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +25,7 @@ def get(session: Session, name: str) -> Device:
 
 
 def lock(session: Session, name: str) -> Device:
-    """A device, with its row locked until this transaction ends. Raises what `get` raises."""
+    """A device, with its row locked until this transaction ends. Raises the errors of `get`."""
     get(session, name)
     return session.get_one(Device, name, with_for_update=True)
 
@@ -38,7 +38,7 @@ def list_all(session: Session) -> list[Device]:
 def page(session: Session, limit: int, cursor: str | None) -> tuple[list[Device], str | None]:
     """One page of devices by name, and the cursor of the next page.
 
-    cursor: the last name of the page before.
+    cursor: the last name of the previous page.
     """
     query = select(Device).order_by(Device.name).limit(limit + 1)
     rows = list(session.scalars(query if cursor is None else query.where(Device.name > cursor)))
@@ -66,7 +66,7 @@ def get_supernet_of_space(session: Session, space_hash: str) -> Supernet:
 def list_latest_models(
     session: Session, *, devices: Sequence[str] | None = None, space_hash: str | None = None
 ) -> list[LatencyModelRow]:
-    """The newest latency model of each device and search space. devices, space_hash: return no others."""
+    """The newest latency model of each device and search space, restricted to `devices` and `space_hash` if given."""
     newest = select(
         LatencyModelRow.device, LatencyModelRow.space_hash, func.max(LatencyModelRow.version).label("version")
     ).group_by(LatencyModelRow.device, LatencyModelRow.space_hash)
@@ -88,7 +88,8 @@ def get_models(session: Session, names: Sequence[str], space_hash: str) -> dict[
     """The newest latency model of each named device for a search space, by device.
 
     Raises:
-        NotFoundError: no such device. InvalidError: the device has no latency model for this search space.
+        NotFoundError: no device has this name.
+        InvalidError: the device has no latency model for this search space.
     """
     models = {model.device: model for model in list_latest_models(session, devices=names, space_hash=space_hash)}
     for name in names:
@@ -106,9 +107,9 @@ def get_models_by_id(session: Session, ids: Sequence[str]) -> list[LatencyModelR
 
 
 def has_model(session: Session, device: str, space_hash: str, measurements: str) -> bool:
-    """Whether a device has a latency model of any version for this search space that was made from this artifact.
+    """Whether any version of a device's latency model for a search space was fitted on these measurements.
 
-    measurements: the artifact's SHA-256.
+    measurements: SHA-256 of the artifact that holds them.
     """
     query = select(LatencyModelRow.id).where(
         LatencyModelRow.device == device,

@@ -1,1 +1,1 @@
-"""Jobs in the database: the queue, the locks, and the runner that executes them."""
+"""Jobs: the queue in the database, the locks on worker ids, and the runner that executes jobs."""

@@ -1,4 +1,9 @@
-"""Locks on worker ids: held for as long as a worker lives."""
+"""Locks on worker ids. A worker holds the lock on its id for as long as it lives.
+
+In PostgreSQL the lock is an advisory lock; beside a SQLite file it is a locked file. Two workers with the same id would
+run each other's jobs, so the second one to start is refused. A worker that can lock another worker's id has proof that
+the other worker is dead.
+"""
 
 import fcntl
 import hashlib
@@ -19,26 +24,22 @@ LOCK_SECONDS = 3.0  # how long a starting worker tries for the lock on its id
 
 
 class WorkerLock(Protocol):
-    """Held by a living worker on its id."""
+    """A living worker's lock on its id."""
 
     def is_held(self) -> bool:
-        """Whether it is still ours."""
+        """Whether this process still holds the lock."""
 
     def release(self) -> None:
-        """Give it up."""
+        """Release the lock."""
 
 
 class _AdvisoryLock:
-    """A PostgreSQL session lock: gone when its connection is."""
+    """A PostgreSQL session lock. It ends with its connection."""
 
     def __init__(self, engine: Engine, worker_id: str) -> None:
         self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        self._connection.detach()  # closing then ends the session, and with it the lock
-        for setting, value in (
-            ("idle", 5),
-            ("interval", 2),
-            ("count", 3),
-        ):  # notice within seconds when a host vanishes
+        self._connection.detach()  # closing the connection then ends the session and its lock
+        for setting, value in {"idle": 5, "interval": 2, "count": 3}.items():  # notices a lost host within seconds
             self._connection.execute(text(f"SET tcp_keepalives_{setting} = {value}"))
         key = int.from_bytes(hashlib.sha256(f"{APPLICATION} worker {worker_id}".encode()).digest()[:8], signed=True)
         self.acquired = bool(self._connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}))
@@ -55,7 +56,7 @@ class _AdvisoryLock:
 
 
 class _FileLock:
-    """A locked file: the system drops the lock with the process."""
+    """A locked file. The operating system releases the lock when the process ends."""
 
     def __init__(self, directory: Path, worker_id: str) -> None:
         directory.mkdir(exist_ok=True)
@@ -67,7 +68,7 @@ class _FileLock:
             self.acquired = self.is_held()
 
     def is_held(self) -> bool:
-        """The path still names the file that we locked: a worker removes its file when it ends."""
+        """Whether the path still names the file that this process locked. A worker removes its file when it ends."""
         with suppress(FileNotFoundError):
             return self._path.stat().st_ino == os.fstat(self._descriptor).st_ino
         return False
@@ -79,7 +80,7 @@ class _FileLock:
 
 
 def try_lock(database: Database, worker_id: str) -> WorkerLock | None:
-    """The lock on a worker's id, or None while a living worker holds it."""
+    """The lock on a worker's id, or None if a living worker holds it."""
     if database.is_sqlite:
         lock: _FileLock | _AdvisoryLock = _FileLock(Path(f"{database.engine.url.database}-workers"), worker_id)
     else:
@@ -91,7 +92,7 @@ def try_lock(database: Database, worker_id: str) -> WorkerLock | None:
 
 
 def lock_patiently(database: Database, worker_id: str) -> WorkerLock:
-    """The lock on a starting worker's id, which a peer may hold for a moment to see whether its worker lives.
+    """The lock on a starting worker's id. Retries for a few seconds: a peer locks ids briefly to find dead workers.
 
     Raises:
         ConflictError: a living worker has this id.
@@ -105,7 +106,7 @@ def lock_patiently(database: Database, worker_id: str) -> WorkerLock:
 
 
 def remove_stale_locks(database: Database) -> None:
-    """Remove the lock files that killed workers left beside a SQLite file; PostgreSQL keeps none."""
+    """Remove the lock files that killed workers left beside a SQLite file. PostgreSQL leaves none."""
     if database.is_sqlite:
         for path in Path(f"{database.engine.url.database}-workers").glob("*.lock"):
             if lock := try_lock(database, path.stem):

@@ -1,14 +1,7 @@
-"""Long work: a thin layer over DBOS, the durable job engine. Nothing else imports it.
+"""The queue of jobs: enqueue, cancel, priorities. DBOS, a durable job engine, keeps it in the service's database.
 
-The API enqueues a job in the transaction that writes the job's row, so that both are there or neither. Workers are
-processes of their own. A job's steps are recorded as they finish; a job that lost its worker goes on in another one, at
-the step that was running. Four things are ours, because the engine leaves them open:
-
-- Each worker holds a lock on its id for as long as it lives: an advisory lock in PostgreSQL, a locked file beside a
-  SQLite file. Two workers with one id would take each other's jobs; the second one to start is refused.
-- A worker that can lock another one's id knows that it is dead, and puts its jobs back into the queue.
-- Stopping is dying after a grace period: what was running is taken over like any other lost job.
-- So is losing the database: after some minutes of trying, the process ends without another word about its job.
+The API enqueues a job in the transaction that writes the job's row, so the database holds both or neither. The engine
+records each step of a job when the step finishes. Only this package imports the engine.
 """
 
 import logging
@@ -27,25 +20,25 @@ T = TypeVar("T")
 
 APPLICATION = "supple"
 QUEUE = "supple"
-MOST_ATTEMPTS = 5  # a job that as many workers died of is given up by its handler
+MOST_ATTEMPTS = 5  # a handler gives up a job after this many workers died while running it
 
 
 class Step(Protocol):
-    """Runs a part of a job and records its JSON-able result, so that it is not run again after it has finished."""
+    """Runs one step of a job and records its JSON-able result, so that a finished step never runs again."""
 
     def __call__(self, name: str, function: Callable[[], T]) -> T:
-        """The result of `function`, from now or from before."""
+        """The result of `function`: the recorded one if this step has finished before."""
 
 
 class Priority(IntEnum):
-    """Jobs with a smaller priority start first: somebody waits for an export, so exports go before searches."""
+    """Jobs with a smaller priority start first. Exports go before searches, because a user waits for the download."""
 
     EXPORT = 1
     SEARCH = 2
 
 
 class Jobs:
-    """The API's side: puts jobs into the queue."""
+    """The API's access to the queue."""
 
     def __init__(self, database: Database) -> None:
         self._client = DBOSClient(
@@ -56,9 +49,11 @@ class Jobs:
         )
 
     def enqueue(self, session: Session, kind: str, subject: str, *, job_id: str, priority: int) -> None:
-        """Have a worker run the handler of `kind` on `subject` once this session's transaction commits.
+        """Let a worker run the handler of `kind` on `subject` once this session's transaction commits.
 
-        priority: a smaller one starts earlier (`Priority`). A job_id that is known already enqueues nothing.
+        If the queue already has this job_id, nothing is enqueued.
+
+        priority: jobs with a smaller number start first (`Priority`).
         """
         self._client.enqueue_in_transaction(
             session,
@@ -67,11 +62,11 @@ class Jobs:
         )
 
     def cancel(self, job_id: str) -> None:
-        """Keep a job from starting; one that runs ends at its next step."""
+        """Keep a job from starting, or end a running job at its next step."""
         self._client.cancel_workflow(job_id)
 
     def close(self) -> None:
-        """Let go of the engine's resources."""
+        """Release the engine's resources."""
         self._client.destroy()
 
 
@@ -90,9 +85,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-# Locks on worker ids.
-
-
-# The worker.

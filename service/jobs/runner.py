@@ -1,4 +1,13 @@
-"""The worker: runs jobs, and takes over those of dead workers."""
+"""The runner: executes jobs in a worker process, and takes over the jobs of dead workers.
+
+A job that lost its worker continues in another worker, at the step that was running. The engine leaves three cases to
+this module:
+
+- A worker dies: a living worker locks the dead worker's id and puts its jobs back into the queue.
+- A worker is stopped: it waits for its job for a grace period, then ends; another worker takes the job over.
+- The database stays away: after some minutes of retries the process ends and records no error; another worker takes the
+  job over.
+"""
 
 import logging
 import os
@@ -19,15 +28,15 @@ from service.jobs.queue import APPLICATION, QUEUE, Step, T, log
 from service.settings import Settings
 from service.storage.database import Database
 
-VERSION = "1"  # of the jobs' steps: raise it when their order changes; jobs underway then need a worker of the old one
+VERSION = "1"  # of the steps; raise it when their order changes. Running jobs then need a worker of the old version
 POLL_SECONDS = 0.2  # how often a worker looks for a job
-TICK_SECONDS = 1.0  # how often it looks for dead peers and proves its own lock
-GRACE_SECONDS = 10.0  # how long a stopping worker lets its job go on
-PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # before a step tries a locked or absent database again
+TICK_SECONDS = 1.0  # how often a worker looks for dead peers and checks its own lock
+GRACE_SECONDS = 10.0  # how long a stopping worker waits for its job
+PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # before each retry of a step whose database is locked or away
 
 
 class WorkerContext(Protocol):
-    """What the runner itself needs of the context that it hands to every handler."""
+    """The part of a context that the runner itself uses. The runner hands the whole context to each handler."""
 
     settings: Settings
     database: Database
@@ -38,9 +47,9 @@ Handler = Callable[[C, Step, str], None]  # the third argument names the row tha
 
 
 def run_worker(context: C, handlers: Mapping[str, Handler[C]]) -> NoReturn:
-    """Run jobs until SIGTERM or SIGINT, then end this process. Call it from the main thread of a process of its own.
+    """Run jobs until SIGTERM or SIGINT, then end this process. Call it from the main thread of a dedicated process.
 
-    handlers: by kind of job.
+    handlers: one per kind of job.
 
     Raises:
         ConflictError: a living worker has this id.
@@ -73,7 +82,7 @@ def run_worker(context: C, handlers: Mapping[str, Handler[C]]) -> NoReturn:
     DBOS.launch()
     DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLL_SECONDS)
     log.info("worker %s is ready", worker_id)
-    # In a thread of its own: the engine waits without end for a database that is away, and the lock is lost meanwhile.
+    # A separate thread: the engine waits forever for a lost database, while the loop below must notice a lost lock.
     threading.Thread(target=_watch_peers, args=(context.database, worker_id), name="peers", daemon=True).start()
     while lock.is_held() and not stop.wait(TICK_SECONDS):
         pass
@@ -100,7 +109,7 @@ def _as_workflow(handler: Handler[C], context: C, idle: threading.Event) -> Call
 
 
 def _is_no_cancellation(record: logging.LogRecord) -> bool:
-    """The engine logs a cancelled job, which is nobody's mistake, as an error with its traceback."""
+    """False for a cancelled job, which the engine logs as an error with a traceback."""
     error = record.exc_info[1] if record.exc_info else None
     return type(error).__name__ != "DBOSAwaitedWorkflowCancelledError"
 
@@ -110,9 +119,10 @@ def _run_step(name: str, function: Callable[[], T]) -> T:
 
 
 def _patiently(name: str, function: Callable[[], T]) -> T:
-    """What a step's function returns; it is called again while the database is locked or away.
+    """The result of a step's function, with retries while the database is locked or away.
 
-    Where that lasts, this process ends: an error would be recorded as the step's outcome, and the job be lost with it.
+    After the last retry this process ends. Raising the error instead would record it as the step's outcome and lose the
+    job.
     """
     for pause in PAUSES_SECONDS:
         try:
@@ -136,20 +146,20 @@ def _watch_peers(database: Database, worker_id: str) -> None:
     while True:
         try:
             take_over(database, worker_id)
-        except Exception:  # whatever it was: without this thread no dead worker is ever noticed
+        except Exception:  # any error: without this thread nobody notices dead workers
             log.exception("looking for dead workers failed; trying again")
         time.sleep(TICK_SECONDS)
 
 
 def take_over(database: Database, worker_id: str) -> None:
-    """Put the jobs of dead workers back into the queue. Called by a living worker."""
+    """Put the jobs of dead workers back into the queue. Call it from a living worker."""
     pending = partial(DBOS.list_workflows, status="PENDING", queue_name=QUEUE, load_input=False, load_output=False)
     for peer in sorted({str(job.executor_id) for job in pending()} - {worker_id}):
         lock = try_lock(database, peer)
         if lock is None:
             continue
         try:
-            for job in pending(executor_id=peer):  # asked again: another worker may have been faster
+            for job in pending(executor_id=peer):  # listed again: another worker may have been faster
                 log.warning("worker %s is dead; job %s goes back into the queue", peer, job.workflow_id)
                 DBOS.resume_workflow(job.workflow_id, queue_name=QUEUE)
         finally:

@@ -1,4 +1,4 @@
-"""The API's reference as a page."""
+"""The API's reference at /docs."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request, Response
 from service.pages.pages import HEADERS, templates
 from service.web.openapi import document
 
-# Swagger UI draws its arrows from data: addresses in its style sheet.
+# The style sheet of Swagger UI draws its arrows from data: addresses.
 DOCS_HEADERS = {
     **HEADERS,
     "Content-Security-Policy": HEADERS["Content-Security-Policy"].replace("img-src 'self'", "img-src 'self' data:"),
@@ -15,8 +15,8 @@ DOCS_HEADERS = {
 
 
 def install(app: FastAPI) -> None:
-    """Serve /docs, and complete what `app` writes at /openapi.json."""
-    app.openapi = partial(document, app)  # type: ignore[method-assign]  # FastAPI's documented way to do so
+    """Serve /docs, and make /openapi.json list every problem."""
+    app.openapi = partial(document, app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
     @app.get("/docs", include_in_schema=False)
     def docs(request: Request) -> Response:

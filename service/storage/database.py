@@ -1,7 +1,8 @@
 """The database: one engine for SQLite and PostgreSQL, transactions, and the migrations run from a program.
 
-SQLite needs care. Its driver starts a transaction late, so that two read-then-write transactions can both read and one
-then fails; here a writing transaction takes the write lock first, with BEGIN IMMEDIATE; a reading one does not.
+SQLite needs care. Its driver starts a transaction late: two transactions can both read before either writes, and one of
+them then fails. Here a writing transaction takes the write lock at its start, with BEGIN IMMEDIATE. A reading
+transaction takes no write lock.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,8 +18,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session
 
-BUSY_TIMEOUT_MS = 30_000  # how long a SQLite writer waits for another one
-SILENCE_MS = 15_000  # after which a PostgreSQL server that acknowledges nothing counts as gone
+BUSY_TIMEOUT_MS = 30_000  # how long a SQLite writer waits for another writer
+SILENCE_MS = 15_000  # a PostgreSQL server that acknowledges nothing for this long counts as gone
 
 
 def make_engine(database_url: str) -> Engine:
@@ -66,13 +67,13 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session that sees one state of the database and changes nothing."""
+        """A session for reading. It sees one state of the database and commits nothing."""
         with Session(self._reading, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A session in one transaction, committed at the end or rolled back by an exception."""
+        """A session in one transaction. The end commits it; an exception rolls it back."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
@@ -100,10 +101,12 @@ def alembic_config() -> Config:
 
 
 def insert_missing(session: Session, model: type[DeclarativeBase], rows: Sequence[dict[str, Any]]) -> None:
-    """Insert rows, all with the same columns, leaving out those whose key is there already.
+    """Insert the rows whose primary key the table does not have yet.
 
-    They go in by key: of two transactions that insert the same rows, one then waits for the other. In orders of their
-    own, each could wait for the other's.
+    Rows are inserted in the order of their keys. If two transactions inserted the same rows in different orders, each
+    could wait for the other forever.
+
+    rows: all with the same columns.
     """
     if rows:
         table = model.metadata.tables[model.__tablename__]

@@ -1,8 +1,8 @@
 """The artifact store: files named by their SHA-256 in a directory.
 
-Messages of its errors reach the callers of the API and name no path; the log does.
+A file appears whole or not at all: it is written to a staging directory, synced, and renamed. No file changes in place.
 
-A file appears whole or not at all: it is written beside its place, synced, and renamed. Nothing changes in place.
+Error messages reach the API's callers, so they name no path; the log names it.
 """
 
 import errno
@@ -48,10 +48,10 @@ class Store:
         return self.root / "staging"
 
     def put(self, content: bytes) -> str:
-        """Keep `content`; its SHA-256, 64 hexadecimal digits.
+        """Store `content`. Returns its SHA-256, 64 hexadecimal digits.
 
         Raises:
-            StoreFullError: there is no room; nothing was kept.
+            StoreFullError: there is no room. Nothing was stored.
         """
         digest = hashlib.sha256(content).hexdigest()
         target = self._object(digest)
@@ -63,7 +63,7 @@ class Store:
         return digest
 
     def path(self, digest: str) -> Path:
-        """The file of an artifact, to read.
+        """The path of an artifact's file, for reading.
 
         Raises:
             NotFoundError: the store does not have it.
@@ -75,10 +75,10 @@ class Store:
         return path
 
     def add_bundle(self, source: Path, digest: str) -> Path:
-        """Keep a copy of the bundle directory `source` under its hash; where it now lies.
+        """Store a copy of the bundle directory `source` under its hash. Returns the copy's directory.
 
         Raises:
-            StoreFullError: there is no room; nothing was kept.
+            StoreFullError: there is no room. Nothing was stored.
         """
         target = self._bundles / digest
         if target.exists() or source.absolute() == target:
@@ -91,7 +91,7 @@ class Store:
             try:
                 _publish(staged, target)
             except OSError:
-                if not target.exists():  # another process was faster with the same content
+                if not target.exists():  # otherwise another process stored the same content first
                     raise
         return target
 
@@ -108,7 +108,7 @@ class Store:
         return path
 
     def check(self) -> None:
-        """Raise an `OSError` or `StoreFullError` unless files can be kept."""
+        """Write an empty file. Raises OSError or StoreFullError if the store cannot take files."""
         with self._staged("check") as staged:
             staged.write_bytes(b"")
 
@@ -117,7 +117,7 @@ class Store:
 
     @contextmanager
     def _staged(self, name: str) -> Iterator[Path]:
-        """A path to write at, on the same file system; whatever is left there goes away."""
+        """A path to write to, on the store's file system. Whatever is still there at the end is removed."""
         try:
             with tempfile.TemporaryDirectory(prefix=f"{name[:16]}-", dir=self._staging) as directory:
                 yield Path(directory) / "content"
@@ -131,25 +131,25 @@ class Store:
 
 
 def _publish(staged: Path, target: Path) -> None:
-    """Give finished content its name, so that a power cut cannot take it back."""
+    """Rename finished content to its final path, and sync the directory so that the rename survives a power cut."""
     target.parent.mkdir(exist_ok=True)
     staged.replace(target)
     sync(target.parent)
 
 
 def pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """An npz file of these arrays, compressed lightly: numpy's own setting takes four times as long for little more."""
+    """An npz file of these arrays, at compression level 1: numpy's level is four times slower and saves little more."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for name, array in arrays.items():
             entry = io.BytesIO()
             np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
-            info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))  # equal arrays, equal bytes
+            info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))  # a fixed date: equal arrays give equal bytes
             file.writestr(info, entry.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=1)
     return buffer.getvalue()
 
 
 def unpack(packed: bytes) -> dict[str, NDArray[Any]]:
-    """What `pack` packed."""
+    """The arrays that `pack` packed."""
     with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
         return dict(arrays)

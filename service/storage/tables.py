@@ -1,6 +1,6 @@
-"""The tables. Everything a search answered can be traced here to a supernet, a predictor, a latency model and a seed.
+"""The tables. They trace each answer of a search to its supernet, accuracy predictor, latency models and seed.
 
-Predicted and measured values live in different tables and never share a column.
+Predicted and measured values lie in different tables and never share a column.
 """
 
 import secrets
@@ -32,28 +32,28 @@ NAME = String(64)
 
 
 def new_id() -> str:
-    """32 hexadecimal digits that sort by time of making, to the millisecond; the rest is random."""
+    """32 hexadecimal digits: the time in milliseconds, so that ids sort by it, then random digits."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 def now() -> datetime:
-    """The time, in UTC."""
+    """The current time in UTC."""
     return datetime.now(UTC)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A time in UTC. SQLite keeps no zone, so it is put back when reading."""
+    """A time in UTC. SQLite stores no time zone, so reading adds it."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Read."""
+        """The stored value as a time in UTC."""
         return None if value is None else value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class Base(DeclarativeBase):
-    """Base of all tables."""
+    """The base class of all tables."""
 
     metadata = MetaData(
         naming_convention={
@@ -73,7 +73,7 @@ class Base(DeclarativeBase):
 
 
 class ApiKey(Base):
-    """A key, of which only the hash is kept."""
+    """An API key. Only its hash is stored."""
 
     __tablename__ = "api_keys"
 
@@ -100,7 +100,7 @@ class Supernet(Base):
 
 
 class Device(Base):
-    """Something that networks run on: a machine, a runtime and how it is used."""
+    """A place where networks run: a machine, a runtime, and how many threads and images a run uses."""
 
     __tablename__ = "devices"
 
@@ -124,13 +124,13 @@ class LatencyModelRow(Base):
     model: Mapped[dict[str, Any]]
     card: Mapped[dict[str, Any]]
     host: Mapped[dict[str, Any]]  # fingerprint of the machine that measured
-    reference_ms: Mapped[float | None]  # the reference network, measured in turns with all the others
-    measurements: Mapped[str] = mapped_column(HASH)  # artifact: everything that was posted
+    reference_ms: Mapped[float | None]  # of the reference network, measured in alternation with the models
+    measurements: Mapped[str] = mapped_column(HASH)  # artifact: the request with the measurements
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class Candidate(Base):
-    """An architecture of a supernet that some search proposed. Unique, so that what is learnt about it adds up."""
+    """An architecture that a search proposed. One row per architecture and supernet, which all searches share."""
 
     __tablename__ = "candidates"
     __table_args__ = (UniqueConstraint("supernet_id", "architecture_id"),)
@@ -147,7 +147,7 @@ class Candidate(Base):
 
 
 class AccuracyPrediction(Base):
-    """What one version of a supernet's accuracy predictor says of a candidate."""
+    """A candidate's accuracy, predicted by one version of its supernet's accuracy predictor."""
 
     __tablename__ = "accuracy_predictions"
 
@@ -157,7 +157,7 @@ class AccuracyPrediction(Base):
 
 
 class LatencyPrediction(Base):
-    """What one version of a device's latency model says of a candidate."""
+    """A candidate's latency, predicted by one version of a device's latency model."""
 
     __tablename__ = "latency_predictions"
 
@@ -167,7 +167,7 @@ class LatencyPrediction(Base):
 
 
 class Search(Base):
-    """One question and its answer. The answer is a pure function of the columns up to `seed`.
+    """One question and its answer. The columns up to `seed` determine the answer.
 
     status: queued, running, done, not_verified, failed or cancelled.
     """
@@ -179,50 +179,50 @@ class Search(Base):
     request: Mapped[dict[str, Any]]  # the canonical form
     predictor_version: Mapped[str] = mapped_column(ID)
     latency_models: Mapped[dict[str, Any]]  # device: latency model's id
-    warm_start: Mapped[str | None] = mapped_column(HASH)  # artifact: the genomes it started from
-    warm_starts: Mapped[int] = mapped_column(default=0)  # how many these are
+    warm_start: Mapped[str | None] = mapped_column(HASH)  # artifact: the genomes that the search started from
+    warm_starts: Mapped[int] = mapped_column(default=0)  # number of these genomes
     seed: Mapped[int] = mapped_column(BigInteger)
 
-    question: Mapped[str | None] = mapped_column(HASH, index=True)  # of all these but the warm start; null: before 0002
+    question: Mapped[str | None] = mapped_column(HASH, index=True)  # of all above but the warm start; null: before 0002
     idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
     status: Mapped[str] = mapped_column(String(16))
     progress: Mapped[dict[str, Any] | None]
     best_candidate_id: Mapped[str | None] = mapped_column(ForeignKey("candidates.id"))
     limits_hold: Mapped[str | None] = mapped_column(String(16))  # counted, predicted, bound or measured
     problem: Mapped[dict[str, Any] | None]  # why there is no best candidate
-    findings: Mapped[dict[str, Any] | None]  # how it was found: of a front, its hypervolume after each generation
+    findings: Mapped[dict[str, Any] | None]  # how the answer was found: a front's hypervolume after each generation
     evaluations: Mapped[int | None]
     elapsed_ms: Mapped[float | None]
     evaluated: Mapped[str | None] = mapped_column(HASH)  # artifact: every evaluated genome and its scores
-    attempts: Mapped[int] = mapped_column(default=0)  # times that a worker began this search
+    attempts: Mapped[int] = mapped_column(default=0)  # how often a worker began this search
     created_at: Mapped[datetime] = mapped_column(default=now)
     finished_at: Mapped[datetime | None]
 
 
 class SearchState(Base):
-    """Where a search that runs as a job stands, for a worker to go on from there. Gone when it has ended."""
+    """The state of a running search, from which another worker can continue. Deleted when the search ends."""
 
     __tablename__ = "search_states"
 
     search_id: Mapped[str] = mapped_column(ForeignKey("searches.id"), primary_key=True)
     generation: Mapped[int]
-    state: Mapped[bytes]  # npz: population, random numbers, everything evaluated
+    state: Mapped[bytes]  # npz: population, random generator, evaluated genomes and scores
 
 
 class SearchCandidate(Base):
-    """A candidate that a search keeps: a member of its front, or a finalist."""
+    """A candidate in a search's answer: a member of its front, or a finalist."""
 
     __tablename__ = "search_candidates"
     __table_args__ = (Index(None, "candidate_id"),)
 
     search_id: Mapped[str] = mapped_column(ForeignKey("searches.id"), primary_key=True)
     candidate_id: Mapped[str] = mapped_column(ForeignKey("candidates.id"), primary_key=True)
-    place: Mapped[int]  # 0 is the best as predicted
+    place: Mapped[int]  # 0: the best by predicted values
     on_front: Mapped[bool]
 
 
 class Verification(Base):
-    """What came out when a candidate, extracted and recalibrated, was run on the bundle's held-out images."""
+    """A candidate's accuracy on the bundle's held-out images, after extraction and recalibration."""
 
     __tablename__ = "verifications"
 
@@ -257,7 +257,7 @@ class LatencyMeasurement(Base):
 class Export(Base):
     """A candidate's file for download.
 
-    status: queued, done, failed (asking again tries again) or impossible (the same weights will fail again).
+    status: queued, done, failed (a new request tries again) or impossible (the same weights would fail again).
     """
 
     __tablename__ = "exports"
@@ -269,6 +269,6 @@ class Export(Base):
     size: Mapped[int | None] = mapped_column(BigInteger)  # bytes
     parity: Mapped[float | None]  # max |onnxruntime - torch| over the logits of real images
     problem: Mapped[dict[str, Any] | None]
-    attempts: Mapped[int] = mapped_column(default=0)  # times that a worker began it
+    attempts: Mapped[int] = mapped_column(default=0)  # how often a worker began this export
     created_at: Mapped[datetime] = mapped_column(default=now)
     finished_at: Mapped[datetime | None]

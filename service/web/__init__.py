@@ -1,1 +1,1 @@
-"""What the HTTP slices share: authentication, problem documents, schemas, metrics."""
+"""HTTP code that the slices share: authentication, problem documents, schemas, metrics."""

@@ -1,6 +1,6 @@
-"""Keys: who may call. Only a key's hash is stored; the key itself is shown once, when it is made.
+"""API keys: who may call. Only a key's hash is stored; the key itself is shown once, when it is created.
 
-A key has 256 random bits, so one round of SHA-256 protects it: there is nothing to guess.
+A key has 256 random bits. Nobody can guess it, so one round of SHA-256 is enough protection.
 """
 
 import hashlib
@@ -18,18 +18,19 @@ from service.storage.tables import ApiKey
 from service.web.dependencies import ContextOf
 
 PREFIX = "supple_"
-BEARER = HTTPBearer(auto_error=False, description="Needed where the service can be reached by others.")  # for OpenAPI
-COOKIE = "supple_key"  # where a browser keeps a key; the pages set it so that no other site's form sends it
+BEARER = HTTPBearer(auto_error=False, description="Needed if other machines can reach the service.")  # for OpenAPI
+COOKIE = "supple_key"  # holds a browser's key; the pages set it so that no other site's form sends it
 
 
 def create_key(session: Session, name: str) -> str:
-    """A new key under a name of its own. It cannot be read again later.
+    """Create a key and return it. It cannot be read again later.
 
     Raises:
-        ConflictError: there is a key of this name. InvalidError: no name, or one of more than 64 characters.
+        ConflictError: a key has this name.
+        InvalidError: the name is empty or longer than 64 characters.
     """
     if not 0 < len(name) <= 64:
-        raise InvalidError(f"the key's name has {len(name)} characters; between 1 and 64 are needed")
+        raise InvalidError(f"the key's name has {len(name)} characters; use between 1 and 64")
     if session.scalar(select(ApiKey.id).where(ApiKey.name == name)):
         raise ConflictError(f"there is a key named {name!r}; choose another name")
     key = PREFIX + secrets.token_urlsafe(32)
@@ -38,10 +39,10 @@ def create_key(session: Session, name: str) -> str:
 
 
 def check_bind(settings: Settings, session: Session) -> None:
-    """Refuse to serve an address that others can reach while nobody could be asked for a key.
+    """Refuse to serve an address that other machines can reach if no key exists.
 
     Raises:
-        InvalidError: the host is not loopback, there is no key, and `insecure` is not set.
+        InvalidError: the host is not loopback, no key exists, and `insecure` is not set.
     """
     if settings.needs_key and session.scalar(select(ApiKey.id).limit(1)) is None:
         raise InvalidError(
@@ -55,12 +56,12 @@ def require_key(
     authorization: Annotated[str, Header(include_in_schema=False)] = "",
     cookie: Annotated[str, Cookie(alias=COOKIE, include_in_schema=False)] = "",
 ) -> None:
-    """Let a request pass if none is needed, or if it carries a known key. For `dependencies=[Depends(require_key)]`.
+    """Refuse a request without a valid key, if the settings need keys. For `dependencies=[Depends(require_key)]`.
 
-    A key comes as `Authorization: Bearer KEY`, or from a browser in the pages' cookie.
+    A request carries its key as `Authorization: Bearer KEY`; a browser carries it in the pages' cookie.
 
     Raises:
-        UnauthorizedError: neither.
+        UnauthorizedError: the request has no key, or its key does not exist.
     """
     if not context.settings.needs_key:
         return

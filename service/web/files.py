@@ -1,4 +1,4 @@
-"""A stored file as an HTTP answer, whole or in ranges (RFC 9110, section 14)."""
+"""A stored file as an HTTP response, whole or in ranges (RFC 9110, section 14)."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ class RangeError(SuppleError):
 class ArtifactResponse(FileResponse):
     """A file, or its requested ranges. Errors are problem documents.
 
-    A Range header in an unknown form is ignored. If every requested range lies outside the file, the answer is 416.
+    A Range header in an unknown form is ignored. If every requested range lies outside the file, the response is 416.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""What is refused before a request's body is read: strange hosts, other sites, callers without a key, large bodies."""
+"""Checks before a request's body is read. They refuse unknown hosts, other sites, missing keys and large bodies."""
 
 import re
 
@@ -12,34 +12,34 @@ from service.context import Context
 from service.web.auth import COOKIE, require_key
 from service.web.problems import answer
 
-BODY_BYTES = 64 << 10  # of a request
-MEASUREMENT_BYTES = 64 << 20  # of a device's measurements
+BODY_BYTES = 64 << 10  # the most that a request may have
+MEASUREMENT_BYTES = 64 << 20  # the most that a device's measurements may have
 MEASUREMENTS = re.compile(r"/v1/devices/[^/]+/measurements$")
 LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
-SAFE = ("GET", "HEAD", "OPTIONS")
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class Guard:
-    """ASGI middleware. What it lets through is still asked for its key by the routes that need one."""
+    """ASGI middleware that refuses requests early. Routes that need a key check it again."""
 
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self._app = app
         self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse a request, or pass it on with its body counted."""
+        """Refuse a request, or pass it on and count the bytes of its body."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        most = MEASUREMENT_BYTES if MEASUREMENTS.search(request.url.path) else BODY_BYTES
+        max_bytes = MEASUREMENT_BYTES if MEASUREMENTS.search(request.url.path) else BODY_BYTES
         try:
             await self._admit(request)
             length = request.headers.get("content-length", "")
-            _check_length(int(length) if length.isdecimal() else 0, most)
+            _check_length(int(length) if length.isdecimal() else 0, max_bytes)
         except Exception as error:
             response = await answer(request, error)
-            response.headers["Connection"] = "close"  # the body is still on its way
+            response.headers["Connection"] = "close"  # the client may still be sending the body
             await response(scope, receive, send)
             return
         received = 0
@@ -48,13 +48,13 @@ class Guard:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            _check_length(received, most)
+            _check_length(received, max_bytes)
             return message
 
         await self._app(scope, counting, send)
 
     async def _admit(self, request: Request) -> None:
-        """Raise an error for a request that is refused whatever its body is."""
+        """Refuse a request for its host, site or key."""
         settings, headers = self._context.settings, request.headers
         host = headers.get("host", "")
         if settings.loopback and not settings.insecure and not LOOPBACK.fullmatch(host):
@@ -63,7 +63,7 @@ class Guard:
                 f"Host is {errors.shortened(host)!r}; without keys this service answers to localhost alone, because a "
                 "page of another site could otherwise use it under its own name",
             )
-        if request.method in SAFE or not request.url.path.startswith("/v1/"):
+        if request.method in SAFE_METHODS or not request.url.path.startswith("/v1/"):
             return
         if (site := headers.get("sec-fetch-site", "")) not in ("", "same-origin", "none"):
             raise HTTPException(403, f"this request was sent from another site ({errors.shortened(site)})")
@@ -72,6 +72,6 @@ class Guard:
             await run_sync(require_key, self._context, authorization, cookie)
 
 
-def _check_length(length: int, most: int) -> None:
-    if length > most:
-        raise HTTPException(413, f"the body has more than {most:,} bytes, the most that is taken here")
+def _check_length(length: int, max_bytes: int) -> None:
+    if length > max_bytes:
+        raise HTTPException(413, f"the body has more than {max_bytes:,} bytes, the limit for this request")

@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics: requests by route and answer, and how long they took."""
+"""Metrics for Prometheus at /metrics: counts of requests by route and status, and their durations."""
 
 import time
 from functools import partial
@@ -11,7 +11,7 @@ from service.web.problems import METHODS
 
 
 class Metrics:
-    """One application's counters, in a registry of their own."""
+    """The metrics of one application, in a separate registry."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -22,11 +22,11 @@ class Metrics:
         self._seconds = Histogram("supple_request_seconds", "Time to answer.", names, registry=self._registry)
 
     def response(self) -> Response:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
-        """`app`, with its requests counted."""
+        """`app` with its requests counted."""
         return partial(self._count, app)
 
     async def _count(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,9 +50,9 @@ class Metrics:
 
 
 def _route(scope: Scope) -> str:
-    """The pattern that the path matched, so that all ids count together; "none" where none did."""
+    """The pattern that the path matched, so that all ids count together; "none" if no pattern matched."""
     pattern: str | None = getattr(scope.get("route"), "path_format", None)
     if pattern is None:
         return "none"
-    matched = pattern.format(**scope["path_params"])  # a router's own pattern may lack the prefix it is mounted at
+    matched = pattern.format(**scope["path_params"])  # the pattern may lack the prefix of its router
     return str(scope["path"]).removesuffix(matched) + pattern

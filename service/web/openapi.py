@@ -1,4 +1,4 @@
-"""What the API says of itself: the OpenAPI document, with every refusal a route can answer, and the page at /docs."""
+"""The OpenAPI document, with every problem that a route can respond with."""
 
 from typing import Any
 
@@ -6,21 +6,21 @@ from fastapi import FastAPI
 
 from service.web.schemas import ProblemDocument
 
-ANY = {
-    401: "A key is needed, and none that is known was sent.",
+ALL_ROUTES = {
+    401: "The request carries no valid key.",
     500: "An unexpected error, which the service's log describes.",
-    503: "The database or the store does not work just now.",
+    503: "The database or the store does not work at the moment.",
 }
-CHANGING = {403: "A page of another site sent this."}
+CHANGING = {403: "A page of another site sent this request."}
 WITH_BODY = {413: "The body is too large."}
 WITH_PATH = {404: "Nothing has this name."}
-WITH_INPUT = {422: "This cannot be understood, or not be done as asked; `detail` says why."}
+WITH_INPUT = {422: "The request is malformed or cannot be carried out; `detail` says why."}
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document: FastAPI's own, with the problems that follow from a route's shape.
+    """FastAPI's OpenAPI document, with the problems that follow from a route's method, body and parameters.
 
-    Routes declare the problems of their own in `responses`; their form is filled in here.
+    A route declares further problems in `responses`; this function adds their schema.
     """
     if app.openapi_schema is not None:
         return app.openapi_schema
@@ -44,12 +44,12 @@ def document(app: FastAPI) -> dict[str, Any]:
 
 
 def _problems(path: str, method: str, operation: dict[str, Any]) -> dict[int, str]:
-    """By status, what a route refuses because of its shape."""
+    """The problems that follow from a route's method, body and parameters, by status."""
     if not path.startswith("/v1/"):
         return {}
     parameters, body = operation.get("parameters", []), "requestBody" in operation
     return {
-        **ANY,
+        **ALL_ROUTES,
         **(CHANGING if method != "get" else {}),
         **(WITH_BODY if body else {}),
         **(WITH_PATH if any(parameter["in"] == "path" for parameter in parameters) else {}),

@@ -1,4 +1,4 @@
-"""Errors as HTTP answers: `application/problem+json` (RFC 9457)."""
+"""Errors as HTTP responses: `application/problem+json` (RFC 9457)."""
 
 import json
 import logging
@@ -17,12 +17,13 @@ from service.errors import SuppleError, make_problem_document, problem_document_
 log = logging.getLogger("supple")
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-MOST_ERRORS = 20  # of one request that are listed
+MAX_ERRORS = 20  # listed per request
 
 
 def problem_response(problem: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
     """A problem document as a response."""
-    content = json.dumps(problem, ensure_ascii=False).encode("utf-8", "backslashreplace")  # it may echo half a pair
+    # The document may echo half a surrogate pair, which UTF-8 cannot encode.
+    content = json.dumps(problem, ensure_ascii=False).encode("utf-8", "backslashreplace")
     return Response(content, problem["status"], headers=dict(headers or {}), media_type="application/problem+json")
 
 
@@ -46,7 +47,7 @@ def _sentence(error: Mapping[str, Any]) -> str:
     return f"{field}{shown}: {message[:1].lower()}{message[1:]}"
 
 
-Explanation = tuple[dict[str, Any], dict[str, str]]  # a problem document, and headers of the response
+Explanation = tuple[dict[str, Any], dict[str, str]]  # a problem document, and the response's headers
 
 
 def _explain_supple_error(request: Request, error: Exception) -> Explanation:
@@ -59,7 +60,7 @@ def _explain_invalid_request(request: Request, error: Exception) -> Explanation:
     assert isinstance(error, RequestValidationError)
     errors = [
         {"field": "body" if e["type"] == "json_invalid" else _field(e["loc"]), "message": _sentence(e)}
-        for e in error.errors()[:MOST_ERRORS]
+        for e in error.errors()[:MAX_ERRORS]
     ]
     return make_problem_document(422, "; ".join(e["message"] for e in errors), errors=errors), {}
 
@@ -73,7 +74,7 @@ def _explain_http_exception(request: Request, error: Exception) -> Explanation:
 
 
 def _methods(request: Request) -> set[str]:
-    """The methods that the path of a request allows; the router has a route for each."""
+    """The methods that a request's path allows. The router has one route per method."""
     scopes = ({**request.scope, "method": method} for method in METHODS)
     return {
         scope["method"]
@@ -111,7 +112,7 @@ PROBLEMS: dict[type[Exception], Callable[[Request, Exception], Explanation]] = {
 
 
 def explain(request: Request, error: Exception) -> Explanation:
-    """The problem document of any error, and the headers of a response with it. Logs what the document leaves out."""
+    """An error's problem document and the headers of its response. Logs the details that the document leaves out."""
     make = next(PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS)
     return make(request, error)
 

@@ -1,4 +1,4 @@
-"""What the slices' request and answer bodies share."""
+"""Types and base classes that the slices' request and response bodies share."""
 
 import math
 import re
@@ -15,18 +15,18 @@ Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Name = Annotated[Id, Field(description="Up to 64 letters, digits, dots, dashes and underscores.")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-MAX_DEPTH = 32  # nesting of free JSON
+MAX_DEPTH = 32  # of nesting in free-form JSON
 
 
 def _printable(text: str) -> str:
-    """`text`, unless it holds control characters or half a surrogate pair, which not every database can keep."""
+    """`text`. Raises ValueError for control characters and half surrogate pairs, which some databases cannot store."""
     if match := UNPRINTABLE.search(text):
         raise ValueError(f"holds the character U+{ord(match[0]):04X}; send printable text")
     return text
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    """`value`, unless something in it cannot be kept as JSON."""
+    """`value`. Raises ValueError for content that some databases cannot store as JSON."""
     layer: Iterable[Any] = (value,)
     for _ in range(MAX_DEPTH):
         inner: list[Any] = []
@@ -46,25 +46,25 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
 
 
 PageSize = Annotated[int, Query(ge=1, le=100)]
-Cursor = Annotated[Id | None, Query(description="The `next` of the page before.")]
+Cursor = Annotated[Id | None, Query(description="`next` of the previous page.")]
 Text = Annotated[str, AfterValidator(_printable)]
 PlainJson = Annotated[dict[str, Any], AfterValidator(_plain)]
 
 
 class Request(BaseModel):
-    """A request body: unknown fields, NaN and infinities are refused, and nothing is converted."""
+    """A request body. It refuses unknown fields, NaN and infinities, and converts no types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Answer(BaseModel):
-    """An answer body."""
+    """A response body."""
 
     model_config = ConfigDict(from_attributes=True)
 
 
 class FieldProblem(BaseModel):
-    """What is wrong with one field of a request."""
+    """The problem with one field of a request."""
 
     field: str
     message: str
@@ -78,12 +78,12 @@ class ProblemDocument(BaseModel):
     type: str
     title: str
     status: int
-    detail: str = Field(description="The value, the limit and what to do.")
-    errors: list[FieldProblem] = Field([], description="Of a request with wrong fields: each of them.")
+    detail: str = Field(description="Names the value, the limit and what to do.")
+    errors: list[FieldProblem] = Field([], description="The invalid fields of the request.")
 
 
 class Page(Answer, Generic[T]):
-    """A part of a list."""
+    """One page of a list."""
 
     items: list[T]
-    next: str | None = Field(None, description="Send it as `cursor` for what follows; null at the end.")
+    next: str | None = Field(None, description="Send it as `cursor` to get the next page; null on the last page.")

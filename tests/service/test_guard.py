@@ -74,7 +74,7 @@ def test_large_bodies_are_refused_unread(client: TestClient) -> None:
         assert answer.status_code == 413
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.headers["connection"] == "close"
-        assert answer.json()["detail"] == "the body has more than 65,536 bytes, the most that is taken here"
+        assert answer.json()["detail"] == "the body has more than 65,536 bytes, the limit for this request"
 
 
 @pytest.mark.parametrize("form", [False, True])
