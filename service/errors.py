@@ -85,9 +85,8 @@ def problem_document_of(error: Exception) -> dict[str, Any]:
     """Any error as a problem document. An unexpected error's document does not say what happened; the log does."""
     if isinstance(error, SuppleError):
         return error.problem_document()
-    if isinstance(error, ValueError) and not isinstance(
-        error, ValidationError
-    ):  # pydantic's: the service itself made an invalid value
+    # A ValidationError here is the service's own mistake: FastAPI reports invalid requests with another class.
+    if isinstance(error, ValueError) and not isinstance(error, ValidationError):
         return make_problem_document(422, shortened(str(error), 1_000))
     return make_problem_document(500, "an unexpected error, which the service's log describes")
 

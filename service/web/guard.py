@@ -12,8 +12,8 @@ from service.context import Context
 from service.web.auth import COOKIE, require_key
 from service.web.problems import answer
 
-BODY_BYTES = 64 << 10  # the most that a request may have
-MEASUREMENT_BYTES = 64 << 20  # the most that a device's measurements may have
+BODY_BYTES = 64 << 10  # limit of a request's body
+MEASUREMENT_BYTES = 64 << 20  # limit of a body with measurements
 MEASUREMENTS = re.compile(r"/v1/devices/[^/]+/measurements$")
 LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
