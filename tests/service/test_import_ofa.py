@@ -184,7 +184,7 @@ def test_a_bundle_says_what_it_was_made_from(files: Path, tmp_path: Path, run: R
         ("--latency-tables FILES/tables --width 1.0", "--latency-tables and --device belong together"),
         ("--predictor FILES/predictor.pth --device phone --width 1.0", "--latency-tables and --device belong together"),
         ("--latency-tables FILES/tables --device a/b --width 1.0", "--device is 'a/b': String should match pattern"),
-        ("--latency-tables FILES/tables --device phone --width 1.2", "128_lookup_table.yaml lacks .* width than mbv3"),
+        ("--latency-tables FILES/tables --device phone --width 1.2", "128_lookup_table.yaml lacks .* or not for mbv3"),
         ("--latency-tables FILES --device phone --width 1.2", "holds no RESOLUTION_lookup_table.yaml"),
         ("--predictor FILES/predictor.pth --calibration FILES/images --width 1.0", "--calibration is .*, but without"),
         ("--checkpoint FILES/checkpoint.pth --calibration FILES/none", "--calibration is .*none, which is not a"),
