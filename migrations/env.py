@@ -11,16 +11,16 @@ from service.settings import Settings
 from service.storage.database import make_engine
 from service.storage.tables import Base, UtcDateTime
 
-MIGRATION_LOCK = 0x5C0BB1E  # any number of our own: the key of an advisory lock
+MIGRATION_LOCK = 0x5C0BB1E  # key of an advisory lock; any constant will do
 
 
 def is_ours(name: str | None, kind: str, parents: object) -> bool:
-    """Whether autogenerate looks at this."""
+    """Whether autogenerate compares this object."""
     return kind != "table" or name not in JOB_ENGINE_TABLES
 
 
 def rendered(kind: str, item: object, autogen_context: object) -> str | Literal[False]:
-    """Write our own type as what it is in the database, so that old migrations do not depend on it."""
+    """Write `UtcDateTime` as its database type, so that old migrations do not depend on the class."""
     return "sa.DateTime(timezone=True)" if kind == "type" and isinstance(item, UtcDateTime) else False
 
 

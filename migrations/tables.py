@@ -1,6 +1,6 @@
-"""Which tables are not ours."""
+"""The job engine's tables, which our migrations leave alone."""
 
-# The job engine keeps its own: in PostgreSQL in a schema of its own, in SQLite beside ours.
+# PostgreSQL holds them in a separate schema; SQLite holds them beside our tables.
 JOB_ENGINE_TABLES = frozenset(
     {
         "application_versions",

@@ -14,7 +14,7 @@ class Settings(BaseSettings):
 
     data_directory: Path = Field(
         default=Path("supple-data"),
-        description="Where the SQLite file and the artifact store live unless set themselves.",
+        description="Directory of the SQLite file and the artifact store, unless `database_url` or `store` is set.",
     )
     database_url: str = Field(
         default="",
@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     worker_id: str = Field(
         default="",
         pattern=r"^[A-Za-z0-9._-]{0,64}$",
-        description="Name of this worker, unique among those alive; empty: host and process id.",
+        description="Name of this worker, unique among living workers; empty: host and process id.",
     )
 
     @property

@@ -137,7 +137,7 @@ def _patiently(name: str, function: Callable[[], T]) -> T:
 
 
 def _die(error: Exception) -> NoReturn:
-    log.critical("the database does not answer; this worker ends, and its job goes on in another", exc_info=error)
+    log.critical("the database does not answer; this worker ends, and another worker continues its job", exc_info=error)
     logging.shutdown()
     os._exit(1)
 
