@@ -75,13 +75,13 @@ def space_of(name: str) -> SearchSpace:
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        ("mbv3-digits", 200),
+        ("mbv3-digits", 60),
         ("mbv3-cifar", 30),
-        ("proxyless-small", 200),
-        ("fairnas-cifar", 200),
+        ("proxyless-small", 60),
+        ("fairnas-cifar", 60),
         ("spos-cifar", 30),
-        ("spos-cifar-channels", 200),
-        ("resnet-cifar", 200),
+        ("spos-cifar-channels", 60),
+        ("resnet-cifar", 60),
     ],
 )
 @torch.no_grad()
