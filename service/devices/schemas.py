@@ -41,7 +41,7 @@ class MeasurementsIn(Request):
     seconds: float | None = Field(None, description="How long measuring took, seconds.")
     reference_ms: Positive | None = Field(
         None,
-        description="Latency of the reference network, measured in turns with all others: later ones relate to it.",
+        description="Latency of the reference network, measured in turns with all others. Later measurements use it.",
     )
     busy: FiniteFloat | None = Field(
         None, description="Fraction of the time in which other programs held the processor."
