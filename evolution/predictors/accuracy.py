@@ -162,6 +162,14 @@ class AccuracyPredictor:
         score = self.score(genomes)
         return self.link(score) if self.link else np.clip(score, 0, 1)
 
+    @property
+    def additive(self) -> tuple[Floats, float] | None:
+        """Weights (F,) of the features of `one_hot` and a bias whose sum is the score; None if it is no such sum."""
+        if len(self.layers) > 1:
+            return None
+        weight, bias = self.layers[0]
+        return weight[:, 0].astype(np.float64), float(bias[0])
+
     def to_bytes(self) -> bytes:
         """The predictor as an npz file without pickles: layers, link, card and the space's hash."""
         arrays: dict[str, NDArray[Any]] = {

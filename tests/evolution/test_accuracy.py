@@ -156,6 +156,16 @@ def predictor() -> AccuracyPredictor:
     return AccuracyPredictor.fit(SPACE, genomes, saturated(truth, rng), truth, rng)
 
 
+def test_the_score_of_ridge_is_a_sum_over_choices_and_that_of_more_layers_is_not() -> None:
+    genomes = SPACE.sample(np.random.default_rng(7), 100)
+    fitted = predictor()
+    assert fitted.additive is not None
+    weights, bias = fitted.additive
+    assert one_hot(SPACE, genomes) @ weights + bias == pytest.approx(fitted.score(genomes), abs=1e-5)
+    space = preset("mbv3-imagenet-w1.0")
+    assert AccuracyPredictor.from_once_for_all(space, once_for_all_layers(), {}).additive is None
+
+
 def test_it_survives_a_file_and_refuses_another_space(tmp_path: Path) -> None:
     saved = predictor()
     (tmp_path / "predictor.npz").write_bytes(saved.to_bytes())
