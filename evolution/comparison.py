@@ -56,7 +56,7 @@ def run_strategies(
             polish = local_search and strategy != BASELINE
             started = time.perf_counter()
             search = Search(problem, strategy=strategy, evaluations=evaluations, seed=seed, polish=polish)
-            steps = [(progress.evaluations, progress.predicted_accuracy) for progress in search.run()]
+            steps = [(progress.evaluations, progress.accuracy) for progress in search.run()]
             seconds = time.perf_counter() - started
             counts, accuracy = zip(*steps, strict=True)
             yield Run(strategy, seed, search.result().best, np.array(counts), np.array(accuracy), seconds)

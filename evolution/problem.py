@@ -1,6 +1,6 @@
 """What is searched for: cost tables, an accuracy predictor, limits and an objective; and how genomes are scored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -17,6 +17,7 @@ from evolution.region import Region
 from supernet.space import Genomes
 
 MOST_FRONT_COSTS = 2  # beside accuracy
+Measure = Callable[[Genomes], Floats]  # of (N, G) genomes, (N,) fractions in [0, 1], higher is better
 
 
 class Predictor(Protocol):
@@ -28,7 +29,10 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The scores of N genomes. fitness: (N,) higher is better. accuracy: (N,) predicted. costs: (N, C)."""
+    """The scores of N genomes. fitness: (N,) higher is better. costs: (N, C).
+
+    accuracy: (N,) predicted, or what the problem's `measure` gave.
+    """
 
     fitness: Floats
     accuracy: Floats
@@ -37,13 +41,15 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What is searched for: the highest predicted accuracy, the least cost at a predicted accuracy, or a Pareto front.
+    """What is searched for: the highest accuracy, the least cost at an accuracy, or a Pareto front.
 
     constraints: hard limits. resolution: the only input resolution allowed. max_resolution: the largest one allowed.
-    minimise, min_accuracy: set both to search for the least of this cost at this predicted accuracy or more.
+    minimise, min_accuracy: set both to search for the least of this cost at this accuracy or more.
     pareto: one or two costs. Set it to search for the front of accuracy and these costs, up to their limits; the best
     architecture is then the most accurate one on the front.
     known: (N, G) feasible architectures to fall back on when the feasibility search finds none.
+    measure: measures accuracy, or another quality, in place of the predictor, which then only guides the strategies
+    that follow its gradient.
 
     Raises:
         ValueError: one of `minimise` and `min_accuracy` without the other, a `min_accuracy` outside (0, 1), a front
@@ -59,6 +65,7 @@ class Problem:
     pareto: tuple[Cost, ...] = ()
     max_resolution: int | None = None
     known: Genomes | None = None
+    measure: Measure | None = None
 
     def __post_init__(self) -> None:
         if (self.minimise is None) != (self.min_accuracy is None):
@@ -138,15 +145,16 @@ class Problem:
         return self.value(accuracy, costs[:, self.cost_names.index(self.minimise.name) if self.minimise else 0])
 
     def score(self, genomes: Genomes) -> Scores:
-        """Predict and count what (N, G) genomes achieve and cost.
+        """Predict or measure what (N, G) genomes achieve, and count what they cost.
 
         Raises:
-            ValueError: the predictor did not return N fractions.
+            ValueError: the predictor, or `measure`, did not return N fractions.
         """
-        accuracy = np.asarray(self.predictor.predict(genomes), np.float64)
+        accuracy = np.asarray((self.measure or self.predictor.predict)(genomes), np.float64)
         if accuracy.shape != (len(genomes),) or not ((accuracy >= 0) & (accuracy <= 1)).all():
+            source = "the measurement" if self.measure else "the predictor"
             raise ValueError(
-                f"the predictor must give {len(genomes)} fractions in [0, 1], not {accuracy.shape} {accuracy[:3]}"
+                f"{source} must give {len(genomes)} fractions in [0, 1], not {accuracy.shape} {accuracy[:3]}"
             )
         index = self.tables.index(genomes)
         costs = np.stack([cost.at(index, genomes[:, 0]) for cost in self.costs], axis=1)
@@ -166,6 +174,7 @@ def build_problem(
     resolution: int | None = None,
     max_resolution: int | None = None,
     known: Genomes | None = None,
+    measure: Measure | None = None,
 ) -> Problem:
     """The problem that these limits and objectives state, with costs given by name.
 
@@ -189,4 +198,5 @@ def build_problem(
         pareto=tuple(objective(cost) for cost in front),
         max_resolution=max_resolution,
         known=known,
+        measure=measure,
     )

@@ -60,7 +60,7 @@ class Progress:
     """Where a search stands.
 
     generation: batches evaluated so far. evaluations: made so far, of at most `max_evaluations`. best: (G,).
-    predicted_accuracy: of `best`, a fraction.
+    accuracy: of `best`, as in `Scores`.
     """
 
     phase: Phase
@@ -68,12 +68,12 @@ class Progress:
     evaluations: int
     max_evaluations: int
     best: Genomes
-    predicted_accuracy: float
+    accuracy: float
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """Scored architectures. genomes: (N, G). accuracy: (N,) predicted. costs: (N, C). names: (C,) of the costs."""
+    """Scored architectures. genomes: (N, G). accuracy: (N,) as in `Scores`. costs: (N, C). names: (C,) of the costs."""
 
     genomes: Genomes
     accuracy: Floats
@@ -90,7 +90,7 @@ class SearchResult:
     """The answer of a search.
 
     best: (G,) the best genome. costs: its costs by name.
-    reached: whether `best` has the requested predicted accuracy. If not, `best` is the most accurate architecture
+    reached: whether `best` has the requested accuracy. If not, `best` is the most accurate architecture
         found; that does not prove that no architecture has the requested accuracy.
     front: of everything evaluated. finalists: at most 200, best first. evaluated: everything, in order.
     two_opt: whether every architecture within the limits and one or two moves of `best` was evaluated, and none was
@@ -103,7 +103,7 @@ class SearchResult:
 
     best: Genomes
     reached: bool
-    predicted_accuracy: float
+    accuracy: float
     costs: Mapping[str, float]
     front: ParetoFront
     finalists: Evaluated
@@ -121,7 +121,8 @@ class Search:
     """One search. Iterate over `run()`, save `state()` between its steps, and take the `result()` at any time.
 
     strategy: a key of `STRATEGIES`; by default `nsga2` if a front is searched for, else `evolution`.
-    evaluations: the largest number of predictions, including the strategy's own.
+    evaluations: the largest number of predictions, including the strategy's own; of measurements, if the problem
+        measures accuracy.
     warm_start: (N, G) genomes to score first. polish: end with the local search, unless a front is searched for.
     The same arguments give the same answer.
 
@@ -159,8 +160,11 @@ class Search:
 
     @property
     def evaluations(self) -> int:
-        """The number of predictions made: of scored genomes, and by the strategy itself."""
-        return len(self._scored_keys) + self._strategy.own_predictions
+        """The number of predictions made: of scored genomes, and by the strategy itself.
+
+        If the problem measures accuracy, the number of genomes measured; the strategy's predictions then cost nothing.
+        """
+        return len(self._scored_keys) + (0 if self.problem.measure else self._strategy.own_predictions)
 
     def run(self) -> Iterator[Progress]:
         """Search to the end, one batch of evaluations per step."""
@@ -198,7 +202,8 @@ class Search:
         """One generation of the strategy."""
         reserve = min(int(self.max_evaluations * POLISH_SHARE), MAX_POLISH) if self._polish else 0
         end = self.max_evaluations - reserve
-        if self.evaluations + self._strategy.own_predictions_per_ask >= end or self._stale >= STALE_GENERATIONS:
+        own_predictions = 0 if self.problem.measure else self._strategy.own_predictions_per_ask
+        if self.evaluations + own_predictions >= end or self._stale >= STALE_GENERATIONS:
             self._phase = "polish" if self._polish else "done"
             return
         fresh = self._inside(self._strategy.ask())
@@ -353,7 +358,7 @@ class Search:
         return SearchResult(
             best=best,
             reached=problem.min_accuracy is None or accuracy >= problem.min_accuracy,
-            predicted_accuracy=accuracy,
+            accuracy=accuracy,
             costs=costs,
             front=ParetoFront.from_genomes(evaluated.genomes, evaluated.accuracy, front_costs, names[:num_front_costs]),
             finalists=finalists,

@@ -79,7 +79,7 @@ class _Saver:
                 "phase": progress.phase,
                 "evaluations": progress.evaluations,
                 "budget": progress.max_evaluations,
-                "best_predicted_accuracy": progress.predicted_accuracy,
+                "best_predicted_accuracy": progress.accuracy,
             }
             queries.save_state(session, self._search_id, progress.generation, pack(self._search.state()))
         self._due = time.monotonic() + SAVE_SECONDS

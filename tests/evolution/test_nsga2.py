@@ -38,7 +38,7 @@ def test_the_front_of_a_tiny_space_is_that_of_enumeration(seed: int, costs: int)
     true = ParetoFront.from_genomes(ALL, problem.predictor.predict(ALL), values, [cost.name for cost in problem.pareto])
     assert result.front.genomes.tolist() == true.genomes.tolist()
     assert result.front.names == true.names
-    assert result.predicted_accuracy == pytest.approx(true.accuracy.max())
+    assert result.accuracy == pytest.approx(true.accuracy.max())
     assert result.evaluations < len(ALL)
 
 
@@ -123,4 +123,4 @@ def test_a_limit_on_the_cost_of_a_front_is_the_end_of_its_range() -> None:
     result = solve(Problem(TABLES, problem.predictor, (Constraint(problem.pareto[0], limit),), pareto=problem.pareto))
     assert (result.evaluated.costs[:, 0] <= limit).all()
     inside = ALL[problem.pareto[0](ALL) <= limit]
-    assert result.predicted_accuracy == pytest.approx(problem.predictor.predict(inside).max())
+    assert result.accuracy == pytest.approx(problem.predictor.predict(inside).max())

@@ -85,7 +85,7 @@ def test_a_controller_that_has_converged_starts_again() -> None:
     problem = Problem(TABLES, smooth_accuracy(TINY, rng))
     result = solve(problem, strategy="reinforce", evaluations=1500, polish=False)
     assert result.evaluations == 1500
-    assert result.predicted_accuracy == pytest.approx(problem.predictor.predict(ALL).max())
+    assert result.accuracy == pytest.approx(problem.predictor.predict(ALL).max())
 
 
 def test_it_does_better_than_random_search() -> None:
@@ -95,10 +95,7 @@ def test_it_does_better_than_random_search() -> None:
     )
     means = [
         np.mean(
-            [
-                solve(problem, strategy=name, evaluations=3000, seed=seed, polish=False).predicted_accuracy
-                for seed in range(3)
-            ]
+            [solve(problem, strategy=name, evaluations=3000, seed=seed, polish=False).accuracy for seed in range(3)]
         )
         for name in ("reinforce", "random")
     ]

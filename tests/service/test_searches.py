@@ -528,7 +528,7 @@ def test_a_warm_start_is_never_worse_and_is_an_input(
     assert {genome.tobytes() for genome in genomes} <= set(kept)
     assert tables.space.encode(Architecture.from_json(first["best"]["arch"])).tolist() == genomes[0].tolist()
     again = solve(make_problem(context, question), question)  # of the stored inputs alone
-    assert again.result.predicted_accuracy == warm["best"]["predicted_accuracy"]
+    assert again.result.accuracy == warm["best"]["predicted_accuracy"]
     assert tables.space.decode(again.result.best).to_json() == warm["best"]["arch"]
 
 
