@@ -81,12 +81,21 @@ class Bundle:
                 raise BundleError(f"{path / MANIFEST}: classes or normalisation do not fit the space")
             Views(**manifest["views"])
             str(manifest["name"]), str(manifest["space_hash"])
+            json.dumps(
+                manifest, ensure_ascii=False
+            ).encode()  # a name that is no text would break every list of bundles
         except BundleError:
             raise
         except FileNotFoundError as error:
             old = _aside(path)
             hint = f". Its replacement was interrupted; rename the old bundle, {old}, to {path.name}"
             raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}{hint if old.exists() else ''}") from error
+        except UnicodeEncodeError as error:
+            text = error.object[max(0, error.start - 20) : error.end]
+            raise BundleError(
+                f"{path / MANIFEST} holds a name that is not UTF-8, such as of a class: ...{text!r}; rename it and "
+                "train again"
+            ) from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{path / MANIFEST} cannot be read: {error!r}") from error
         if missing := REQUIRED - files.keys():

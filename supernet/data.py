@@ -4,13 +4,12 @@ Images are decoded at the space's largest resolution. Training, evaluation and e
 """
 
 import hashlib
-import math
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,11 +17,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from supernet.images.check import ImageCheck
+from supernet.images.decode import COLOUR, GREY, Boxes, decode, printable
+from supernet.images.folders import ClassFolders, ImageFolder, find_images, read_image_folder
+from supernet.images.split import Files, FileSplit, hold_out
 from supernet.streams import Stream, random_generator
 
 CACHE_BYTES = 4 * 2**30  # a split of image files that decodes to more than this stays on disk
 UNLABELLED = -1  # the label of an image whose class is not known
 CROP = 0.875  # the share of the shorter side that the centre crop keeps, as in Once-for-All's evaluation on ImageNet
+RARE = 20  # training images; a class with fewer is rare
+OnBadImage = Literal["refuse", "skip"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +42,6 @@ class Images:
 
     def __getitem__(self, index: Any) -> "Images":
         return Images(self.pixels[index], self.labels[index])
-
-    def take(self, index: Tensor) -> "Images":
-        """The images at the positions in `index`, in that order."""
-        return self[index]
 
     @property
     def channels(self) -> int:
@@ -65,7 +66,7 @@ class ImageFiles:
     """
 
     root: Path
-    paths: NDArray[np.bytes_]  # a million Python strings would be copied into every data-loading process
+    paths: NDArray[np.bytes_]
     labels: Tensor
     resolution: int
     channels: int
@@ -77,24 +78,20 @@ class ImageFiles:
         """Decode images: resize the shorter side to `resolution` and crop the centre.
 
         Raises:
-            ValueError: a file cannot be decoded; the message names it.
+            ValueError: files cannot be decoded; the message names them.
         """
-        return Images(_decode(self._files(index), self.resolution, self.channels), self.labels[index])
+        return Images(decode(self._files(index), self.resolution, self.channels), self.labels[index])
 
-    def cropped(self, index: Tensor, boxes: Callable[[int, float], Tensor]) -> Images:
+    def cropped(self, index: Tensor, boxes: Boxes) -> Images:
         """Decode images, cut a box out of each and resize the box.
 
         boxes: a function of a position in `index` and of the photograph's width / height. It returns (4,): the left,
         top, width and height of the box, as fractions of the photograph's width and height.
 
         Raises:
-            ValueError: a file cannot be decoded; the message names it.
+            ValueError: files cannot be decoded; the message names them.
         """
-        return Images(_decode(self._files(index), self.resolution, self.channels, boxes=boxes), self.labels[index])
-
-    def take(self, index: Tensor) -> "ImageFiles":
-        """The files at the positions in `index`, in that order."""
-        return replace(self, paths=self.paths[index.numpy()], labels=self.labels[index])
+        return Images(decode(self._files(index), self.resolution, self.channels, boxes=boxes), self.labels[index])
 
     def cached(self, limit: int) -> "Images | ImageFiles":
         """All images decoded, if they take at most `limit` bytes; otherwise the files as they are."""
@@ -140,6 +137,8 @@ class Dataset:
 
     train: for weights and batch-norm statistics. holdout: taken from the training data, for the predictor and for
     search. test: used once, for the final report; None if the source has no test split.
+    split: for files, which of them are in which split, as it was when the run was started; a run keeps it for `load`.
+    remarks: what was found and is not used, for people. lost: files that a resumed run was started with.
     """
 
     name: str
@@ -148,11 +147,31 @@ class Dataset:
     holdout: Images
     test: Images | ImageFiles | None
     normalization: Normalization
+    split: FileSplit | None = None
+    remarks: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
     @property
     def hash(self) -> str:
-        """64 hexadecimal digits: the SHA-256 of the hashes of `train` and `holdout`."""
+        """64 hexadecimal digits: the SHA-256 of the images of `train` and `holdout`, or of files' paths and sizes."""
+        if self.split is not None:
+            return self.split.hash
         return hashlib.sha256((self.train.hash + self.holdout.hash).encode()).hexdigest()
+
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """By class, the number of images in each split."""
+        splits = {"train": self.train, "holdout": self.holdout, "test": self.test}
+        counts = {
+            name: torch.bincount(images.labels, minlength=len(self.classes)).tolist()
+            for name, images in splits.items()
+            if images is not None
+        }
+        return {label: {name: counts[name][i] for name in counts} for i, label in enumerate(self.classes)}
+
+    def rare_classes(self) -> list[str]:
+        """The classes that have fewer than `RARE` training images, or none held out."""
+        counts = self.class_counts()
+        return [name for name, count in counts.items() if count["train"] < RARE or count["holdout"] == 0]
 
 
 def resize(pixels: Tensor, resolution: int) -> Tensor:
@@ -172,50 +191,98 @@ def load(
     root: Path,
     channels: int | None = None,
     cache_bytes: int = CACHE_BYTES,
+    on_bad_image: OnBadImage = "refuse",
+    run_split: FileSplit | None = None,
 ) -> Dataset:
-    """Load a dataset and split it.
+    """Load a dataset and split it. The classes of a folder, or of ImageNet, are held out in proportion to their sizes.
 
     source: `digits`, `cifar10`, `cifar100`, `imagenet` or a folder. A folder holds `train/CLASS/*` and, optionally,
     `test/CLASS/*` or `val/CLASS/*`; or it holds `CLASS/*` alone.
     resolution: height and width of the decoded images, pixels. holdout: the number of training images to hold out.
-    root: the folder for downloads and for the archives of ImageNet. channels: 1 or 3, for folders (default 3).
+    root: the folder for downloads, for the archives of ImageNet and for the results of `check_images`.
+    channels: 1 or 3, for folders; None takes 1 if all images are grey, else 3.
     cache_bytes: a split of files that takes more than this when decoded stays on disk and is decoded at every use.
+    on_bad_image: whether to refuse files that cannot be decoded, or to leave them out.
+    run_split: of files, the split that a run was started with. Files lost since then are replaced or left out.
 
     Raises:
-        ValueError: the source is unknown, the folder has another layout, an image cannot be decoded, or no training
-            images or no held-out images remain.
+        ValueError: the source is unknown, the folder has another layout, images cannot be decoded, a class has no
+            training image, so many images cannot be held out, or the files are not those of `run_split`.
     """
-    sources: dict[str, Callable[[], _Source]] = {
+    named: dict[str, Callable[[], _InMemory]] = {
         "digits": lambda: _digits(resolution, seed),
         "cifar10": lambda: _cifar("CIFAR10", root, resolution),
         "cifar100": lambda: _cifar("CIFAR100", root, resolution),
-        "imagenet": lambda: _imagenet(root, resolution),
     }
-    if channels is not None and (source in sources or channels not in (1, 3)):
+    if channels is not None and (source in (*named, "imagenet") or channels not in (1, 3)):
         raise ValueError(f"channels is {channels}; it is 1 or 3, for folders only: named datasets fix it")
-    if source in sources:
-        classes, train, test = sources[source]()
-    elif Path(source).is_dir():
-        classes, train, test = _image_folder(Path(source), resolution, channels or 3)
+    if source in named:
+        classes, images, test = named[source]()
+        count = len(images)
+        if not 0 < holdout < count:
+            raise ValueError(
+                f"holdout is {holdout} images; {source} has {count} for training; hold out 1 to {count - 1}"
+            )
+        order = torch.from_numpy(random_generator(seed, Stream.HOLDOUT).permutation(count))
+        train, held_out = images[order[holdout:]], images[order[:holdout]]
+        return Dataset(source, classes, train, held_out, test, Normalization.from_images(train))
+    folder = _image_folder(source, root)
+    training, testing, remarks, all_grey = _intact(folder, root, on_bad_image)
+    channels = channels or (run_split.channels if run_split else GREY if all_grey else COLOUR)
+    lost: list[str] = []
+    if run_split is None:
+        shuffled = random_generator(seed, Stream.HOLDOUT).permutation(len(training))
+        for_training, for_holdout = hold_out(training.labels, holdout, shuffled)
+        run_split = FileSplit(
+            folder.classes, channels, training.take(for_training), training.take(for_holdout), testing
+        )
+        split = run_split
     else:
-        raise ValueError(f"no dataset {source!r}: it is neither a folder nor one of {', '.join(sources)}")
-    count = len(train)
-    if not 0 < holdout < count:
-        raise ValueError(f"holdout is {holdout} images; {source} has {count} for training; hold out 1 to {count - 1}")
-    order = torch.from_numpy(random_generator(seed, Stream.HOLDOUT).permutation(count))
-    train, held_out = train.take(order[holdout:]), train.take(order[:holdout])[:]
-    if isinstance(train, ImageFiles):
-        train = train.cached(cache_bytes)
-    if isinstance(test, ImageFiles):
-        test = test.cached(cache_bytes)
-    sample = train if isinstance(train, Images) else train[:2_000]  # the order is random
-    return Dataset(source, classes, train, held_out, test, Normalization.from_images(sample))
+        split, lost = run_split.resumed(training, testing)
+
+    def files(part: ClassFolders, listed: Files) -> ImageFiles:
+        return ImageFiles(part.root, listed.paths, torch.from_numpy(listed.labels), resolution, channels)
+
+    train_files = files(folder.train, split.train).cached(cache_bytes)
+    test_files = None if folder.test is None or split.test is None else files(folder.test, split.test)
+    sample = train_files if isinstance(train_files, Images) else train_files[:2_000]  # the order is random
+    return Dataset(
+        source,
+        split.classes,
+        train_files,
+        files(folder.train, split.holdout)[:],
+        None if test_files is None else test_files.cached(cache_bytes),
+        Normalization.from_images(sample),
+        run_split,
+        remarks,
+        tuple(lost),
+    )
 
 
-_Source = tuple[tuple[str, ...], Images | ImageFiles, Images | ImageFiles | None]  # classes, training and test images
+def check_images(source: str, root: Path) -> Iterator[tuple[int, int]]:
+    """Decode every image of a source once, in parallel, so that `load` knows the bad ones.
+
+    Yields the number of images checked, and of all images. Nothing is yielded for datasets that are kept in memory. The
+    results are cached in `root`: a file of the same size and time of change is not decoded again.
+
+    Raises:
+        ValueError: the source is unknown, or the folder has another layout.
+    """
+    if source in ("digits", "cifar10", "cifar100"):
+        return
+    folder = _image_folder(source, root)
+    parts = [part for part in (folder.train, folder.test) if part is not None]
+    total, before = sum(len(part.paths) for part in parts), 0
+    for part in parts:
+        for done in ImageCheck(part.root, root).run(part.paths):
+            yield before + done, total
+        before += len(part.paths)
 
 
-def _digits(resolution: int, seed: int) -> _Source:
+_InMemory = tuple[tuple[str, ...], Images, Images | None]  # classes, training and test images
+
+
+def _digits(resolution: int, seed: int) -> _InMemory:
     """scikit-learn's 1,797 handwritten digits: 8 x 8 pixels, 17 grey levels. A random fifth is the test split."""
     from sklearn.datasets import load_digits
 
@@ -227,7 +294,7 @@ def _digits(resolution: int, seed: int) -> _Source:
     return tuple(map(str, digits.target_names)), images[order[cut:]], images[order[:cut]]
 
 
-def _cifar(name: str, root: Path, resolution: int) -> _Source:
+def _cifar(name: str, root: Path, resolution: int) -> _InMemory:
     from torchvision import datasets
 
     splits = []
@@ -239,109 +306,90 @@ def _cifar(name: str, root: Path, resolution: int) -> _Source:
     return tuple(dataset.classes), splits[0], splits[1]
 
 
-def _imagenet(root: Path, resolution: int) -> _Source:
+def _image_folder(source: str, root: Path) -> ImageFolder:
+    """The image files of a folder, or of ImageNet."""
+    if source == "imagenet":
+        return _imagenet(root)
+    if not Path(source).is_dir():
+        raise ValueError(
+            f"no dataset {source!r}: it is neither a folder nor one of digits, cifar10, cifar100, imagenet"
+        )
+    return read_image_folder(Path(source))
+
+
+def _imagenet(root: Path) -> ImageFolder:
     """ILSVRC 2012 from archives that its users must obtain themselves. Its validation split is the test split."""
     from torchvision.datasets import ImageNet
 
     try:
-        train, test = (ImageNet(root / "imagenet", split) for split in ("train", "val"))
+        datasets = [ImageNet(root / "imagenet", split) for split in ("train", "val")]
     except RuntimeError as error:
         raise ValueError(f"{root / 'imagenet'} lacks an archive of ImageNet; {error}") from error
-    classes = tuple(names[0] for names in train.classes)
-    return classes, _files(train, resolution, 3), _files(test, resolution, 3)
+    classes = tuple(names[0] for names in datasets[0].classes)
+    train, test = (
+        ClassFolders(
+            root / "imagenet",
+            classes,
+            [os.path.relpath(path, root / "imagenet") for path, _ in dataset.samples],
+            dataset.targets,
+            (),
+        )
+        for dataset in datasets
+    )
+    return ImageFolder(classes, train, test, ())
 
 
-def _image_folder(folder: Path, resolution: int, channels: int) -> _Source:
-    from torchvision.datasets import ImageFolder
+def _intact(
+    folder: ImageFolder, root: Path, on_bad_image: OnBadImage
+) -> tuple[Files, Files | None, tuple[str, ...], bool]:
+    """The files that can be decoded, for training and for the test; remarks; and whether all of them are grey.
 
-    test_folder = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
-    split = (folder / "train").is_dir()
-    if test_folder is not None and not split:
-        raise ValueError(f"{folder} has {test_folder.name}/ but no train/; images to train on belong in train/CLASS/")
-    try:
-        train = ImageFolder(str(folder / "train" if split else folder))
-        test = None if test_folder is None else ImageFolder(str(test_folder))
-    except FileNotFoundError as error:  # a split without classes, or a class without images
-        raise ValueError(f"{folder}: {error}") from error
-    if test is not None and test_folder is not None and test.classes != train.classes:
-        names = ", ".join(sorted(set(test.classes) ^ set(train.classes))[:5])
-        raise ValueError(f"{folder}: train/ and {test_folder.name}/ must have the same classes; they differ in {names}")
-    test_files = None if test is None else _files(test, resolution, channels)
-    return tuple(train.classes), _files(train, resolution, channels), test_files
+    Raises:
+        ValueError: files cannot be decoded and are to be refused, or all images of a class cannot be decoded.
+    """
+    splits: list[Files] = []
+    faults, channels = [], set()
+    for part in (folder.train, folder.test):
+        if part is None:
+            continue
+        check = ImageCheck(part.root, root)
+        deque(check.run(part.paths), maxlen=0)
+        results = [check.results[path] for path in part.paths]
+        faults += [
+            f"{printable(part.root / path)}: {result.fault}"
+            for path, result in zip(part.paths, results, strict=True)
+            if result.fault is not None
+        ]
+        intact = np.array([result.fault is None for result in results], np.bool_)
+        channels |= {result.channels for result in results if result.fault is None}
+        paths = np.array([os.fsencode(path) for path in part.paths])
+        sizes = np.array([result.size for result in results], np.int64)
+        splits.append(Files(paths, np.array(part.labels, np.int64), sizes).take(intact))
+    if faults and on_bad_image == "refuse":
+        count = sum(len(part.paths) for part in (folder.train, folder.test) if part is not None)
+        raise ValueError(
+            f"{len(faults):,} of {count:,} images cannot be read; replace or remove them, or leave them out with "
+            f"`dataset: {{on_bad_image: skip}}`:\n" + "\n".join(faults)
+        )
+    counts = np.bincount(splits[0].labels, minlength=len(folder.classes))
+    if not counts.all():
+        names = ", ".join(folder.classes[label] for label in np.flatnonzero(counts == 0))
+        raise ValueError(f"no image can be read of the classes {names}; replace their images or remove the folders")
+    skipped = tuple(f"left out, since it cannot be read: {fault}" for fault in faults)
+    test = splits[1] if folder.test is not None else None
+    return splits[0], test, (*folder.remarks, *skipped), channels == {GREY}
 
 
-def _files(folder: Any, resolution: int, channels: int) -> ImageFiles:
-    """The files of a torchvision ImageFolder."""
-    root = Path(folder.root)
-    paths = np.array([os.fsencode(os.path.relpath(path, root)) for path, _ in folder.samples])
-    return ImageFiles(root, paths, torch.tensor(folder.targets), resolution, channels)
-
-
-def sample_folder(folder: Path, resolution: int, *, limit: int, seed: int) -> Images:
-    """A random sample of at most `limit` photographs in a folder and its subfolders, in colour, without labels.
+def sample_folder(folder: Path, resolution: int, *, limit: int, seed: int, channels: int = COLOUR) -> Images:
+    """A random sample of at most `limit` photographs in a folder and its subfolders, without labels.
 
     The sample is for calibration. Images are prepared as in Once-for-All's evaluation: the shorter side is resized to
     resolution / 0.875, and the centre is cropped.
 
     Raises:
-        ValueError: the folder holds no images, or an image cannot be decoded; the message names the path.
+        ValueError: the folder holds no images, or images cannot be decoded; the message names the paths.
     """
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
-    if not paths:
-        raise ValueError(f"{folder} holds no images; put images into it or into folders inside it")
+    paths = find_images(folder)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(paths))[:limit])
-    shorter_side = -(-resolution * 1000 // round(1000 * CROP))
-    pixels = _decode([paths[i] for i in chosen], resolution, 3, shorter_side=shorter_side)
+    pixels = decode([paths[i] for i in chosen], resolution, channels, keep=CROP)
     return Images(pixels, torch.full((len(pixels),), UNLABELLED))
-
-
-def _decode(
-    paths: Sequence[Path],
-    resolution: int,
-    channels: int,
-    *,
-    shorter_side: int | None = None,
-    boxes: Callable[[int, float], Tensor] | None = None,
-) -> Tensor:
-    """Decode N files to (N, channels, resolution, resolution) uint8.
-
-    boxes: which box to cut out of each image, as in `ImageFiles.cropped`. Without it, the shorter side is resized to
-    `shorter_side` (default: `resolution`) and the centre is cropped.
-
-    Raises:
-        ValueError: a file cannot be decoded; the message names it.
-    """
-    from PIL import Image
-    from torch.utils.data import get_worker_info
-    from torchvision.transforms.v2 import functional as v2
-
-    pixels = torch.empty(len(paths), channels, resolution, resolution, dtype=torch.uint8)
-    mode = "L" if channels == 1 else "RGB"
-    shorter = shorter_side or resolution
-
-    def cut(image: Any, number: int) -> Any:
-        """Cut and resize an image. `draft` decodes a JPEG at 1/2, 1/4 or 1/8 if that is at least twice the target."""
-        if boxes is None:
-            image.draft(None, (2 * shorter, 2 * shorter))
-            return v2.center_crop(v2.resize(image.convert(mode), [shorter], antialias=True), [resolution, resolution])
-        left, top, width, height = boxes(number, image.width / image.height).tolist()
-        image.draft(None, (math.ceil(2 * resolution / width), math.ceil(2 * resolution / height)))
-        across, down = image.size
-        box = (round(top * down), round(left * across), max(1, round(height * down)), max(1, round(width * across)))
-        return v2.resized_crop(image.convert(mode), *box, [resolution, resolution], antialias=True)
-
-    def decode(number: int) -> None:
-        try:
-            with Image.open(paths[number]) as image:
-                pixels[number] = v2.pil_to_tensor(cut(image, number))
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{paths[number]} cannot be read as an image; replace or remove it: {error}") from error
-
-    if get_worker_info() is not None:  # other processes decode at the same time
-        list(map(decode, range(len(paths))))
-    else:
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(decode, range(len(paths))))
-    return pixels

@@ -157,3 +157,7 @@ def test_the_trainer_has_its_configuration() -> None:
     outside = [word for word in command if word.startswith("/")]
     assert len(outside) == 2
     assert all(word.startswith("/data/") for word in outside)
+
+
+def test_the_trainer_has_room_for_the_images_that_its_workers_hand_over() -> None:
+    assert SERVICES["trainer"]["shm_size"] == "2gb"

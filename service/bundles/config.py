@@ -5,14 +5,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from evolution.predictors.accuracy import MIN_PAIRS
 from supernet.bundle import Bundle, BundleError
 from supernet.checks import FORBID_EXTRA, require
-from supernet.data import CACHE_BYTES, Dataset, load
+from supernet.data import CACHE_BYTES, Dataset, OnBadImage, load
 from supernet.evaluation.views import Views
 from supernet.families import preset
+from supernet.images.split import FileSplit
 from supernet.space import SearchSpace
 from supernet.training.schedule import Schedule
 
@@ -24,7 +26,8 @@ class DatasetConfig:
     """source: a dataset's name or a folder, as `supernet.data.load` takes it.
 
     holdout: number of training images to hold out. cache_gib: a split of image files that needs more memory than this
-    when decoded is decoded again in every epoch, by `workers` processes for each training process.
+    when decoded is decoded again in every epoch, by `workers` processes for each training process. on_bad_image: what
+    to do with files that cannot be decoded.
     """
 
     source: str
@@ -32,6 +35,7 @@ class DatasetConfig:
     channels: int | None = None
     cache_gib: float = CACHE_BYTES / 2**30
     workers: int = 4
+    on_bad_image: OnBadImage = "refuse"
 
     __pydantic_config__ = FORBID_EXTRA
 
@@ -81,19 +85,41 @@ class TrainingConfig:
         require("keep_checkpoints", self.keep_checkpoints, 1)
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a key that a mapping has twice, where YAML's own takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node.
+
+        Raises:
+            yaml.constructor.ConstructorError: naming a doubled key and its line.
+        """
+        lines: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key, line = self.construct_object(key_node), key_node.start_mark.line + 1
+            if key in lines:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key} is given in line {lines[key]} and again; keep one", key_node.start_mark
+                )
+            lines[key] = line
+        return super().construct_mapping(node, deep)
+
+
 def read_config(path: Path) -> TrainingConfig:
     """Parse a YAML file.
 
     Raises:
         ValueError: the message names each wrong key, its value and what is wrong with it.
     """
-    import yaml
-
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.load(path.read_text("utf-8"), UniqueKeys)
         return TypeAdapter(TrainingConfig).validate_python(data)
     except OSError as error:
         raise ValueError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8: {error}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
@@ -112,8 +138,13 @@ def evaluation_settings(config: TrainingConfig) -> dict[str, Any]:
     }
 
 
-def load_data(config: TrainingConfig, data_root: Path) -> tuple[Dataset, SearchSpace]:
-    """The dataset of a configuration, and the space for the dataset's classes and channels."""
+def load_data(
+    config: TrainingConfig, data_root: Path, run_split: FileSplit | None = None
+) -> tuple[Dataset, SearchSpace]:
+    """The dataset of a configuration, and the space for the dataset's classes and channels.
+
+    run_split: the split of image files that a resumed run was started with.
+    """
     space, schedule = preset(config.space), config.schedule
     grown = (size for phase in schedule.phases for size in phase.growing)
     dataset = load(
@@ -124,6 +155,8 @@ def load_data(config: TrainingConfig, data_root: Path) -> tuple[Dataset, SearchS
         root=data_root,
         channels=config.dataset.channels,
         cache_bytes=int(config.dataset.cache_gib * 2**30),
+        on_bad_image=config.dataset.on_bad_image,
+        run_split=run_split,
     )
     return dataset, preset(config.space, classes=len(dataset.classes), in_channels=dataset.train.channels)
 

@@ -110,7 +110,13 @@ def calibration_images(folder: Path, space: SearchSpace) -> Images:
             f"`calibration` is {folder}, which is not a folder; choose a folder of images like the training images",
             "calibration",
         )
-    return sample_folder(folder, max(space.resolutions), limit=CALIBRATION_IMAGES, seed=CALIBRATION_SEED)
+    return sample_folder(
+        folder,
+        max(space.resolutions),
+        limit=CALIBRATION_IMAGES,
+        seed=CALIBRATION_SEED,
+        channels=space.in_channels,
+    )
 
 
 def abilities(bundle: Bundle) -> list[str]:

@@ -2,7 +2,7 @@
 
 import logging
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import groupby
@@ -19,10 +19,11 @@ from service.bundles.config import LARGEST_HOLDOUT, TrainingConfig, config_json,
 from service.bundles.pairs import Pairs, stratified
 from service.errors import InputError
 from supernet.bundle import MANIFEST, Bundle, BundleError, write_bundle
-from supernet.data import Dataset
+from supernet.data import Dataset, check_images
 from supernet.evaluation.evaluate import Evaluator, evaluate, perturbed
 from supernet.evaluation.evaluate import batches as evaluation_batches
-from supernet.files import sha256
+from supernet.files import sha256, write_atomically
+from supernet.images.split import FileSplit
 from supernet.networks import depthwise
 from supernet.space import Architecture, SearchSpace
 from supernet.streams import Stream, random_generator
@@ -32,6 +33,7 @@ from supernet.training.loop import TrainingState
 from supernet.training.schedule import Phase
 
 log = logging.getLogger("supple.train")
+SPLIT = "images.npz"  # in the folder of a run: which image files are in which split
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +69,16 @@ def train_bundle(
     resume: bool = False,
     data_root: Path,
     checkpoint_steps: int = CHECKPOINT_STEPS,
+    show_dataset: Callable[[Dataset], None] = lambda dataset: None,
 ) -> Iterator[Step]:
     """Train a supernet, measure subnets, fit the accuracy predictor and write `folder/bundle`. Yields progress.
 
-    A checkpoint is written every `checkpoint_steps` steps and at the end of each phase. A run that was killed continues
-    from the newest checkpoint when called with `resume`, or when torchrun restarts it. With several processes, all of
-    them train and the first does the rest. Does nothing if `finished_bundle` finds a bundle.
+    All image files are checked first. A checkpoint is written every `checkpoint_steps` steps and at the end of each
+    phase. A run that was killed continues from the newest checkpoint when called with `resume`, or when torchrun
+    restarts it; image files that were lost meanwhile are replaced by others. With several processes, all of them train
+    and the first does the rest. Does nothing if `finished_bundle` finds a bundle.
+
+    show_dataset: called with the dataset, on the first process, before training.
 
     Raises:
         InputError: the folder holds checkpoints and `resume` is false.
@@ -88,15 +94,21 @@ def train_bundle(
             return
         if config.schedule.precision == "bf16" and device.type == "cpu" and not depthwise.SUPPORTED[torch.bfloat16]:
             log.warning("precision is bf16, for which this processor has no kernels; fp32 is most likely faster")
-        dataset, space = distributed.in_turns(lambda: load_data(config, data_root))
+        if distributed.is_first():
+            for done, total in check_images(config.dataset.source, data_root):
+                yield Step("check images", done, total)
+        resuming = distributed.from_first_process(lambda: resume or distributed.restarted())
+        run_split = distributed.from_first_process(lambda: _read_split(folder) if resuming else None)
+        dataset, space = distributed.in_turns(lambda: load_data(config, data_root, run_split))
+        if distributed.is_first():
+            show_dataset(dataset)
         state = TrainingState.fresh(space, config.schedule, device)
-        if load_checkpoint(state, checkpoints) and not distributed.from_first_process(
-            lambda: resume or distributed.restarted()
-        ):
+        if load_checkpoint(state, checkpoints) and not resuming:
             run = "an unfinished run" if state.phase < len(config.schedule.phases) else "a finished training run"
             raise InputError(
                 f"{checkpoints} holds {run}; pass `resume` to continue it, or choose another folder", "resume"
             )
+        distributed.from_first_process(lambda: _keep_split(dataset, folder))
         calibration = dataset.train[: config.evaluation.calibration_images]
         holdout = dataset.holdout[:LARGEST_HOLDOUT]
 
@@ -120,6 +132,20 @@ def train_bundle(
         yield from _make_bundle(config, folder, state, dataset)
 
 
+def _read_split(folder: Path) -> FileSplit | None:
+    """Which image files are in which split of the run in a folder; None if it has no checkpoint yet, or no files."""
+    path = folder / SPLIT
+    if not path.is_file() or not any((folder / "checkpoints").glob("[0-9]*.json")):
+        return None
+    return FileSplit.from_bytes(path.read_bytes())
+
+
+def _keep_split(dataset: Dataset, folder: Path) -> None:
+    if dataset.split is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / SPLIT, dataset.split.to_bytes())
+
+
 def _make_bundle(config: TrainingConfig, folder: Path, state: TrainingState, dataset: Dataset) -> Iterator[Step]:
     """Measure subnets of a trained supernet, fit the accuracy predictor and write the bundle."""
     supernet, views = state.averaged(), config.evaluation.views
@@ -130,7 +156,10 @@ def _make_bundle(config: TrainingConfig, folder: Path, state: TrainingState, dat
     rng = random_generator(config.schedule.seed, Stream.PREDICTOR)
     genomes = stratified(space, rng, config.evaluation.subnets)
     assert state.checkpoint is not None  # since the end of the last phase, at the latest
-    pairs = Pairs(folder / "pairs.jsonl", {"weights": sha256(state.checkpoint), **evaluation_settings(config)})
+    measured_on = {"weights": sha256(state.checkpoint), **evaluation_settings(config)}
+    if dataset.lost:
+        measured_on["lost_images"] = list(dataset.lost)
+    pairs = Pairs(folder / "pairs.jsonl", measured_on)
     for done, scored in pairs.measure(evaluator, space, genomes):
         yield Step("measure subnets", done, len(genomes), f"accuracy {scored.accuracy:.3f}")
     predictor = AccuracyPredictor.fit(space, genomes, *pairs.scores(genomes), rng)
@@ -141,6 +170,12 @@ def _make_bundle(config: TrainingConfig, folder: Path, state: TrainingState, dat
             for name, arch in (("largest", space.largest()), ("smallest", space.smallest()))
         },
         "predictor": predictor.card,
+        "images": {
+            "classes": dataset.class_counts(),
+            "rare": dataset.rare_classes(),
+            "remarks": list(dataset.remarks),
+            "lost": list(dataset.lost),
+        },
         "phases": _phases(state.curves),
         "curves": state.curves,
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
@@ -18,7 +19,9 @@ from service.quantities import round_amount, rounded
 
 if TYPE_CHECKING:
     from service.bundles.train import Step
+    from supernet.data import Dataset
 
+SHOWN_CLASSES = 40  # in the table of a dataset
 LINE_SECONDS = 30.0  # between two lines in a log file
 
 
@@ -104,6 +107,32 @@ def counted_lines(costs: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [
         (kind.label, kind.name, f"{costs[kind.name]:,} {kind.unit}") for kind in counted_costs() if kind.name in costs
     ]
+
+
+def show_dataset(dataset: "Dataset", console: Console) -> None:
+    """The images of each class in each split, rare classes, and what was found and is not used."""
+    counts = dataset.class_counts()
+    splits = list(next(iter(counts.values())))
+    totals = {split: sum(count[split] for count in counts.values()) for split in splits}
+    table = Table("class", *splits, title=f"{len(counts):,} classes of {dataset.name}")
+    for name, count in list(counts.items())[:SHOWN_CLASSES]:
+        table.add_row(escape(name), *(f"{count[split]:,}" for split in splits))
+    if len(counts) > SHOWN_CLASSES:
+        table.add_row(f"and {len(counts) - SHOWN_CLASSES:,} more", *("" for _ in splits))
+    table.add_row("all", *(f"{totals[split]:,}" for split in splits), style="bold")
+    console.print(table)
+    if rare := dataset.rare_classes():
+        lines = ", ".join(f"{name} ({counts[name]['train']} to train on)" for name in rare)
+        console.print(f"rare classes: {escape(lines)}", highlight=False)
+    for remark in dataset.remarks:
+        console.print(escape(remark), highlight=False)
+    if dataset.lost:
+        lost = escape(", ".join(dataset.lost))
+        console.print(
+            f"[yellow]{len(dataset.lost):,} images are lost since the run was started[/]; others of their classes take "
+            f"their places in training: {lost}",
+            highlight=False,
+        )
 
 
 def show_corners(report: Mapping[str, Any], console: Console) -> None:

@@ -120,13 +120,15 @@ def train(
     """
     from service.bundles.config import read_config
     from service.bundles.train import finished_bundle, train_bundle
-    from service.cli.display import show_corners, watch
+    from service.cli.display import show_corners, show_dataset, watch
     from supernet.bundle import Bundle
     from supernet.training.distributed import is_first
 
     settings = read_config(config)
     check_folder("--output", output)
-    steps = train_bundle(settings, output, resume=resume, data_root=data_root)
+    steps = train_bundle(
+        settings, output, resume=resume, data_root=data_root, show_dataset=lambda dataset: show_dataset(dataset, err)
+    )
     if not is_first():
         deque(steps, maxlen=0)
         return

@@ -3,22 +3,26 @@
 import ctypes
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from supernet.data import ImageFiles, Images
 from supernet.streams import Stream, random_generator
 from supernet.training.augmentation import random_numbers
 from supernet.training.schedule import Schedule
+
+SHARED_MEMORY = Path("/dev/shm")
 
 
 class Batch(NamedTuple):
@@ -45,7 +49,7 @@ class Batches(TorchDataset[Batch | ValueError]):
         return len(self.images) // self.schedule.batch_size
 
     def __getitem__(self, step: int) -> Batch | ValueError:
-        """This process's share of a step's batch, or the error if a file cannot be decoded."""
+        """This process's share of a step's batch, or the error if a file cannot be decoded or shared memory is full."""
         seed, size = self.schedule.seed, self.schedule.batch_size
         epoch, position = divmod(step, len(self))
         indices = _order(seed, len(self.images), self.phase, epoch)[position * size :][self.share]
@@ -55,7 +59,8 @@ class Batches(TorchDataset[Batch | ValueError]):
             images = self._images(indices, draws)
         except ValueError as error:
             return error  # raised in a worker process, it would reach users as that process's traceback
-        return Batch(images.pixels, images.labels, draws)
+        batch = Batch(images.pixels, images.labels, draws)
+        return batch if get_worker_info() is None else _shared(batch)
 
     def augmented(self, batch: Batch, device: torch.device) -> Tensor:
         """(N, C, R, R) float in [0, 255] on a device: the images after the schedule's augmentation."""
@@ -77,7 +82,7 @@ class Batches(TorchDataset[Batch | ValueError]):
         pinned: use pinned memory, from which copies to CUDA are fast.
 
         Raises:
-            ValueError: a file cannot be decoded; the message names it.
+            ValueError: a file cannot be decoded, or a worker has no memory; the message says which.
         """
         loader: DataLoader[Batch | ValueError] = DataLoader(
             self,
@@ -88,10 +93,35 @@ class Batches(TorchDataset[Batch | ValueError]):
             generator=torch.Generator(),  # seeds the workers' generators, which nothing here uses
             worker_init_fn=_end_with_parent,
         )
-        for batch in loader:
-            if isinstance(batch, ValueError):
-                raise batch
-            yield batch
+        try:
+            for batch in loader:
+                if isinstance(batch, ValueError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ValueError(
+                f"a process that decodes images was ended from outside, as happens when memory runs out: {error}. "
+                "Decode with fewer, or with `dataset: {workers: 0}` in the training process itself"
+            ) from error
+
+
+def _shared(batch: Batch) -> Batch | ValueError:
+    """In a worker: the batch in shared memory, or the error if that is full.
+
+    torch would move it there later, in a thread whose error nobody sees, and training would wait for ever.
+    """
+    try:
+        return Batch(*(tensor.share_memory_() for tensor in batch))
+    except RuntimeError as error:
+        free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else 0
+        return ValueError(
+            f"a batch of {sum(tensor.nbytes for tensor in batch) / 2**20:.1f} MiB does not fit into shared memory: "
+            f"{SHARED_MEMORY} has {free / 2**20:.1f} MiB left, and every worker keeps up to three batches there "
+            f"({error}). Set `dataset: {{workers: 0}}`, or make it larger: `shm_size` in docker-compose.yml, "
+            "`docker run --shm-size`"
+        )
 
 
 def _end_with_parent(_worker: int) -> None:

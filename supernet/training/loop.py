@@ -296,8 +296,8 @@ def _check_dataset(state: TrainingState, dataset: Dataset) -> None:
     if state.dataset_hash not in ("", dataset_hash):
         raise TrainingError(
             f"the run was started on other images: their hash was {state.dataset_hash[:16]}, but the hash of "
-            f"{dataset.name} with {len(dataset.holdout)} held out is {dataset_hash[:16]}. Resume with the dataset, "
-            "holdout and cache that started it, or train into another folder"
+            f"{dataset.name} with {len(dataset.holdout)} held out is {dataset_hash[:16]}. Resume with the dataset "
+            "and the holdout that started it, or train into another folder"
         )
     state.dataset_hash = dataset_hash
 

@@ -1,12 +1,16 @@
 """Progress is seen in a terminal of 80 columns, and in a log file."""
 
 import io
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from service.bundles.train import Step
 from service.cli import display
+from supernet.data import Images, load
 
 
 def shown(*, terminal: bool) -> str:
@@ -30,3 +34,21 @@ def test_a_log_file_gets_lines_while_the_work_goes_on(monkeypatch: pytest.Monkey
     assert second.endswith("kernel 12, loss 3.98, 1234 img/s")
     monkeypatch.setattr(display, "LINE_SECONDS", 60.0)
     assert "train 2/300" not in shown(terminal=False)
+
+
+def test_the_images_of_each_class_and_split_and_rare_classes_are_shown(tmp_path: Path) -> None:
+    dataset = load("digits", 16, seed=0, holdout=300, root=tmp_path)
+    assert isinstance(dataset.train, Images)
+    few = torch.cat([(dataset.train.labels == label).nonzero()[: 5 + 20 * label, 0] for label in range(10)])
+    dataset = replace(dataset, train=dataset.train[few], remarks=("img: 3 files are not used (3 .heic)",))
+    file = io.StringIO()
+    display.show_dataset(dataset, Console(file=file, width=200))
+    lines = [line.strip(" │┃").split() for line in file.getvalue().splitlines()]
+    rows = {line[0]: line[2::2] for line in lines if len(line) == 7}
+    assert rows["0"][0] == "5"
+    assert rows["all"] == [str(len(few)), "300", "359"]
+    assert "rare classes: 0 (5 to train on)\n" in file.getvalue()
+    assert "img: 3 files are not used (3 .heic)" in file.getvalue()
+    file = io.StringIO()
+    display.show_dataset(replace(dataset, lost=("cat/3.png",)), Console(file=file, width=200))
+    assert "1 images are lost since the run was started" in file.getvalue()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from evolution.predictors.accuracy import MIN_PAIRS
 from service.bundles import config as training_config
@@ -14,8 +15,10 @@ from service.bundles.config import DatasetConfig, EvaluationConfig, TrainingConf
 from service.bundles.export import export_subnet_of
 from service.bundles.search import search_bundle
 from service.bundles.train import finished_bundle, train_bundle
+from service.errors import InputError
 from supernet.bundle import Bundle
 from supernet.costs.architecture import of_architecture
+from supernet.data import Dataset
 from supernet.families import preset
 from supernet.networks import depthwise
 from supernet.space import Architecture
@@ -60,6 +63,37 @@ def test_a_bundle_of_before_an_option_there_is_now_is_still_the_finished_one(tmp
     assert finished_bundle(replace(config, name="y"), tmp_path) is None
     write(tmp_path / "bundle", provenance={"config": {**recorded, "abolished": 1}})
     assert finished_bundle(config, tmp_path) is None
+
+
+def test_a_run_goes_on_after_an_image_was_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    for name, count in (("cat", 12), ("dog", 12), ("owl", 1)):
+        (tmp_path / "img" / name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(rng.integers(0, 256, (9, 12), np.uint8)).save(tmp_path / "img" / name / f"{number}.png")
+
+    def small(name: str, *, classes: int | None = None, in_channels: int | None = None) -> object:
+        return replace(preset(name, classes=classes, in_channels=in_channels), resolutions=(8,))
+
+    monkeypatch.setattr(training_config, "preset", small)
+    data = DatasetConfig(str(tmp_path / "img"), holdout=6)
+    schedule = Schedule((replace(PHASES[0], epochs=2),), batch_size=4)
+    config = TrainingConfig("x", "mbv3-digits", data, schedule, EvaluationConfig(MIN_PAIRS, 8), threads=1)
+    run = tmp_path / "run"
+    shown: list[Dataset] = []
+    steps = train_bundle(config, run, data_root=tmp_path / "data", checkpoint_steps=1, show_dataset=shown.append)
+    next(step for step in steps if step.stage == "train" and step.done == 3)  # with a checkpoint
+    del steps
+    assert shown[0].lost == ()
+    with pytest.raises(InputError, match="holds an unfinished run; pass `resume`"):
+        next(step for step in train_bundle(config, run, data_root=tmp_path / "data") if step.stage == "train")
+    (tmp_path / "img/cat/3.png").unlink()
+    stages = [step.stage for step in train_bundle(config, run, resume=True, data_root=tmp_path / "data")]
+    assert stages.count("train") == 5
+    report = Bundle.open(run / "bundle").report["images"]
+    assert report["lost"] == ["cat/3.png"]
+    assert report["rare"] == ["cat", "dog", "owl"]
+    assert report["classes"]["owl"] == {"train": 1, "holdout": 0}
 
 
 @pytest.mark.parametrize("name", ["fairnas-cifar", "spos-cifar", "spos-cifar-channels", "resnet-cifar"])

@@ -92,6 +92,7 @@ def _add_file(bundle: Path, name: str) -> None:
         (lambda b: _edit(b / "manifest.json", classes=["a"]), "classes or normalisation do not fit the space"),
         (lambda b: _edit(b / "manifest.json", views={"number": 3}), "manifest.json cannot be read"),
         (lambda b: _edit(b / "manifest.json", normalization=None), "manifest.json cannot be read"),
+        (lambda b: _edit(b / "manifest.json", classes=[*"012345678", "caf\udce9"]), r"a name that is not UTF-8.*caf"),
         (lambda b: _edit(b / "manifest.json", space={**SPACE.to_json(), "depths": [[]]}), "not a search space"),
     ],
 )

@@ -107,7 +107,7 @@ def test_cifar_is_read_as_torchvision_downloads_it(name: str, tmp_path: Path, mo
 def test_bad_sources_are_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no dataset 'nope'"):
         load("nope", 16, seed=0, holdout=1, root=tmp_path)
-    with pytest.raises(ValueError, match="Couldn't find any class folder"):
+    with pytest.raises(ValueError, match="holds no folders; put the images of each class into a folder"):
         load(str(tmp_path), 16, seed=0, holdout=1, root=tmp_path)
     lonely = image_folder(tmp_path / "lonely", {"test": ["cat"]})
     with pytest.raises(ValueError, match=r"has test/ but no train/; images to train on belong in train/CLASS/"):
@@ -276,7 +276,7 @@ def test_files_decoded_on_the_fly_give_the_same_batches_whoever_decodes_them(
     assert isinstance(streamed.test, ImageFiles)
     assert torch.equal(streamed.holdout.pixels, cached.holdout.pixels)
     assert streamed.normalization == cached.normalization
-    assert streamed.hash != cached.hash
+    assert streamed.hash == cached.hash
     schedule = Schedule(PHASES, 2, augmentation=Augmentation(crop=crop, flip=True))
     expected = Batches(streamed.train, schedule, 0)
     ahead = list(expected.steps(1, 7, 2, False))
@@ -343,29 +343,19 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, workers: int, cro
     folder = image_folder(tmp_path, {"train": ["cat"]})
     broken = folder / "train" / "cat" / "9.png"
     broken.write_bytes((folder / "train" / "cat" / "1.png").read_bytes()[:90])
-    with pytest.raises(ValueError, match=f"{broken} cannot be read as an image; replace or remove it"):
-        load(str(folder), 16, seed=0, holdout=1, root=tmp_path)
     streamed = ImageFiles(folder, np.array([b"train/cat/0.png", b"train/cat/9.png"]), torch.zeros(2), 16, 3)
     loader = Batches(streamed, Schedule(PHASES, 2, augmentation=Augmentation(crop=crop)), 0)
     with pytest.raises(ValueError, match=f"^{broken} cannot be read as an image"):
         list(loader.steps(0, 1, workers, False))
 
 
-def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "train" / "cat").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"Found no valid file for the classes cat"):
-        load(str(tmp_path), 16, seed=0, holdout=1, root=tmp_path)
-
-
 def test_a_large_jpeg_is_decoded_at_part_of_its_size_to_nearly_the_same_image(tmp_path: Path) -> None:
-    folder = tmp_path / "train" / "waves"
-    folder.mkdir(parents=True)
     wave = 128 + 100 * np.sin(np.linspace(0, 12, 640))
     image = Image.fromarray(np.broadcast_to(wave[:, None, None], (640, 960, 3)).astype(np.uint8))
-    image.save(folder / "a.jpg", quality=95)
-    image.save(folder / "b.png")
-    dataset = in_memory(str(tmp_path), 32, seed=0, holdout=1, root=tmp_path)
-    assert torch.allclose(dataset.train.pixels.float(), dataset.holdout.pixels.float(), atol=3)
+    image.save(tmp_path / "a.jpg", quality=95)
+    image.save(tmp_path / "b.png")
+    jpeg, png = sample_folder(tmp_path, 32, limit=2, seed=0).pixels.float()
+    assert torch.allclose(jpeg, png, atol=3)
 
 
 def test_imagenet_is_read_as_torchvision_unpacks_it(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def torchrun(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
 
 def digits(root: Path) -> Dataset:
     full = load("digits", 16, seed=0, holdout=300, root=root)
-    return replace(full, train=full.train.take(torch.arange(96)))
+    return replace(full, train=full.train[:96])
 
 
 def trained(schedule: Schedule, dataset: Dataset) -> dict[str, torch.Tensor]:

@@ -1,0 +1,1 @@
+"""Files of images: finding them in folders, checking them, splitting them, decoding them."""
