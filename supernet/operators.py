@@ -6,14 +6,14 @@ computed from these records, and static networks are built from them.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any, Literal
 
 FLOAT = 4  # bytes
 
-Kind = Literal["conv", "linear", "pool", "max_pool", "avg_pool", "shuffle"]
+Kind = Literal["conv", "linear", "pool", "max_pool", "avg_pool", "shuffle", "identity", "flatten"]
 Join = Literal["add", "multiply", "concat"]
-Activation = Literal["relu", "relu6", "h_swish", "h_sigmoid"] | None
+Activation = Literal["relu", "relu6", "h_swish", "h_sigmoid", "silu", "gelu", "sigmoid"] | None
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
@@ -34,13 +34,17 @@ class Operator:
     """One operator on one image.
 
     kind: conv and linear hold weights; pool is the mean over all positions; max_pool and avg_pool slide a window;
-    shuffle is ShuffleNet's channel shuffle of two groups.
+    shuffle is ShuffleNet's channel shuffle of two groups; identity only carries a batch norm or an activation that
+    follows no convolution; flatten drops the height and width of a map of one pixel.
     in_channels, out_channels: channels of the input and of the output.
     side: height and width of the input feature map, pixels; `out_side` follows from the stride.
     norm: a batch norm with `norm_eps` follows and runs in place. activation: follows it and runs in place.
+    padding: pixels around the input of conv, max_pool and avg_pool. With None the output is the input divided by the
+    stride, rounded up: conv and max_pool pad half of the kernel, the last window of avg_pool ends at the edge.
+    dilation: of a conv's kernel.
 
     Raises:
-        ValueError: a kernel size with which the output would not be the input divided by the stride.
+        ValueError: without `padding`, a kernel size with which the output would not be the input divided by the stride.
     """
 
     kind: Kind
@@ -54,8 +58,12 @@ class Operator:
     norm: bool = False
     norm_eps: float = 1e-5
     activation: Activation = None
+    padding: int | None = None
+    dilation: int = 1
 
     def __post_init__(self) -> None:
+        if self.padding is not None:
+            return
         window = f"{self.kind} has kernel size {self.kernel_size}"
         if self.kind in ("conv", "max_pool") and self.kernel_size % 2 == 0:
             raise ValueError(f"{window}; half of it is padded, so it must be odd")
@@ -64,8 +72,12 @@ class Operator:
 
     @property
     def out_side(self) -> int:
-        """Height and width of the output, pixels. Padding ensures that only the stride makes it smaller."""
-        return 1 if self.kind == "pool" else downsampled(self.side, self.stride)
+        """Height and width of the output, pixels."""
+        if self.kind == "pool":
+            return 1
+        if self.padding is None:
+            return downsampled(self.side, self.stride)
+        return (self.side + 2 * self.padding - self.dilation * (self.kernel_size - 1) - 1) // self.stride + 1
 
     @property
     def flops(self) -> int:
@@ -78,7 +90,7 @@ class Operator:
     def params(self) -> int:
         """Learned parameters: weights, biases, and batch norm's scale and shift."""
         if self.kind not in ("conv", "linear"):
-            return 0
+            return 2 * self.norm * self.out_channels
         weights = self.out_channels * (self.in_channels // self.groups) * self.kernel_size**2
         return weights + self.out_channels * (self.bias + 2 * self.norm)
 
@@ -145,7 +157,16 @@ def block_key(operators: Operators) -> str:
 
     Latency tables are keyed by it, so blocks that run the same operators are measured once.
     """
-    return hashlib.sha256(repr([astuple(record) for record in operators]).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr([_key_fields(record) for record in operators]).encode()).hexdigest()[:16]
+
+
+def _key_fields(record: Operator | Parallel) -> tuple[Any, ...]:
+    """A record's fields. Stored latency tables are older than `padding` and `dilation`, which count only if set."""
+    if isinstance(record, Parallel):
+        branches = tuple(tuple(map(_key_fields, branch)) for branch in record.branches)
+        return (record.join, branches, *astuple(replace(record, branches=()))[2:])
+    fields = astuple(record)
+    return fields if (record.padding, record.dilation) != (None, 1) else fields[:-2]
 
 
 @dataclass(frozen=True, slots=True)

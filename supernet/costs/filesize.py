@@ -75,7 +75,14 @@ class _Counter:
         elif record.kind == "max_pool":
             total = self._node("MaxPool", 2, [("kernel_shape", 2), ("strides", 2), ("pads", 4), ("dilations", 2)])
         elif record.kind == "avg_pool":
-            total = self._node("AveragePool", 2, [("kernel_shape", 2), ("strides", 2), ("ceil_mode", 1)])
+            window = [("kernel_shape", 2), ("strides", 2), ("ceil_mode", 1)]
+            if record.padding is not None:
+                window += [("pads", 4), ("count_include_pad", 1)]
+            total = self._node("AveragePool", 2, window)
+        elif record.kind == "identity":
+            total = 2 * (self._node("Mul", 2) + self._constant(".scale", 3, FLOAT * record.out_channels)) * record.norm
+        elif record.kind == "flatten":
+            total = self._node("Flatten", 2)
         else:
             reshapes = self._constant(".shape", 1, 5 * INTEGER) + self._constant(".shape", 1, 4 * INTEGER)
             total = 2 * self._node("Reshape", 2) + self._node("Transpose", 2, [("perm", 5)]) + reshapes
@@ -99,8 +106,17 @@ class _Counter:
         return total + self._activation(record.activation)
 
     def _activation(self, activation: str | None) -> int:
-        kinds = {"relu": "Relu", "relu6": "Clip", "h_swish": "HardSwish", "h_sigmoid": "HardSigmoid"}
+        kinds = {
+            "relu": ["Relu"],
+            "relu6": ["Clip"],
+            "h_swish": ["HardSwish"],
+            "h_sigmoid": ["HardSigmoid"],
+            "sigmoid": ["Sigmoid"],
+            "silu": ["Sigmoid", "Mul"],
+            "gelu": ["Div", "Erf", "Add", "Mul", "Mul"],
+        }
         if activation is None:
             return 0
         bounds = {"relu6": 2 * (FIELD + 1), "h_sigmoid": 2 * (ATTRIBUTE + FLOAT) + len("alphabeta")}
-        return self._node(kinds[activation], 2) + bounds.get(activation, 0)
+        operands = {"Mul": 3, "Div": 3, "Add": 3}
+        return sum(self._node(kind, operands.get(kind, 2)) for kind in kinds[activation]) + bounds.get(activation, 0)

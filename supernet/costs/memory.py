@@ -20,6 +20,8 @@ def live_elements(operators: Operators) -> list[int]:
         for record in records:
             y = _Tensor(record.out_channels * record.out_side**2)
             if isinstance(record, Operator):
+                if record.kind in ("identity", "flatten") and x not in waiting:
+                    y = x  # in place, unless another branch still needs its input
                 record_live(waiting, x, y)
             else:
                 inputs = [x] * len(record.branches)

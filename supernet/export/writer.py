@@ -228,13 +228,16 @@ def _max_pool(writer: _Writer, pool: nn.MaxPool2d, x: _Value) -> _Value:
 def _avg_pool(writer: _Writer, pool: nn.AvgPool2d, x: _Value) -> _Value:
     """A window that reaches past the edge averages the pixels inside, in torch as in ONNX."""
     kernel, stride, padding = _pair(pool.kernel_size), _pair(pool.stride), _pair(pool.padding)
-    if any(padding) or pool.divisor_override is not None or stride != kernel:
-        raise TypeError("padding, divisor_override and a stride other than the kernel are not covered")
+    if pool.divisor_override is not None or (pool.ceil_mode and (any(padding) or stride != kernel)):
+        raise TypeError("divisor_override, and ceil_mode with padding or overlapping windows, are not covered")
     rounded = math.ceil if pool.ceil_mode else math.floor
-    shape = tuple(rounded((side - k) / s) + 1 for side, k, s in zip(_sizes(x)[1:], kernel, stride, strict=True))
+    settings = zip(_sizes(x)[1:], kernel, stride, padding, strict=True)
+    shape = tuple(rounded((side + 2 * p - k) / s) + 1 for side, k, s, p in settings)
+    attributes = {} if pool.ceil_mode else {"pads": padding * 2, "count_include_pad": int(pool.count_include_pad)}
     return writer.emit(
-        "AveragePool", [x], (*x.shape[:2], *shape), kernel_shape=kernel, strides=stride, ceil_mode=int(pool.ceil_mode)
-    )
+        "AveragePool", [x], (*x.shape[:2], *shape),
+        kernel_shape=kernel, strides=stride, ceil_mode=int(pool.ceil_mode), **attributes,
+    )  # fmt: skip
 
 
 def _channel_shuffle(writer: _Writer, shuffle: nn.ChannelShuffle, x: _Value) -> _Value:
@@ -274,6 +277,25 @@ def _relu6(writer: _Writer, x: _Value, inplace: bool = False) -> _Value:
 
 def _hard_swish(writer: _Writer, x: _Value, inplace: bool = False) -> _Value:
     return writer.emit("HardSwish", [x], x.shape)  # onnxruntime fuses it into the convolution before it
+
+
+def _sigmoid(writer: _Writer, x: _Value) -> _Value:
+    return writer.emit("Sigmoid", [x], x.shape)
+
+
+def _silu(writer: _Writer, x: _Value, inplace: bool = False) -> _Value:
+    return writer.emit("Mul", [x, _sigmoid(writer, x)], x.shape)
+
+
+def _gelu(writer: _Writer, x: _Value, approximate: str = "none") -> _Value:
+    """x / 2 * (1 + erf(x / sqrt(2))): this opset has no GELU, and onnxruntime fuses these nodes into one."""
+    if approximate != "none":
+        raise TypeError(f"the approximation {approximate!r} is not covered")
+    values = (("sqrt2", math.sqrt(2)), ("1", 1), ("half", 0.5))
+    root, one, half = (writer.constant(name, np.array(value, np.float32), shared=True) for name, value in values)
+    erf = writer.emit("Erf", [writer.emit("Div", [x, root], x.shape)], x.shape)
+    product = writer.emit("Mul", [x, writer.emit("Add", [erf, one], x.shape)], x.shape)
+    return writer.emit("Mul", [product, half], x.shape)
 
 
 def _hard_sigmoid(writer: _Writer, x: _Value, inplace: bool = False) -> _Value:
@@ -363,6 +385,9 @@ _LAYERS: dict[type[nn.Module], Callable[..., Any]] = {
     nn.ReLU6: _plain(_relu6),
     nn.Hardswish: _plain(_hard_swish),
     nn.Hardsigmoid: _plain(_hard_sigmoid),
+    nn.Sigmoid: _plain(_sigmoid),
+    nn.SiLU: _plain(_silu),
+    nn.GELU: lambda writer, gelu, x: _gelu(writer, x, gelu.approximate),
     **dict.fromkeys(
         (nn.AdaptiveAvgPool2d, GlobalAvgPool2d), lambda writer, pool, x: _global_pool(writer, x, pool.output_size)
     ),
@@ -382,6 +407,9 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     F.relu6: _relu6,
     F.hardswish: _hard_swish,
     F.hardsigmoid: _hard_sigmoid,
+    **dict.fromkeys((F.sigmoid, torch.sigmoid, "sigmoid"), _sigmoid),
+    F.silu: _silu,
+    F.gelu: _gelu,
     F.adaptive_avg_pool2d: _global_pool,
     **dict.fromkeys((torch.mean, "mean"), _mean),
     **dict.fromkeys((torch.flatten, "flatten"), _flatten),

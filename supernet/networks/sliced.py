@@ -189,8 +189,8 @@ def _wider(a: Operator | Parallel, b: Operator | Parallel) -> Operator | Paralle
         wide["branches"] = tuple(_all_wider(*pair) for pair in zip(a.branches, b.branches, strict=True))
     elif isinstance(a, Operator) and isinstance(b, Operator):
         wide["out_channels"] = max(a.out_channels, b.out_channels)
-        if (a.groups, b.groups) == (a.in_channels, b.in_channels):
-            wide["groups"] = wide["in_channels"]
+        if a.in_channels // a.groups == b.in_channels // b.groups:  # the same width of a group, 1 in a depthwise one
+            wide["groups"] = max(a.groups, b.groups)
     merged = replace(a, **wide)
     if type(a) is not type(b) or merged != replace(b, **wide):
         raise ValueError(f"{a} and {b} differ in more than channels")

@@ -12,20 +12,32 @@ from supernet.networks.depthwise import DepthwiseConv2d
 from supernet.networks.pointwise import GlobalAvgPool2d, PointwiseConv2d
 from supernet.operators import Activation, Join, Operator, Operators, Parallel
 
-_ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "h_swish": nn.Hardswish, "h_sigmoid": nn.Hardsigmoid}
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "h_swish": nn.Hardswish,
+    "h_sigmoid": nn.Hardsigmoid,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "sigmoid": nn.Sigmoid,
+}
+_NEVER_INPLACE = ("gelu", "sigmoid")
 
 
 def activation(name: Activation, *, inplace: bool = True) -> nn.Module:
     """The module of an activation in an operator record; the identity for None."""
-    return _ACTIVATIONS[name](inplace=inplace) if name else nn.Identity()
+    if name is None:
+        return nn.Identity()
+    return _ACTIVATIONS[name]() if name in _NEVER_INPLACE else _ACTIVATIONS[name](inplace=inplace)
 
 
 def static_conv(record: Operator) -> nn.Sequential:
     """Convolution, batch norm and activation of one record, with fresh weights."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    if record.groups == record.in_channels == record.out_channels and not record.bias:
+    half_padded = record.padding is None and record.dilation == 1
+    if record.groups == record.in_channels == record.out_channels and half_padded and not record.bias:
         layers["conv"] = DepthwiseConv2d(record.out_channels, record.kernel_size, record.stride)
-    elif (record.kernel_size, record.stride, record.groups) == (1, 1, 1):
+    elif (record.kernel_size, record.stride, record.groups) == (1, 1, 1) and half_padded:
         layers["conv"] = PointwiseConv2d(record.in_channels, record.out_channels, bias=record.bias)
     else:
         layers["conv"] = nn.Conv2d(
@@ -33,16 +45,29 @@ def static_conv(record: Operator) -> nn.Sequential:
             record.out_channels,
             record.kernel_size,
             record.stride,
-            record.kernel_size // 2,
+            record.kernel_size // 2 if record.padding is None else record.padding,
+            record.dilation,
             groups=record.groups,
             bias=record.bias,
         )
+    _append_norm_and_activation(layers, record)
+    return nn.Sequential(layers)
+
+
+def static_identity(record: Operator) -> nn.Sequential:
+    """A batch norm or an activation that follows no convolution."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    _append_norm_and_activation(layers, record)
+    return nn.Sequential(layers)
+
+
+def _append_norm_and_activation(layers: OrderedDict[str, nn.Module], record: Operator) -> None:
     if record.norm:
         layers["norm"] = nn.BatchNorm2d(record.out_channels, record.norm_eps)
     if record.activation:
         # A pointwise convolution may return a view. Autograd is slow with changes in place of a view.
+        # Nor may an activation change a tensor that another branch reads.
         layers["activation"] = activation(record.activation, inplace=record.norm)
-    return nn.Sequential(layers)
 
 
 class Branches(nn.Module):
@@ -79,9 +104,15 @@ def static_layers(operators: Operators) -> nn.Sequential:
         elif record.kind == "pool":
             layers.append(GlobalAvgPool2d())
         elif record.kind == "max_pool":
-            layers.append(nn.MaxPool2d(record.kernel_size, record.stride, record.kernel_size // 2))
+            padding = record.kernel_size // 2 if record.padding is None else record.padding
+            layers.append(nn.MaxPool2d(record.kernel_size, record.stride, padding))
         elif record.kind == "avg_pool":
-            layers.append(nn.AvgPool2d(record.kernel_size, record.stride, ceil_mode=True))
+            ends_at_edge = record.padding is None
+            layers.append(nn.AvgPool2d(record.kernel_size, record.stride, record.padding or 0, ceil_mode=ends_at_edge))
+        elif record.kind == "identity":
+            layers.append(static_identity(record))
+        elif record.kind == "flatten":
+            layers.append(nn.Flatten())
         else:
             layers.append(nn.ChannelShuffle(record.in_channels // 2))
     return nn.Sequential(*layers)

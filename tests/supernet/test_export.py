@@ -77,7 +77,7 @@ def test_outputs_equal_those_of_the_exporter_of_torch() -> None:
     np.testing.assert_allclose(run_onnx(to_onnx(network, shape), pixels.numpy()), oracle, rtol=1e-5, atol=1e-5)
 
 
-class Module(nn.Module):  # type: ignore[misc]
+class Module(nn.Module):
     """torch's, whose type the checker does not know."""
 
 
@@ -250,7 +250,7 @@ class PlusOne(Module):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.SiLU()), r"layer '1' \(SiLU\).*_LAYERS"),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.Mish()), r"layer '1' \(Mish\).*_LAYERS"),
         (Sine(), r"\(sin\).*_FUNCTIONS"),
         (PlusOne(), r"\(add\).*two tensors"),
         (Branch(), "not static"),
