@@ -91,6 +91,8 @@ class SearchSpace:
     family: a key of `supernet.families.families()`; layout: the family's own settings.
     depths: per stage, the choices for the number of kept blocks, ascending; a stage keeps its first blocks.
     block_genes: the genes that each block has. extra_genes: genes that belong to no block, sorted by name.
+    block_choices: per stage, per block, the choices of each block gene, where blocks differ; empty if every block has
+    all the choices in `block_genes`.
 
     >>> space = preset("mbv3-digits")
     >>> space.resolutions, space.depths
@@ -108,8 +110,12 @@ class SearchSpace:
     block_genes: tuple[Gene, ...]
     layout: Layout
     extra_genes: tuple[Gene, ...] = ()
+    block_choices: tuple[tuple[tuple[tuple[Value, ...], ...], ...], ...] = ()
 
     def __post_init__(self) -> None:
+        lengths = tuple(tuple(map(len, stage)) for stage in self.block_choices)
+        if lengths and lengths != tuple((len(self.block_genes),) * choices[-1] for choices in self.depths):
+            raise ValueError(f"{self.name}: block_choices need choices for each gene of each block, not {lengths}")
         for gene in self.genes:
             if not gene.choices or len(set(gene.choices)) != len(gene.choices):
                 raise ValueError(f"{self.name}: gene {gene.name} needs distinct choices, not {gene.choices}")
@@ -132,12 +138,18 @@ class SearchSpace:
         head = (Gene("resolution", self.resolutions), *self.extra_genes)
         depths = tuple(Gene(f"stage{s}.depth", choices) for s, choices in enumerate(self.depths, 1))
         blocks = tuple(
-            Gene(f"stage{s}.block{b}.{gene.name}", gene.choices)
-            for s, choices in enumerate(self.depths, 1)
-            for b in range(1, choices[-1] + 1)
-            for gene in self.block_genes
+            Gene(f"stage{s}.block{b}.{gene.name}", choices)
+            for s, depth_choices in enumerate(self.depths, 1)
+            for b in range(1, depth_choices[-1] + 1)
+            for gene, choices in zip(self.block_genes, self._choices_of_block(s - 1, b - 1), strict=True)
         )
         return head + depths + blocks
+
+    def _choices_of_block(self, stage: int, block: int) -> tuple[tuple[Value, ...], ...]:
+        """Per block gene, the choices that a block has; stage, block: from 0."""
+        if self.block_choices:
+            return self.block_choices[stage][block]
+        return tuple(gene.choices for gene in self.block_genes)
 
     @cached_property
     def num_choices(self) -> NDArray[np.int64]:
@@ -331,7 +343,10 @@ class SearchSpace:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict from which `families.space_from_json` makes an equal space."""
-        return cast(dict[str, Any], json.loads(json.dumps(asdict(self))))
+        fields = asdict(self)
+        if not self.block_choices:
+            del fields["block_choices"]  # so that spaces without it keep their hashes
+        return cast(dict[str, Any], json.loads(json.dumps(fields)))
 
     @cached_property
     def hash(self) -> str:

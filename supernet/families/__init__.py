@@ -30,6 +30,7 @@ class Family:
 
 
 FAMILIES: Mapping[str, Family] = {
+    "converted": Family("supernet.families.converted:ConvertedLayout"),
     "mobilenetv2": Family("supernet.families.mobilenetv2:MobileNetV2Layout"),
     "mobilenetv3": Family(
         "supernet.families.mobilenetv3:MobileNetV3Layout", "supernet.networks.mobilenetv3:MobileNetV3Supernet"
@@ -114,10 +115,17 @@ def space_from_json(data: Mapping[str, Any]) -> SearchSpace:
         fields = {key: _frozen(value) for key, value in data.items() if key != "layout"}
         for key in ("block_genes", "extra_genes"):
             fields[key] = tuple(Gene(gene["name"], tuple(gene["choices"])) for gene in data[key])
-        layout = layout_class(data["family"])(**{key: _frozen(value) for key, value in data["layout"].items()})
+        layout = _layout_from_json(layout_class(data["family"]), data["layout"])
         return SearchSpace(**fields, layout=layout)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"not a search space: {error!r}") from error
+
+
+def _layout_from_json(layout: Any, data: Mapping[str, Any]) -> Any:
+    """A layout from its fields, or by its own `from_json` if its fields are more than numbers, words and tuples."""
+    if hasattr(layout, "from_json"):
+        return layout.from_json(data)
+    return layout(**{key: _frozen(value) for key, value in data.items()})
 
 
 def _frozen(value: Any) -> Any:
