@@ -6,13 +6,15 @@ are one matrix product, which finds their entries, then a gather and a sum per c
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evolution.arrays import Floats
+from evolution.choices import Choices
 from evolution.elimination import Eliminated, Elimination
 from evolution.moves import Moves
 from supernet.costs.filesize import fixed_bytes, part_bytes
@@ -49,9 +51,14 @@ class CostTables(PartTables):
         return Elimination(scopes, self.offsets.tolist(), self.space.num_choices.tolist(), 0)
 
     @cached_property
+    def choices(self) -> Choices:
+        """All choices of the space, unrestricted."""
+        return Choices(self.space)
+
+    @cached_property
     def moves(self) -> Moves:
         """The moves of the space."""
-        return Moves(self.space)
+        return Moves(self.choices)
 
     @cached_property
     def flops_cost(self) -> "AdditiveCost":
@@ -161,6 +168,10 @@ class Cost(ABC):
     def eliminated(self) -> Eliminated:
         """The lowest totals per resolution."""
 
+    def without(self, entries: NDArray[np.bool_]) -> Self:
+        """The same cost, but unknown for every architecture that has one of these entries (F,)."""
+        return replace(self, values=np.where(entries, np.inf, self.values))
+
     @cached_property
     def conditioned(self) -> Floats:
         """(R, F') the tables per resolution, laid out by `Elimination.condition`."""
@@ -248,8 +259,8 @@ class PeakCost(Cost):
 
     @property
     def ceiling(self) -> float:
-        """The largest value."""
-        return float(self.values.max())
+        """The largest known value."""
+        return float(np.max(self.values, initial=0, where=np.isfinite(self.values)))
 
     @cached_property
     def eliminated(self) -> Eliminated:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolution.arrays import Floats
+from evolution.choices import Choices
 from evolution.costs import AdditiveCost, Cost, CostTables, PeakCost
 from evolution.knapsack import Knapsacks, solve
 from evolution.limits import Constraint
@@ -29,19 +30,20 @@ def find_region(
     resolution: int | None = None,
     max_resolution: int | None = None,
     *,
+    choices: Choices | None = None,
     max_nodes: int = MAX_NODES,
     known: Genomes | None = None,
 ) -> Region:
     """The region within limits, with an anchor at every resolution at which an architecture was found.
 
-    resolution: the only input side allowed. max_resolution: the largest one allowed. known: (N, G) feasible
-    architectures to fall back on when the feasibility search finds none.
+    resolution: the only input side allowed. max_resolution: the largest one allowed. choices: as in `Region`.
+    known: (N, G) feasible architectures to fall back on when the feasibility search finds none.
 
     Raises:
         Infeasible, NotProven: no architecture is within the limits, or none was found. ValueError: no resolution of the
             space is allowed.
     """
-    region = Region(tables, constraints, resolution, max_resolution)
+    region = Region(tables, constraints, resolution, max_resolution, choices)
     if not constraints:
         return region
     for constraint in constraints:
@@ -55,7 +57,7 @@ def find_region(
         nearest, genomes = feasibility.nearest()
         region.add_anchors(genomes)
         if not region.anchored.any():
-            scope = describe_scope(tables.space, resolution, max_resolution)
+            scope = describe_scope(region.choices, resolution, max_resolution)
             raise feasibility.refusal(scope, proven, nearest, genomes)
     return region
 
@@ -179,6 +181,7 @@ class Feasibility:
         other_peaks = [(cost, maximum) for cost, maximum in self._peaks if cost is not peak]
         blocked = self._blocked(other_peaks)
         values = np.unique(peak.conditioned[rows])
+        values = values[np.isfinite(values)]
         low, high = int(np.searchsorted(values, peak.floors[rows].min())) - 1, len(values)
         first_tries = [low + 1, high - 1]  # mostly the floor is the answer, or no budget is enough
         nodes, proven, genome, multipliers = self._max_nodes, True, None, None

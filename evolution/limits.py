@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from evolution.choices import Choices
 from evolution.costs import AdditiveCost, Cost, CostTables
 from evolution.predictors.latency import LatencyModel
-from supernet.space import SearchSpace
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +89,13 @@ def constrain(
     return tuple(Constraint(cost_of(limit, tables, latency), limit.max) for limit in lowest.values())
 
 
-def allowed_resolutions(space: SearchSpace, resolution: int | None, max_resolution: int | None) -> NDArray[np.bool_]:
-    """(R,) which resolutions of the space are allowed.
+def allowed_resolutions(choices: Choices, resolution: int | None, max_resolution: int | None) -> NDArray[np.bool_]:
+    """(R,) which resolutions of the space are open and allowed.
 
     Raises:
         ValueError: no resolution is allowed.
     """
+    space = choices.space
     if resolution is not None and resolution not in space.resolutions:
         raise ValueError(f"resolution is {resolution}; {space.name} has {', '.join(map(str, space.resolutions))}")
     largest = math.inf if max_resolution is None else max_resolution
@@ -104,4 +105,9 @@ def allowed_resolutions(space: SearchSpace, resolution: int | None, max_resoluti
         raise ValueError(
             f"max_resolution is {max_resolution}; the smallest of {space.name} is {min(space.resolutions)}"
         )
-    return np.array([resolution in (None, size) and size <= largest for size in space.resolutions])
+    allowed = np.array([resolution in (None, size) and size <= largest for size in space.resolutions])
+    allowed &= choices.open[0, : len(allowed)]
+    if not allowed.any():
+        asked = f"resolution is {resolution}" if resolution is not None else f"max_resolution is {max_resolution}"
+        raise ValueError(f"{asked}, which the restricted choices exclude: {choices.describe()}; leave one of them out")
+    return allowed

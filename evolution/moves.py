@@ -1,39 +1,57 @@
 """The moves of a search space as one table, so that a genome's neighbourhood is a few array operations."""
 
-from itertools import product
+import math
+from collections.abc import Sequence
+from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet.space import Genomes, SearchSpace
+from evolution.choices import Choices
+from supernet.space import Genomes
 
 ANY = -1
+MOST_GROWTHS = 1_000  # moves that grow a stage by one step
+
+
+def _growths(choices: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """The combinations of the choices of added genes, or some of them where there are too many."""
+    if math.prod(map(len, choices)) <= MOST_GROWTHS:
+        return list(product(*choices))
+    first = tuple(gene[0] for gene in choices)
+    changed = ((*first[:i], choice, *first[i + 1 :]) for i, gene in enumerate(choices) for choice in gene)
+    return list(dict.fromkeys(changed))
 
 
 class Moves:
-    """Every move of a space. A move sets one living gene other than a depth, or changes one stage's depth by one step.
+    """Every move of a space among its open choices.
 
-    Growing a stage also sets the genes of the blocks that it adds. Shrinking a stage sets the genes of the blocks that
-    it drops to 0. So a move of a canonical genome gives a canonical genome.
+    A move sets one living gene other than a depth, or changes one stage's depth to the next smaller or larger open one.
+
+    Growing a stage also sets the genes of the blocks that it adds, to each combination of their open choices; if these
+    are more than `MOST_GROWTHS`, to those in which at most one gene is not at its first choice. Shrinking a stage sets
+    the genes of the blocks that it drops to 0. So a move of a canonical genome gives a canonical genome.
 
     sets: (M, G) whether a move sets a gene. values: (M, G) the choice that it sets; 0 elsewhere.
     independent: (M, M) whether two moves set different genes. Each pair counts once, the earlier move first, since the
         order does not matter.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
-        self.space = space
+    def __init__(self, choices: Choices) -> None:
+        self.space = space = choices.space
+        open_choices = [np.flatnonzero(row).tolist() for row in choices.open]
         depths = range(space.depth_gene(0), space.depth_gene(len(space.depths)))
         rows: list[tuple[int, int, dict[int, int]]] = []  # the gene that changes, its choice before, the choices set
-        for gene, count in enumerate(space.num_choices.tolist()):
+        for gene, here in enumerate(open_choices):
             if gene not in depths:
-                rows += [(gene, ANY, {gene: choice}) for choice in range(count)]
+                rows += [(gene, ANY, {gene: choice}) for choice in here]
         for stage, gene in enumerate(depths):
-            for step, (fewer, more) in enumerate(zip(space.depths[stage], space.depths[stage][1:], strict=False)):
-                blocks = range(space.gene_of_block(stage, fewer), space.gene_of_block(stage, more))
-                rows.append((gene, step + 1, {gene: step} | dict.fromkeys(blocks, 0)))
-                for values in product(*(range(space.num_choices[g]) for g in blocks)):
-                    rows.append((gene, step, {gene: step + 1} | dict(zip(blocks, values, strict=True))))
+            for shallow, deep in pairwise(open_choices[gene]):
+                first, last = (space.gene_of_block(stage, space.depths[stage][step]) for step in (shallow, deep))
+                blocks = range(first, last)
+                rows.append((gene, deep, {gene: shallow} | dict.fromkeys(blocks, 0)))
+                for values in _growths([open_choices[g] for g in blocks]):
+                    rows.append((gene, shallow, {gene: deep} | dict(zip(blocks, values, strict=True))))
         self.sets = np.zeros((len(rows), space.num_genes), bool)
         self.values = np.zeros((len(rows), space.num_genes), np.int8)
         for row, (_, _, changes) in enumerate(rows):

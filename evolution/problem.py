@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolution.arrays import Floats
+from evolution.choices import Choices
 from evolution.costs import Cost, CostTables
 from evolution.feasibility import find_region
 from evolution.limits import Constraint, Limit, allowed_resolutions, constrain, cost_of
 from evolution.predictors.latency import LatencyModel
 from evolution.region import Region
-from supernet.space import Genomes
+from supernet.space import Genomes, Value
 
 MOST_FRONT_COSTS = 2  # beside accuracy
 Measure = Callable[[Genomes], Floats]  # of (N, G) genomes, (N,) fractions in [0, 1], higher is better
@@ -50,6 +51,7 @@ class Problem:
     known: (N, G) feasible architectures to fall back on when the feasibility search finds none.
     measure: measures accuracy, or another quality, in place of the predictor, which then only guides the strategies
     that follow its gradient.
+    choices: the open choices of each gene; all unless given.
 
     Raises:
         ValueError: one of `minimise` and `min_accuracy` without the other, a `min_accuracy` outside (0, 1), a front
@@ -66,6 +68,7 @@ class Problem:
     max_resolution: int | None = None
     known: Genomes | None = None
     measure: Measure | None = None
+    choices: Choices | None = None
 
     def __post_init__(self) -> None:
         if (self.minimise is None) != (self.min_accuracy is None):
@@ -86,25 +89,41 @@ class Problem:
         costs = [*self.pareto, *limited, *minimised, self.tables.flops_cost, self.tables.params_cost]
         return tuple({cost.name: cost for cost in costs}.values())
 
-    @property
+    @cached_property
     def bounded(self) -> tuple[Constraint, ...]:
-        """The constraints, and one for each unlimited cost of the objective: its ceiling, so it must be predictable."""
+        """The constraints, and one for each unlimited cost of the objective: its ceiling, so it must be predictable.
+
+        Where choices are excluded, the costs are unknown for every architecture that has one, and FLOPs are limited to
+        their ceiling if nothing else is limited. So no architecture with an excluded choice is within the limits.
+        """
         limited = {constraint.cost.name for constraint in self.constraints}
         objectives = [*self.pareto, *([self.minimise] if self.minimise else [])]
-        return (*self.constraints, *(Constraint(cost, cost.ceiling) for cost in objectives if cost.name not in limited))
+        ceilings = (Constraint(cost, cost.ceiling) for cost in objectives if cost.name not in limited)
+        constraints = (*self.constraints, *ceilings)
+        if self.choices is None or not self.choices.restricted:
+            return constraints
+        flops = self.tables.flops_cost
+        excluded = self.choices.excluded(self.tables)
+        return tuple(
+            Constraint(constraint.cost.without(excluded), constraint.max)
+            for constraint in constraints or (Constraint(flops, flops.ceiling),)
+        )
 
     @cached_property
     def region(self) -> Region:
         """The architectures within every limit. Raises what `find_region` does."""
-        return find_region(self.tables, self.bounded, self.resolution, self.max_resolution, known=self.known)
+        return find_region(
+            self.tables, self.bounded, self.resolution, self.max_resolution, choices=self.choices, known=self.known
+        )
 
     def require_feasible(self) -> None:
         """Check that some architecture is within every limit. Raises Infeasible or NotProven otherwise."""
         _ = self.region  # building it finds such an architecture
 
     def within(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """(N,) whether each of (N, G) genomes is within every limit and has an allowed resolution."""
-        inside = allowed_resolutions(self.tables.space, self.resolution, self.max_resolution)[genomes[:, 0]]
+        """(N,) whether each of (N, G) genomes is within every limit, of an allowed resolution and of open choices."""
+        choices = self.choices or self.tables.choices
+        inside = allowed_resolutions(choices, self.resolution, self.max_resolution)[genomes[:, 0]]
         for constraint in self.bounded:
             inside &= constraint.cost(genomes) <= constraint.max
         return inside
@@ -173,16 +192,18 @@ def build_problem(
     device: str | None = None,
     resolution: int | None = None,
     max_resolution: int | None = None,
+    choices: Mapping[str, Sequence[Value]] | None = None,
     known: Genomes | None = None,
     measure: Measure | None = None,
 ) -> Problem:
     """The problem that these limits and objectives state, with costs given by name.
 
     latency_models: by device. minimise, front: names of costs, as in `Problem.minimise` and `Problem.pareto`.
-    device: where an objective `latency_ms` is predicted. The other arguments are those of `Problem`.
+    device: where an objective `latency_ms` is predicted. choices: restrictions by name, as `Choices` takes them. The
+    other arguments are those of `Problem`.
 
     Raises:
-        ValueError: a device without a latency model. Also what `Problem` raises.
+        ValueError: a device without a latency model. Also what `Problem` and `Choices` raise.
     """
 
     def objective(cost: str) -> Cost:
@@ -199,4 +220,5 @@ def build_problem(
         max_resolution=max_resolution,
         known=known,
         measure=measure,
+        choices=Choices(tables.space, choices) if choices else None,
     )

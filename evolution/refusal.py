@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from supernet.space import Architecture, SearchSpace
+from evolution.choices import Choices
+from supernet.space import Architecture
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,14 @@ class NotProven(Refused):
     """The nodes are spent: no architecture within every limit was found, and it is not proven that there is none."""
 
 
-def describe_scope(space: SearchSpace, resolution: int | None, max_resolution: int | None) -> str:
-    """The space and the resolutions allowed, in words that follow "architecture"."""
+def describe_scope(choices: Choices, resolution: int | None, max_resolution: int | None) -> str:
+    """The space, the resolutions allowed and the open choices, in words that follow "architecture"."""
+    scope = f"of {choices.space.name}"
     if resolution:
-        return f"of {space.name} at resolution {resolution}"
-    return f"of {space.name}" + (f" up to resolution {max_resolution}" if max_resolution else "")
+        scope += f" at resolution {resolution}"
+    elif max_resolution:
+        scope += f" up to resolution {max_resolution}"
+    return scope + (f" with {choices.describe()}" if choices.restricted else "")
 
 
 def explain(

@@ -216,7 +216,7 @@ class Search:
         If the strategy had nothing left to propose, the limits leave little room, or several regions that are far from
         each other. Then the neighbours of the next best architectures are scored too.
         """
-        best, moves, before = self._leader()[2], self.problem.tables.moves, self.evaluations
+        best, moves, before = self._leader()[2], self._region.moves, self.evaluations
         fresh = self._fresh_within(moves.neighbours(best))
         if not len(fresh):
             fresh = self._fresh_within(moves.within_two(best))
@@ -234,7 +234,7 @@ class Search:
         for row in np.argsort(-fitness, kind="stable")[:NEXT_BEST]:
             key = evaluated.genomes[row].tobytes()
             if key not in self._exhausted:
-                fresh = self._fresh_within(self.problem.tables.moves.within_two(evaluated.genomes[row]))
+                fresh = self._fresh_within(self._region.moves.within_two(evaluated.genomes[row]))
                 if len(fresh):
                     return fresh
                 self._exhausted.add(key)

@@ -67,7 +67,7 @@ class Sensitivity:
 
 def sensitivities(problem: Problem, answer: Genomes) -> tuple[Sensitivity, ...]:
     """One for each limit and for the minimised cost of a problem, around an answer (G,) that is within the limits."""
-    space, moves = problem.tables.space, problem.tables.moves
+    space, moves = problem.tables.space, problem.region.moves
     singles = moves.neighbours(answer)
     genomes = np.concatenate([answer[None], singles, moves.within_two(answer)])
     values = {cost.name: cost(genomes) for cost in problem.costs}

@@ -100,7 +100,7 @@ class Elitist:
 
     def __init__(self, problem: Problem, rng: np.random.Generator) -> None:
         self._problem, self._region, self._rng = problem, problem.region, rng
-        self._space, self._moves = problem.tables.space, problem.tables.moves
+        self._space, self._moves = problem.tables.space, problem.region.moves
         self._empty = _Pool(np.zeros((0, self._space.num_genes), np.int8), np.zeros(0), np.zeros(0), np.zeros(0))
         self._archive, self._epoch = self._empty, 0
         self._any_scored = True  # since the last `ask`
@@ -127,7 +127,7 @@ class Elitist:
         self._any_scored = False
         if not (self._sampled and len(self._pool)):
             self._sampled = True
-            return self._space.sample(self._rng, SAMPLE)
+            return self._region.choices.sample(self._rng, SAMPLE)
         self._generation += 1
         if self._generation % 2:
             self._fit()
@@ -215,7 +215,7 @@ class Elitist:
         """(N, G) the best-ranked of random crossovers of these rows of the pool."""
         first, second = self._pool.genomes[self._rng.choice(rows, (2, CROSSOVERS))]
         genomes = np.where(self._rng.random(first.shape, np.float32) < 0.5, first, second)
-        genomes = self._space.canonical(genomes)
+        genomes = self._region.choices.nearest(genomes)
         genomes = genomes[self._region.contains(genomes)]
         accuracy: Floats = one_hot(self._space, genomes).astype(np.float64) @ self._weights + self._bias
         return genomes[greatest(self._problem.value(accuracy, self._prices(genomes)), CROSSOVER_OFFSPRING)]

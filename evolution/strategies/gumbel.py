@@ -80,7 +80,7 @@ class Gumbel:
     def ask(self) -> Genomes:
         """(16, G) the most probable genome after eight more steps, then samples."""
         if not self._spread:
-            genomes = self._space.sample(self._rng, CALIBRATION)
+            genomes = self._problem.region.choices.sample(self._rng, CALIBRATION)
             self._spread = float(self._problem.predictor.predict(genomes).std()) or 1.0
             self.own_predictions += CALIBRATION
         if self._step >= SCHEDULE or not self._num_scored:
@@ -160,7 +160,7 @@ class Layered(Protocol):
 class Relaxation:
     """A differentiable problem over soft genes. On one-hot genes its numbers equal the problem's.
 
-    uniform: (G, C) logits, -inf where a gene has no such choice.
+    uniform: (G, C) logits, -inf where a gene has no such open choice.
 
     Raises:
         ValueError: the problem's predictor is not `Layered`.
@@ -176,7 +176,7 @@ class Relaxation:
             )
         space = problem.tables.space
         exists = np.arange(space.num_choices.max()) < space.num_choices[:, None]
-        self.uniform = np.where(exists, 0.0, -np.inf)
+        self.uniform = np.where(problem.region.choices.open, 0.0, -np.inf)
         self.uniform[0, : len(space.resolutions)][~problem.region.anchored] = -np.inf
         self._problem, self._link = problem, problem.predictor.link
         self._exists = torch.from_numpy(exists)

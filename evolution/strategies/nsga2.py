@@ -37,7 +37,7 @@ class NSGA2:
     own_predictions = own_predictions_per_ask = 0
 
     def __init__(self, problem: Problem, rng: np.random.Generator) -> None:
-        self._space, self._rng = problem.tables.space, rng
+        self._space, self._choices, self._rng = problem.tables.space, problem.region.choices, rng
         self._num_costs = problem.front_costs
         self._population = np.zeros((0, self._space.num_genes), np.int8)
         self._objectives = np.zeros((0, 1 + self._num_costs))
@@ -49,7 +49,7 @@ class NSGA2:
         """(200, G) a random sample first, then children."""
         if not self._sampled:
             self._sampled = True
-            return self._space.sample(self._rng, CHILDREN)
+            return self._choices.sample(self._rng, CHILDREN)
         steer = 1.1 if self._num_scored < FRESH * CHILDREN else 1 / 1.1
         self._mutations = min(max(MUTATIONS, steer * self._mutations), MAX_MUTATIONS)
         self._num_scored = 0
@@ -77,10 +77,8 @@ class NSGA2:
         return parents
 
     def _draw(self) -> Genomes:
-        """(200, G) genes uniform over their choices."""
-        genes = self._rng.random((CHILDREN, self._space.num_genes)) * self._space.num_choices
-        genomes: Genomes = genes.astype(np.int8)
-        return genomes
+        """(200, G) genes uniform over their open choices."""
+        return self._choices.draw(self._rng, CHILDREN)
 
     def tell(self, genomes: Genomes, scores: Scores) -> None:
         """Keep the best of the population and the scored genomes, by rank, then by crowding distance."""

@@ -18,11 +18,11 @@ class RandomSearch:
     own_predictions = own_predictions_per_ask = 0
 
     def __init__(self, problem: Problem, rng: np.random.Generator) -> None:
-        self._space, self._rng = problem.tables.space, rng
+        self._choices, self._rng = problem.region.choices, rng
 
     def ask(self) -> Genomes:
         """(500, G)."""
-        return self._space.sample(self._rng, BATCH)
+        return self._choices.sample(self._rng, BATCH)
 
     def tell(self, genomes: Genomes, scores: Scores) -> None:
         """Nothing to learn."""

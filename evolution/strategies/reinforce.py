@@ -41,17 +41,16 @@ class Reinforce:
     def __init__(self, problem: Problem, rng: np.random.Generator) -> None:
         self._problem, self._region, self._rng = problem, problem.region, rng
         space = problem.tables.space
-        exists = np.arange(space.num_choices.max()) < space.num_choices[:, None]
-        exists[0, : len(space.resolutions)] &= self._region.anchored
-        self._exists = exists  # (G, C)
+        self._open = self._region.choices.open.copy()  # (G, C)
+        self._open[0, : len(space.resolutions)] &= self._region.anchored
         self._start()
         self._num_scored = 1  # genomes since the last `ask`
         self._samples = self._moved = np.zeros((0, space.num_genes), np.int8)  # of the last `ask`
         self._scored: dict[bytes, float] = {}  # fitness by genome
 
     def _start(self) -> None:
-        """A new controller, uniform over the choices."""
-        self._logits = np.where(self._exists, 0.0, -np.inf)  # (G, C)
+        """A new controller, uniform over the open choices."""
+        self._logits = np.where(self._open, 0.0, -np.inf)  # (G, C)
         self._baseline, self._deviation = np.nan, np.nan
 
     def ask(self) -> Genomes:
@@ -74,7 +73,7 @@ class Reinforce:
 
     @property
     def _probabilities(self) -> Floats:
-        """(G, C) 0 where a gene has no such choice."""
+        """(G, C) 0 where a gene has no such open choice."""
         weights = np.exp(self._logits - self._logits.max(1, keepdims=True))
         probabilities: Floats = weights / weights.sum(1, keepdims=True)
         return probabilities

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from evolution.choices import Choices
 from evolution.moves import Moves
 from supernet.families import preset
 from supernet.space import Genomes, SearchSpace
@@ -18,7 +19,7 @@ def distinct(genomes: Genomes) -> set[bytes]:
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
 def test_neighbours_are_those_of_the_space(space: SearchSpace) -> None:
-    moves = Moves(space)
+    moves = Moves(Choices(space))
     for genome in space.sample(np.random.default_rng(0), 20):
         made = moves.neighbours(genome)
         assert distinct(made) == distinct(neighbours(space, genome))
@@ -27,7 +28,7 @@ def test_neighbours_are_those_of_the_space(space: SearchSpace) -> None:
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
 def test_two_moves_make_the_neighbours_of_the_neighbours(space: SearchSpace) -> None:
-    moves = Moves(space)
+    moves = Moves(Choices(space))
     for genome in space.sample(np.random.default_rng(1), 3):
         once = neighbours(space, genome)
         twice = set.union(distinct(once), *(distinct(neighbours(space, near)) for near in once))
