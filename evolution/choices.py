@@ -70,7 +70,7 @@ class Choices:
             kinds = list(dict.fromkeys(full.rpartition(".")[2] for full in names))
             examples = [full for full in names if "." in full]
             raise ValueError(
-                f"choices: {self.space.name} has no gene {name!r}; its genes are {', '.join(kinds)}, or of one stage or "
+                f"choices: {self.space.name} has no gene {name!r}; its genes are {', '.join(kinds)}, or of a stage or "
                 f"block: {', '.join(examples[:MOST_NAMED])}{', ...' if len(examples) > MOST_NAMED else ''}"
             )
         return genes
@@ -97,7 +97,7 @@ class Choices:
         return ranks
 
     def ranks(self, genomes: Genomes) -> NDArray[np.int8]:
-        """(N, G) the ranks of the choices of (N, G) genomes; of excluded choices, the ranks of the nearest open ones."""
+        """(N, G) the ranks of the choices of (N, G) genomes; for an excluded choice, of the nearest open one."""
         return self._rank[np.arange(len(self.open)), genomes] if self.restricted else genomes
 
     def from_ranks(self, ranks: NDArray[np.int8]) -> Genomes:

@@ -1,7 +1,7 @@
 """Quantities as people write them: `300M`, `1.5MB`, `8.5ms`, `78%`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -36,6 +36,32 @@ BYTES = Units(
 )
 MILLISECONDS = Units({"ms": 1.0}, ("8.5ms",))
 PLAIN = Units({})
+
+
+def read_choices(text: str) -> dict[str, list[float]]:
+    """`kernel_size=3,5 stage3.depth=2` as `{"kernel_size": [3, 5], "stage3.depth": [2]}`.
+
+    Raises:
+        ValueError: the text does not have this form, or names a gene twice.
+    """
+    choices: dict[str, list[float]] = {}
+    for item in text.split():
+        name, _, values = item.partition("=")
+        try:
+            numbers = [float(value) for value in values.split(",")]
+        except ValueError:
+            numbers = []
+        if not name or not numbers or not all(map(math.isfinite, numbers)):
+            raise ValueError(f"{item!r} is not a restricted gene; write it as kernel_size=3,5 or stage3.depth=2")
+        if name in choices:
+            raise ValueError(f"{name} is restricted twice; write all its choices after one {name}=")
+        choices[name] = numbers
+    return choices
+
+
+def written_choices(choices: Mapping[str, Sequence[float]]) -> str:
+    """Restricted genes as people type them, so that `read_choices` reads them again."""
+    return " ".join(f"{name}={','.join(f'{value:g}' for value in values)}" for name, values in choices.items())
 
 
 def quantity(text: str, units: Units) -> float:

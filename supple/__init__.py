@@ -13,7 +13,7 @@ True
 `import supple` loads numpy, but neither torch nor a web framework. Only `export` loads torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +62,7 @@ def search(
     device: str | Path | None = None,
     resolution: int | None = None,
     max_resolution: int | None = None,
+    choices: Mapping[str, Sequence[float]] | None = None,
     minimise: str | None = None,
     min_accuracy: float | None = None,
     evaluations: int | None = None,
@@ -78,6 +79,8 @@ def search(
         and `latency_ms` on `device`. `latency_ms@OTHER` limits the latency on a further device.
     device: a device inside the bundle, or a file that `supple probe` wrote.
     resolution, max_resolution: the only image size allowed, and the largest image size allowed, in pixels.
+    choices: the choices that genes are restricted to, by name: `kernel_size` in all blocks, `stage2.kernel_size` in one
+        stage, `stage2.block1.kernel_size` in one block; as in `{"kernel_size": [3, 5], "stage3.depth": [2]}`.
     minimise: the cost to minimise at `min_accuracy`, a fraction, instead of maximising accuracy.
     evaluations: how many architectures to evaluate at most. seed: equal seeds give equal answers.
 
@@ -93,6 +96,7 @@ def search(
         device=None if device is None else str(device),
         resolution=resolution,
         max_resolution=max_resolution,
+        choices=choices,
         minimise=minimise,
         min_accuracy=min_accuracy,
         evaluations=evaluations,

@@ -1,6 +1,6 @@
 """Comparing all search strategies on a bundle."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from evolution.comparison import Comparison, Run, run_strategies
 from evolution.search import EVALUATIONS, STRATEGIES
 from service.bundles.search import make_problem, make_request
 from supernet.bundle import Bundle
+from supernet.space import Value
 
 POINTS = 96  # of a curve
 FIRST = 0.05  # of the evaluations, where curves begin: earlier points would flatten the rest
@@ -21,6 +22,7 @@ def compare_bundle(
     device: str | None = None,
     resolution: int | None = None,
     max_resolution: int | None = None,
+    choices: Mapping[str, Sequence[Value]] | None = None,
     evaluations: int | None = None,
     seeds: int,
     local_search: bool = True,
@@ -28,7 +30,7 @@ def compare_bundle(
 ) -> dict[str, Any]:
     """Compare every strategy at equal evaluations, as JSON.
 
-    limits, device, resolution, max_resolution: see `make_request`. evaluations: per search; None: the default.
+    limits, device, resolution, max_resolution, choices: see `make_request`. evaluations: per search; None: the default.
     seeds: searches per strategy. local_search: whether searches end with it, all but random search.
     progress: called with each run, how many runs are done, and how many there are.
 
@@ -36,7 +38,9 @@ def compare_bundle(
         Refused (a ValueError): no architecture is within the limits. Also what `make_request` and `make_problem` raise.
     """
     evaluations = evaluations or EVALUATIONS
-    request, sources = make_request(bundle, limits, device=device, resolution=resolution, max_resolution=max_resolution)
+    request, sources = make_request(
+        bundle, limits, device=device, resolution=resolution, max_resolution=max_resolution, choices=choices
+    )
     problem, _ = make_problem(bundle, request, sources)
     names, done = sorted(STRATEGIES), []
     for run in run_strategies(problem, names, evaluations=evaluations, seeds=seeds, local_search=local_search):

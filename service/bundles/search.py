@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from service.devices.measurements import fit_measurements_file
 from service.errors import InputError
 from service.searches.answer import answer_parts, limit_evidence, shown_front, weakest_evidence
 from service.searches.findings import make_findings
-from service.searches.request import SearchRequest
+from service.searches.request import SearchRequest, canonical_choices
 from service.searches.schemas import SearchOut
 from supernet.bundle import Bundle
-from supernet.space import Genomes
+from supernet.space import Genomes, Value
 
 ID_DIGITS = 16  # of a bundle's hash: the id of its supernet once it is registered
 
@@ -35,6 +35,7 @@ def search_bundle(
     device: str | None = None,
     resolution: int | None = None,
     max_resolution: int | None = None,
+    choices: Mapping[str, Sequence[Value]] | None = None,
     minimise: str | None = None,
     min_accuracy: float | None = None,
     evaluations: int | None = None,
@@ -43,7 +44,7 @@ def search_bundle(
     """The best architecture by prediction within hard limits, as JSON: `SearchOut`, without what only a server knows.
 
     A candidate's `id` is its architecture's, as `supple describe` prints it. `latency_models` names their sources.
-    limits, device, resolution, max_resolution, minimise, min_accuracy: see `make_request`.
+    limits, device, resolution, max_resolution, choices, minimise, min_accuracy: see `make_request`.
     evaluations: how many architectures to evaluate at most.
 
     Raises:
@@ -55,6 +56,7 @@ def search_bundle(
         device=device,
         resolution=resolution,
         max_resolution=max_resolution,
+        choices=choices,
         minimise=minimise,
         min_accuracy=min_accuracy,
         evaluations=evaluations,
@@ -89,6 +91,7 @@ def make_request(
     device: str | None = None,
     resolution: int | None = None,
     max_resolution: int | None = None,
+    choices: Mapping[str, Sequence[Value]] | None = None,
     minimise: str | None = None,
     min_accuracy: float | None = None,
     evaluations: int | None = None,
@@ -98,8 +101,9 @@ def make_request(
 
     limits: the largest allowed value by cost; `latency_ms` is on `device`, and `latency_ms@OTHER` on another device.
     device, OTHER: the name of a device inside the bundle, or a file of measurements, whose stem is then the name.
-    resolution: the only image size allowed. max_resolution: the largest one. minimise: the cost to minimise at
-    `min_accuracy`. evaluations: the most; None: the default.
+    resolution: the only image size allowed. max_resolution: the largest one. choices: the choices that stay open, by
+    name of the gene, as `evolution.choices.Choices` takes them. minimise: the cost to minimise at `min_accuracy`.
+    evaluations: the most; None: the default.
 
     Raises:
         InputError: `device` is missing, or two files have one name.
@@ -127,6 +131,7 @@ def make_request(
         min_accuracy=min_accuracy,
         resolution=resolution,
         max_resolution=max_resolution,
+        choices=canonical_choices(choices or {}),
         seed=seed,
         evaluations=EVALUATIONS if evaluations is None else evaluations,
         warm_start=False,

@@ -11,6 +11,7 @@ import typer
 
 from service.costs import COSTS, CostKind, read_limits
 from service.errors import InputError
+from service.quantities import read_choices
 
 log = logging.getLogger("supple")
 
@@ -27,6 +28,7 @@ class SearchOptions(TypedDict):
     device: str | None
     resolution: int | None
     max_resolution: int | None
+    choices: dict[str, list[float]]
     evaluations: int | None
 
 
@@ -42,12 +44,14 @@ def search_options(command: Callable[..., None]) -> Callable[..., None]:
         texts = {kind.name: values.pop(kind.field) for kind in COSTS}
         latency = texts.pop("latency_ms") or []
         device, resolution, max_resolution = (values.pop(name) for name in ("device", "resolution", "max_resolution"))
+        choices = read_choices(" ".join(values.pop("choices") or []))
         evaluations = _evaluations(values.pop("evaluations"), values.pop("budget"))
         options = SearchOptions(
             limits=read_limits(texts, latency),
             device=device,
             resolution=resolution,
             max_resolution=max_resolution,
+            choices=choices,
             evaluations=evaluations,
         )
         command(**values, options=options)
@@ -71,6 +75,13 @@ def _parameters() -> list[inspect.Parameter]:
         *(_limit_parameter(kind) for kind in COSTS),
         _parameter("resolution", int, help="The only image size allowed, in pixels."),
         _parameter("max_resolution", int, help="The largest image size allowed, in pixels."),
+        _parameter(
+            "choices",
+            list[str],
+            metavar="GENE=VALUE,...",
+            help="Restrict a gene to some of its choices: kernel_size=3,5 in all blocks, stage3.depth=2 in one stage. "
+            "Repeat it for further genes.",
+        ),
         _parameter("evaluations", int, min=1, help="Evaluate at most this many architectures (default 6,000)."),
         _parameter("budget", int, min=1, hidden=True, help="Deprecated: the old name of --evaluations."),
     ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import BaseModel, ValidationError, create_model
 
 from service.costs import COSTS, cost_kind
-from service.quantities import fraction, quantity, written
+from service.quantities import fraction, quantity, read_choices, written, written_choices
 from service.searches.schemas import SearchIn
 
 
@@ -37,9 +37,10 @@ class Budget(CostLimits):
     """The form as typed: each field is text, empty where nothing was typed. `SearchIn` has the same names.
 
     objective: the cost to minimise at `min_accuracy`; without a `min_accuracy` it means nothing. front: the cost whose
-    whole front against accuracy to search for, instead of one network.
+    whole front against accuracy to search for, instead of one network. choices: as `read_choices` reads them.
     """
 
+    choices: str = ""
     max_resolution: str = ""
     min_accuracy: str = ""
     objective: str = ""
@@ -61,6 +62,7 @@ class Budget(CostLimits):
             texts["front"] = request["objectives"][0]
         for field in ("resolution", "max_resolution"):
             texts[field] = str(request.get(field) or "")
+        texts["choices"] = written_choices(request.get("choices", {}))
         return cls(**texts, verify="on" if request["verify"] else "")
 
     def question(self) -> SearchIn:
@@ -105,6 +107,7 @@ READERS: Mapping[str, Callable[[str], Any]] = {
     "min_accuracy": fraction,
     "resolution": int,
     "max_resolution": int,
+    "choices": read_choices,
 }
 
 

@@ -15,7 +15,7 @@ from service.costs import COSTS
 from service.devices import queries as devices
 from service.errors import ConflictError, InvalidError
 from service.searches import queries
-from service.searches.request import SearchRequest
+from service.searches.request import SearchRequest, canonical_choices
 from service.searches.schemas import SearchIn
 from service.storage.store import unpack
 from service.storage.tables import LatencyModelRow, Search, Supernet
@@ -127,6 +127,7 @@ def make_request(body: SearchIn, supernet_id: str) -> SearchRequest:
         min_accuracy=body.min_accuracy,
         resolution=body.resolution,
         max_resolution=body.max_resolution,
+        choices=canonical_choices(body.choices),
         seed=body.seed,
         evaluations=_evaluations(body),
         warm_start=body.warm_start,

@@ -1,6 +1,6 @@
 """A search request in its canonical form: what is stored, hashed and searched for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
@@ -9,7 +9,7 @@ from evolution.limits import Limit
 from evolution.predictors.latency import LatencyModel
 from evolution.problem import Predictor, Problem, build_problem
 from evolution.search import EVALUATIONS, Search
-from supernet.space import Genomes
+from supernet.space import Genomes, Value
 
 IN_PROCESS = 20_000  # evaluations that a client may wait for; a search with more is a job
 
@@ -19,7 +19,8 @@ class SearchRequest:
     """What to search for, and how. The fields mean what they mean in `SearchIn`, without its shorthands.
 
     device: where an objective `latency_ms` is predicted. objectives: the costs of the front; empty unless the objective
-    is `pareto`. evaluations: how many architectures to evaluate at most; its JSON key is `budget`.
+    is `pareto`. choices: as from `canonical_choices`. evaluations: how many architectures to evaluate at most; its JSON
+    key is `budget`.
     """
 
     supernet: str
@@ -35,10 +36,16 @@ class SearchRequest:
     evaluations: int = EVALUATIONS
     warm_start: bool = True
     verify: bool = False
+    choices: tuple[tuple[str, tuple[Value, ...]], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able dict. Stored requests are compared and hashed by it, so neither keys nor values may change."""
+        """A JSON-able dict. Stored requests are compared and hashed by it, so neither keys nor values may change.
+
+        It has `choices` only if some gene is restricted, since earlier releases stored requests without this key.
+        """
         values = asdict(self) | {"limits": [asdict(limit) for limit in self.limits], "objectives": [*self.objectives]}
+        choices = {name: list(values) for name, values in values.pop("choices")}
+        values |= {"choices": choices} if choices else {}
         return {"budget" if name == "evaluations" else name: value for name, value in values.items()}
 
     @classmethod
@@ -47,6 +54,7 @@ class SearchRequest:
         values = {name: data[name] for name in (field.name for field in fields(cls)) if name in data}
         values["limits"] = tuple(Limit(**limit) for limit in data["limits"])
         values["objectives"] = tuple(data.get("objectives", ()))
+        values["choices"] = canonical_choices(data.get("choices", {}))
         values["evaluations"] = data["budget"]
         return cls(**values)
 
@@ -92,6 +100,7 @@ class SearchRequest:
             device=self.device,
             resolution=self.resolution,
             max_resolution=self.max_resolution,
+            choices=dict(self.choices),
             known=known,
         )
 
@@ -100,3 +109,11 @@ class SearchRequest:
         return Search(
             problem, strategy=self.strategy, evaluations=self.evaluations, seed=self.seed, warm_start=warm_start
         )
+
+
+def canonical_choices(choices: Mapping[str, Sequence[float]]) -> tuple[tuple[str, tuple[Value, ...]], ...]:
+    """Restrictions by name of the gene, as `evolution.choices.Choices` takes them, in a fixed order without repeats."""
+    whole = {
+        name: {int(value) if value == int(value) else value for value in values} for name, values in choices.items()
+    }
+    return tuple((name, tuple(sorted(values))) for name, values in sorted(whole.items()))

@@ -20,6 +20,9 @@ else:
     Objective = Literal[FrontObjective, "pareto"]
 
 
+Gene = Annotated[Text, Field(min_length=1, max_length=64)]
+
+
 class LimitIn(Request):
     """The largest allowed value of one cost."""
 
@@ -94,6 +97,14 @@ class SearchIn(ShorthandLimitsIn):
     )
     resolution: int | None = Field(None, gt=0, description="The only image size allowed, pixels.")
     max_resolution: int | None = Field(None, gt=0, description="The largest image size allowed, pixels.")
+    choices: dict[Gene, Annotated[list[float], Field(min_length=1, max_length=127)]] = Field(
+        {},
+        max_length=128,
+        description='Restricts genes to some of their choices, as in `{"kernel_size": [3, 5], "stage3.depth": [2]}`. A '
+        "name is a gene's (`stage2.block1.kernel_size`), a kind's (`kernel_size`: in all blocks), or a kind's within a "
+        "stage (`stage2.kernel_size`). No architecture with another choice is evaluated; floors and proofs in refusals "
+        "are about the architectures that are left.",
+    )
     strategy: Text | None = Field(
         None, max_length=32, description="The search strategy. By default `evolution`, and `nsga2` for a front."
     )

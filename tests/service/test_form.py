@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from service.costs import COSTS, counted_costs
 from service.pages import show
 from service.pages.form import Budget, BudgetError, rounded_up
-from service.quantities import BYTES, COUNTS, quantity, written
+from service.quantities import BYTES, COUNTS, quantity, read_choices, written, written_choices
 
 
 @given(st.floats(1e-6, 1e12))
@@ -76,6 +76,27 @@ def test_architectures_of_other_genes_are_shown_too() -> None:
     assert [(box.label, box.shade, box.height) for box in stage.boxes] == [("width 0.65", 0, 0), ("width 1.0", 2, 0)]
     assert stage.left_out == 1
     assert show.line(arch, space) == f"32{show.GAP}px | width 0.65, width 1.0"
+
+
+@pytest.mark.parametrize(
+    ("text", "choices"),
+    [
+        ("", {}),
+        ("kernel_size=3,5", {"kernel_size": [3, 5]}),
+        ("  stage3.depth=2   expand_ratio=0.25,0.35 ", {"stage3.depth": [2], "expand_ratio": [0.25, 0.35]}),
+    ],
+)
+def test_restricted_choices_are_read_and_written(text: str, choices: dict[str, list[float]]) -> None:
+    assert read_choices(text) == choices
+    assert Budget(choices=text).question().choices == choices
+    assert written_choices(choices) == " ".join(text.split())
+
+
+@pytest.mark.parametrize("text", ["kernel_size", "=3", "kernel_size=", "kernel_size=3,,5", "a=nan", "a=1 a=2", "a= 1"])
+def test_choices_that_cannot_be_read_are_explained_at_their_field(text: str) -> None:
+    with pytest.raises(BudgetError) as refused:
+        Budget(choices=text).question()
+    assert set(refused.value.fields) == {"choices"}
 
 
 def test_an_objective_needs_a_least_accuracy_to_mean_anything() -> None:

@@ -47,6 +47,17 @@ def _own_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("search BUNDLE --max-flops=-3M", "a positive number is needed"),
         ("search BUNDLE --max-model-bytes 3M", "'3M' is not a quantity here; write it as 8.5 or 512KB or 1.5MB or 2Mi"),
         ("search BUNDLE --max-resolution 7", "max_resolution is 7; the smallest of mbv3-digits is 8"),
+        ("search BUNDLE --choices kernel_size", "'kernel_size' is not a restricted gene; write it as kernel_size=3,5"),
+        ("search BUNDLE --choices kernel_size=3,x", "'kernel_size=3,x' is not a restricted gene"),
+        ("search BUNDLE --choices kernel_size=3 --choices kernel_size=5", "kernel_size is restricted twice; write all"),
+        (
+            "search BUNDLE --choices colour=3",
+            "mbv3-digits has no gene 'colour'; its genes are resolution, depth, kernel",
+        ),
+        (
+            "search BUNDLE --choices stage1.kernel_size=9",
+            "stage1.kernel_size has no choice 9; its choices are 3, 5, 7",
+        ),
         ("search BUNDLE --max-latency-ms 3", "needs --device"),
         ("search BUNDLE --minimise latency_ms --min-accuracy 0.9", "needs --device"),
         ("search BUNDLE --max-latency-ms phone=3", "--device is phone: No such file"),
@@ -210,6 +221,21 @@ def test_the_least_of_a_cost_at_an_accuracy(bundle_path: Path, run: Run) -> None
     said = run(*command[:-1], *beyond)
     assert said.code == 0
     assert re.search(r"predicted accuracy +0\.9\d+   0.99999 was not reached\n", said.stdout)
+
+
+def test_a_search_keeps_to_the_choices_that_are_open(bundle_path: Path, run: Run) -> None:
+    command = ["search", str(bundle_path), "--evaluations", "500", "--max-flops", "1.2M"]
+    choices = ["--choices", "kernel_size=3,5", "--choices", "stage3.depth=2 stage1.expand_ratio=4"]
+    found = json.loads(run(*command, *choices, "--json").stdout)
+    assert found["request"]["choices"] == {"kernel_size": [3, 5], "stage1.expand_ratio": [4], "stage3.depth": [2]}
+    for candidate in (found["best"], *found["front"]):
+        stages = candidate["arch"]["stages"]
+        assert {kernel_size for stage in stages for kernel_size, _ in stage} <= {3, 5}
+        assert {ratio for _, ratio in stages[0]} == {4}
+        assert len(stages[2]) == 2
+    ran = run(*command, *choices, "--max-params", "10k")
+    assert ran.code == 2
+    assert "mbv3-digits with kernel_size 3 or 5, stage1.expand_ratio 4, stage3.depth 2 is below" in ran.stderr
 
 
 def test_file_size_peak_memory_and_resolution_are_limited(bundle_path: Path, tables: CostTables, run: Run) -> None:

@@ -366,6 +366,18 @@ def test_file_size_peak_memory_and_resolution_are_limited_in_words(client: TestC
 
 
 @pytest.mark.slow
+def test_choices_are_restricted_in_the_form(client: TestClient, supernet: str) -> None:
+    page = ask(client, supernet=supernet, max_flops="1M", choices="stage3.depth=2 kernel_size=3,5")
+    search = api(client, page)
+    assert search["request"]["choices"] == {"kernel_size": [3, 5], "stage3.depth": [2]}
+    assert all(kernel_size < 7 for stage in search["best"]["arch"]["stages"] for kernel_size, _ in stage)
+    assert value_of(page.text, "choices") == "kernel_size=3,5 stage3.depth=2"
+    unknown = text(ask(client, supernet=supernet, choices="colour=3").text)
+    assert "mbv3-digits has no gene 'colour'; its genes are resolution, depth, kernel_size, expand_ratio" in unknown
+    refused = text(ask(client, supernet=supernet, max_flops="0.2M", choices="kernel_size=7").text)
+    assert "no architecture of mbv3-digits with kernel_size 7 is below" in refused
+
+
 def test_a_search_that_verifies_is_waited_for(client: TestClient, context: Context, device: str) -> None:
     waiting = ask(client, device=device, max_latency_ms="0.05", verify="on")
     path = waiting.url.path

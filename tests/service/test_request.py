@@ -8,7 +8,7 @@ import pytest
 
 from evolution.limits import Limit
 from service.searches.findings import Findings
-from service.searches.request import SearchRequest
+from service.searches.request import SearchRequest, canonical_choices
 
 STORED: dict[str, Any] = {
     "supernet": "374ff9d47b336b69",
@@ -34,6 +34,15 @@ def test_the_json_is_what_earlier_releases_stored_to_the_byte() -> None:
     assert json.dumps(SearchRequest.from_json(STORED).to_json()) == json.dumps(STORED)
     digest = hashlib.sha256(json.dumps(STORED, sort_keys=True).encode()).hexdigest()
     assert digest == "fa34352533ec9fa8d7b0385b3d0ef2e22251170e18ef26f43acfadf39951d4f2"
+
+
+def test_restricted_choices_are_stored_in_one_order() -> None:
+    choices = {"stage3.depth": [2.0], "kernel_size": [5, 3, 3]}
+    request = SearchRequest("some", choices=canonical_choices(choices))
+    assert request.to_json()["choices"] == {"kernel_size": [3, 5], "stage3.depth": [2]}
+    assert json.dumps(request.to_json()["choices"]) == '{"kernel_size": [3, 5], "stage3.depth": [2]}'
+    assert SearchRequest.from_json(request.to_json()) == request
+    assert hash(request) == hash(SearchRequest("some", choices=canonical_choices(dict(reversed(choices.items())))))
 
 
 def test_a_request_is_a_value() -> None:

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select, text
 
+from evolution.choices import Choices
 from evolution.costs import CostTables
 from evolution.feasibility import MAX_NODES, Feasibility
 from evolution.limits import Constraint, Limit, constrain
@@ -34,6 +36,7 @@ from service.storage.tables import Candidate, Device, Search, SearchCandidate, S
 from supernet.bundle import Bundle
 from supernet.space import Architecture, Genomes
 from tests.support.postgres import empty_postgres
+from tests.support.restrictions import obeys
 from tests.support.service import BUDGET, ask
 
 
@@ -256,6 +259,36 @@ def test_file_size_and_peak_memory_are_limited_and_counted(
     assert len(found) > 10
 
 
+def test_restricted_choices_hold_for_answers_fronts_warm_starts_and_stored_answers(
+    client: TestClient, context: Context, supernet: str, tables: CostTables
+) -> None:
+    space = tables.space
+    choices: dict[str, list[float]] = {"kernel_size": [3, 5], "stage3.depth": [2], "resolution": [12, 16]}
+    search = partial(ask, client, warm_start=True)
+    free = search(max_flops=1.4e6).json()
+    restricted = search(max_flops=1.4e6, choices=choices).json()
+    assert restricted["answered_from"] is None
+    assert restricted["request"]["choices"] == {"kernel_size": [3, 5], "resolution": [12, 16], "stage3.depth": [2]}
+    assert restricted["best"]["predicted_accuracy"] <= free["best"]["predicted_accuracy"]
+    front = search(objective="pareto", objectives=["params"], choices=choices).json()
+    assert 0 < front["warm_starts"] < free["front_size"] + WARM_STARTS  # what was stored among open choices
+    rows = [restricted["best"], *restricted["front"], *front["front"]]
+    genomes = np.stack([space.encode(Architecture.from_json(row["arch"])) for row in rows])
+    assert obeys(space, choices, genomes).all()
+    with context.database.reading() as session:
+        for row in session.scalars(select(Search).where(Search.id != free["id"])):
+            evaluated = unpack(context.store.path(row.evaluated or "").read_bytes())["genomes"]
+            assert obeys(space, choices, evaluated).all()
+    again = search(max_flops=1.4e6, choices=dict(reversed(choices.items()))).json()
+    assert again["answered_from"] == restricted["id"]
+    assert search(max_flops=1.4e6).json()["answered_from"] == free["id"]
+    refused = search(max_flops=2e5, choices=choices).json()
+    assert "of mbv3-digits with kernel_size 3 or 5, resolution 12 or 16, stage3.depth 2 is below" in refused["detail"]
+    assert refused["proven"] is True
+    raised = search(max_flops=refused["nearest"]["flops"]["max"], choices=choices)
+    assert raised.json()["best"]["flops"] == refused["floors"]["flops"]
+
+
 @pytest.mark.parametrize("cost", ["model_bytes", "peak_memory_bytes"])
 def test_the_least_of_what_is_counted_at_an_accuracy(client: TestClient, supernet: str, cost: str) -> None:
     most = ask(client).json()["best"]
@@ -306,6 +339,11 @@ BAD_QUESTIONS: list[tuple[dict[str, Any], str]] = [
     ({"max_resolution": 7}, "max_resolution is 7; the smallest of mbv3-digits is 8"),
     ({"resolution": 16, "max_resolution": 12}, "resolution is 16 and max_resolution is 12; leave one of them out"),
     ({"max_peak_memory_bytes": "1MB"}, "max_peak_memory_bytes is '1MB': input should be a valid number"),
+    ({"choices": {"colour": [1]}}, "mbv3-digits has no gene 'colour'; its genes are resolution, depth, kernel_size, e"),
+    ({"choices": {"kernel_size": [3, 4]}}, "kernel_size has no choice 4; its choices are 3, 5, 7"),
+    ({"choices": {"kernel_size": []}}, "choices.kernel_size: list should have at least 1 item"),
+    ({"choices": {"stage1.depth": [1], "depth": [2]}}, "nothing is left of stage1.depth, whose choices are 1, 2, with"),
+    ({"choices": {"resolution": [8]}, "resolution": 12}, "resolution is 12, which the restricted choices exclude: res"),
     ({"strategy": "magic"}, "unknown strategy 'magic'; there are evolution, "),
     ({"budget": 0}, "budget is 0"),
     ({"seed": -1}, "seed is -1"),
@@ -478,10 +516,14 @@ def remembering(client: TestClient, headers: dict[str, str] | None = None, **bod
 
 
 def cut_off(
-    tables: CostTables, constraints: Sequence[Constraint], *resolutions: int | None, known: Genomes | None = None
+    tables: CostTables,
+    constraints: Sequence[Constraint],
+    *resolutions: int | None,
+    choices: Choices | None = None,
+    known: Genomes | None = None,
 ) -> Region:
     """`find_region` as if no node could be spent: nothing is found but what is known."""
-    region = Region(tables, constraints, *resolutions)
+    region = Region(tables, constraints, *resolutions, choices)
     if known is not None:
         region.add_anchors(known)
     if not region.anchored.any():

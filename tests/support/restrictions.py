@@ -1,6 +1,6 @@
 """Restricted choices, drawn at random and checked on architectures one by one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from evolution.choices import Choices
 from supernet.space import Genomes, SearchSpace, Value
 
-Restrictions = Mapping[str, tuple[Value, ...]]
+Restrictions = Mapping[str, Sequence[Value]]
 
 
 def living_genes(space: SearchSpace, genome: Genomes) -> dict[str, Value]:
