@@ -37,7 +37,7 @@ def test_the_json_is_what_earlier_releases_stored_to_the_byte() -> None:
 
 
 def test_restricted_choices_are_stored_in_one_order() -> None:
-    choices = {"stage3.depth": [2.0], "kernel_size": [5, 3, 3]}
+    choices: dict[str, list[float]] = {"stage3.depth": [2.0], "kernel_size": [5, 3, 3]}
     request = SearchRequest("some", choices=canonical_choices(choices))
     assert request.to_json()["choices"] == {"kernel_size": [3, 5], "stage3.depth": [2]}
     assert json.dumps(request.to_json()["choices"]) == '{"kernel_size": [3, 5], "stage3.depth": [2]}'

@@ -518,12 +518,14 @@ def remembering(client: TestClient, headers: dict[str, str] | None = None, **bod
 def cut_off(
     tables: CostTables,
     constraints: Sequence[Constraint],
-    *resolutions: int | None,
+    resolution: int | None,
+    max_resolution: int | None,
+    *,
     choices: Choices | None = None,
     known: Genomes | None = None,
 ) -> Region:
     """`find_region` as if no node could be spent: nothing is found but what is known."""
-    region = Region(tables, constraints, *resolutions, choices)
+    region = Region(tables, constraints, resolution, max_resolution, choices)
     if known is not None:
         region.add_anchors(known)
     if not region.anchored.any():
