@@ -108,6 +108,6 @@ def allowed_resolutions(choices: Choices, resolution: int | None, max_resolution
     allowed = np.array([resolution in (None, size) and size <= largest for size in space.resolutions])
     allowed &= choices.open[0, : len(allowed)]
     if not allowed.any():
-        asked = f"resolution is {resolution}" if resolution is not None else f"max_resolution is {max_resolution}"
-        raise ValueError(f"{asked}, which the restricted choices exclude: {choices.describe()}; leave one of them out")
+        setting = f"resolution is {resolution}" if resolution is not None else f"max_resolution is {max_resolution}"
+        raise ValueError(f"{setting}, which the restricted choices exclude: {choices.describe()}; leave one of them out")
     return allowed
