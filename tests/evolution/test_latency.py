@@ -53,7 +53,7 @@ def test_an_exact_device_is_predicted_exactly_where_it_was_not_measured() -> Non
 def test_the_card_states_the_error_on_networks_the_fit_did_not_see() -> None:
     noise = 0.05
     errors, fresh = [], []
-    for seed in range(10):
+    for seed in range(6):
         model, blocks = fitted(40, noise, seed)
         rng = np.random.default_rng(100 + seed)
         genomes = SPACE.sample(rng, 500)
@@ -66,7 +66,7 @@ def test_the_card_states_the_error_on_networks_the_fit_did_not_see() -> None:
 @pytest.mark.slow
 def test_a_bound_covers_as_often_as_it_says() -> None:
     covered = []
-    for seed in range(20):
+    for seed in range(8):
         model, blocks = fitted(40, 0.1, seed)
         rng = np.random.default_rng(200 + seed)
         genomes = SPACE.sample(rng, 300)

@@ -1,9 +1,11 @@
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from service.searches.question import load_question
 from service.settings import Settings
 from service.storage.tables import Export, LatencyMeasurement, Search, SearchState, Verification
 from supernet.space import Architecture
+from tests.support.postgres import empty_tables
 from tests.support.service import add_device
 
 
@@ -43,6 +46,16 @@ class Steps:
             self.ran.append(name)
             self.done[name] = function()
         return self.done[name]
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, sqlite_template: Path, tmp_path: Path) -> str:
+    """SQLite; PostgreSQL where a test asks for it, since the worker's steps are the same on both."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'supple.db')}"
+    url: str = request.getfixturevalue("postgres_url")
+    empty_tables(url)
+    return url
 
 
 @pytest.fixture
@@ -215,6 +228,7 @@ def test_a_minimum_accuracy_must_hold_as_verified(client: TestClient, context: C
     assert "min_accuracy 0.93" in search["problem"]["detail"]
 
 
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 def test_a_worker_that_dies_anywhere_loses_no_more_than_the_step_it_was_in(
     client: TestClient, context: Context, device: str
 ) -> None:
@@ -336,6 +350,7 @@ def test_a_bundle_without_held_out_images_says_so(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 def test_a_worker_process_answers_while_the_client_waits(
     client: TestClient, context: Context, settings: Settings, device: str
 ) -> None:

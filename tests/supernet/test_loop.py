@@ -580,10 +580,9 @@ torch.save(state.averaged().state_dict(), folder / "final.pt")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_killed_with_sigkill_at_random_steps_it_still_ends_bit_equal(seed: int, tmp_path: Path) -> None:
+def test_killed_with_sigkill_at_random_steps_it_still_ends_bit_equal(tmp_path: Path) -> None:
     """It saves after every step, so kills land in forward passes and in the midst of writing checkpoints alike."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     straight = TrainingState.fresh(SPACE, KILLED)
     for _ in train(straight, photographs(tmp_path)):
         pass

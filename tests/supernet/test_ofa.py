@@ -100,8 +100,11 @@ RENAMES: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rename", RENAMES.values(), ids=RENAMES)
-@pytest.mark.parametrize("counters", [True, False], ids=["", "without num_batches_tracked"])
+@pytest.mark.parametrize(
+    ("rename", "counters"),
+    [*((rename, True) for rename in RENAMES.values()), (RENAMES["the oldest"], False)],
+    ids=[*RENAMES, "the oldest, without num_batches_tracked"],
+)
 def test_older_names_mean_todays_tensors(
     rename: Callable[[str], str], counters: bool, state: State, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ class empty_postgres:  # noqa: N801 - used as a function
 
     def __enter__(self) -> str:
         self._execute(f'CREATE DATABASE "{self.name}" TEMPLATE "{self.template}"')
+        self._execute(f'ALTER DATABASE "{self.name}" SET synchronous_commit = off')  # no test stops the server
         return make_url(SERVER).set(database=self.name).render_as_string(hide_password=False)
 
     def __exit__(self, *_: object) -> None:
@@ -34,9 +35,10 @@ def empty_tables(url: str) -> None:
     others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"SELECT pg_terminate_backend(pid) {others}")
-        tables = connection.execute(
+        rows = connection.execute(
             "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname IN ('public', 'dbos') "
             "AND tablename NOT IN ('alembic_version', 'dbos_migrations')"
         )
-        names = ", ".join(table for (table,) in tables)
-        connection.execute(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
+        deletions = "".join(f"DELETE FROM {table};" for (table,) in rows)  # a tenth of the time of TRUNCATE
+        # As a replica it checks no foreign keys, so the order does not matter.
+        connection.execute(f"BEGIN; SET LOCAL session_replication_role = replica; {deletions} COMMIT")
