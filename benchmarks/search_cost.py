@@ -15,7 +15,9 @@ import numpy as np
 
 from evolution.costs import CostTables
 from evolution.limits import Limit, constrain
-from evolution.predictors.accuracy import AccuracyPredictor, one_hot
+from evolution.predictors.accuracy import AccuracyPredictor
+from evolution.predictors.features import one_hot
+from evolution.predictors.layers import Layers
 from evolution.problem import Problem
 from evolution.search import Search
 from service.bundles.search import load_latency_model
@@ -30,6 +32,8 @@ def predictions(bundle: Bundle) -> None:
     """Print the time of `predict` per architecture, and how many times that of its matrix products it is."""
     assert bundle.predictor_path is not None
     predictor = AccuracyPredictor.load(bundle.predictor_path, bundle.space)
+    assert isinstance(predictor.model, Layers), "Once-for-All's predictor has layers"
+    layers = predictor.model.layers
     for count in ARCHITECTURES:
         genomes = bundle.space.sample(np.random.default_rng(0), count)
         features = one_hot(bundle.space, genomes)
@@ -37,7 +41,7 @@ def predictions(bundle: Bundle) -> None:
         def products(features: np.ndarray = features) -> None:
             for start in range(0, len(features), 8192):
                 values = features[start : start + 8192]
-                for weight, _ in predictor.layers:
+                for weight, _ in layers:
                     values = values @ weight
 
         def predict(genomes: np.ndarray = genomes) -> None:

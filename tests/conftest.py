@@ -114,7 +114,7 @@ def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     genomes = space.sample(rng, 200)
     flops = CostTables(space).flops(genomes)
     accuracy = 0.9 + 0.09 * (flops - flops.min()) / np.ptp(flops)
-    predictor = AccuracyPredictor.fit(space, genomes, accuracy, None, rng)
+    predictor = AccuracyPredictor.fit(space, genomes, accuracy, None, rng, "ridge")
     torch.set_num_threads(1)  # its threads would only get into each other's way
     generator = torch.Generator().manual_seed(0)
     supernet = supernet_class(space.family)(space)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolution.arrays import Floats
-from evolution.predictors.accuracy import one_hot
+from evolution.predictors.features import one_hot
 from evolution.problem import Problem, Scores
 from evolution.strategies import State
 from supernet.space import Genomes

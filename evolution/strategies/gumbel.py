@@ -24,14 +24,17 @@ Each `ask`:
    are soft here. Scoring them counts as evaluations once more.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evolution.costs import AdditiveCost, Cost, CostTables
-from evolution.predictors.accuracy import Layer, Link
+from evolution.predictors.fitting import Model
+from evolution.predictors.kernel import Kernel
+from evolution.predictors.layers import Layers
+from evolution.predictors.link import Link
 from evolution.problem import Problem, Scores
 from evolution.strategies import State
 from supernet.space import Genomes
@@ -53,7 +56,7 @@ class Gumbel:
     """A categorical distribution per gene, moved along the gradient of a relaxed problem; hard samples go forward.
 
     Raises:
-        ValueError: the problem's predictor has no layers to differentiate through.
+        ValueError: the problem's predictor has no model with a gradient.
     """
 
     hard: ClassVar[bool] = True
@@ -145,16 +148,16 @@ class SoftGumbel(Gumbel):
 
 
 @runtime_checkable
-class Layered(Protocol):
-    """A predictor with a gradient: linear layers on one-hot genes with ReLU between them, and perhaps a link."""
+class Differentiable(Protocol):
+    """A predictor with a gradient: a model of one-hot genes, and perhaps a link."""
 
     @property
-    def layers(self) -> Sequence[Layer]:
-        """Weights (inputs, outputs) and biases (outputs,)."""
+    def model(self) -> Model:
+        """Layers or a kernel."""
 
     @property
     def link(self) -> Link | None:
-        """From the last layer's output to an accuracy; None where the output is the accuracy."""
+        """From the model's score to an accuracy; None where the score is the accuracy."""
 
 
 class Relaxation:
@@ -163,16 +166,16 @@ class Relaxation:
     uniform: (G, C) logits, -inf where a gene has no such open choice.
 
     Raises:
-        ValueError: the problem's predictor is not `Layered`.
+        ValueError: the problem's predictor is not `Differentiable`, or its model is none that has a gradient.
     """
 
     def __init__(self, problem: Problem) -> None:
         import torch
 
-        if not isinstance(problem.predictor, Layered):
+        if not isinstance(problem.predictor, Differentiable):
             raise ValueError(
-                f"gradients need a predictor with layers, which {type(problem.predictor).__name__} does not have; "
-                "take another strategy than gumbel"
+                "gradients need a predictor with layers or a kernel, which "
+                f"{type(problem.predictor).__name__} does not have; take another strategy than gumbel"
             )
         space = problem.tables.space
         exists = np.arange(space.num_choices.max()) < space.num_choices[:, None]
@@ -185,9 +188,7 @@ class Relaxation:
         probes = np.tile(space.num_choices - 1, (len(genes), 1)).astype(np.int8)
         probes[np.arange(len(genes)), genes] = choices
         self._drops = torch.from_numpy((~space.alive(probes)).astype(np.float64))  # (F, G) the genes a choice drops
-        self._layers = [
-            [torch.from_numpy(array.astype(np.float64)) for array in layer] for layer in problem.predictor.layers
-        ]
+        self._score = _differentiable(problem.predictor.model)
         expectation = _Expectation(problem.tables)
         self._limits = [(expectation.cost(limit.cost, limit.max), limit.max) for limit in problem.region.constraints]
         self._minimised = expectation.cost(problem.minimise, problem.minimise.ceiling) if problem.minimise else None
@@ -211,11 +212,30 @@ class Relaxation:
         """(B,) predicted from columns (B, F), each gene weighted with the probability that it is alive."""
         import torch
 
-        values = columns * (1 - columns @ self._drops)[:, self._gene]
-        for depth, (weight, bias) in enumerate(self._layers):
-            values = (torch.relu(values) if depth else values) @ weight + bias
-        score = values[:, 0]
+        score = self._score(columns * (1 - columns @ self._drops)[:, self._gene])
         return torch.sigmoid(self._link.slope * score + self._link.intercept) if self._link else score
+
+
+def _differentiable(model: Model) -> "Callable[[Tensor], Tensor]":
+    """The scores (B,) of a model as a function of features (B, F)."""
+    import torch
+
+    def tensor(array: NDArray[Any]) -> "Tensor":
+        return torch.from_numpy(array.astype(np.float64))
+
+    if isinstance(model, Kernel):
+        weights, exponents, offsets, amplitudes = map(tensor, model.products)
+        return lambda x: x @ weights + torch.exp(x @ exponents + offsets) @ amplitudes + model.mean
+    if not isinstance(model, Layers):
+        raise ValueError(f"gumbel knows no gradient of a {type(model).__name__}; take another strategy")
+    layers = [(tensor(weight), tensor(bias)) for weight, bias in model.layers]
+
+    def score(values: "Tensor") -> "Tensor":
+        for depth, (weight, bias) in enumerate(layers):
+            values = (torch.relu(values) if depth else values) @ weight + bias
+        return values[:, 0]
+
+    return score
 
 
 class _Expectation:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from evolution.predictors.accuracy import MIN_PAIRS
+from evolution.predictors.fitting import MIN_PAIRS, Kind
 from supernet.bundle import Bundle, BundleError
 from supernet.checks import FORBID_EXTRA, require
 from supernet.data import CACHE_BYTES, Dataset, OnBadImage, load
@@ -47,11 +47,15 @@ class DatasetConfig:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationConfig:
-    """subnets: (architecture, accuracy) pairs to measure for the predictor. views: perturbations of held-out images."""
+    """subnets: (architecture, accuracy) pairs to measure for the predictor. views: perturbations of held-out images.
+
+    predictor: its kind; None compares the kinds.
+    """
 
     subnets: int = 1_000
     calibration_images: int = 2_000
     views: Views = field(default_factory=Views)
+    predictor: Kind | None = None
 
     __pydantic_config__ = FORBID_EXTRA
 

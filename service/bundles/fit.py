@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from evolution.predictors.accuracy import AccuracyPredictor, Kind, learning_curve
+from evolution.predictors.accuracy import AccuracyPredictor, learning_curve
+from evolution.predictors.fitting import Kind
 from service.bundles.pairs import Pairs, stratified
 from supernet.bundle import Bundle, BundleError, with_predictor
 from supernet.streams import Stream, random_generator
@@ -12,7 +13,7 @@ def fit_bundle(
     bundle: Bundle,
     *,
     subnets: int,
-    kind: Kind,
+    kind: Kind | None,
     seed: int,
     progress: Callable[[str, int, int, str], None] = lambda stage, done, total, remark: None,
 ) -> Bundle:
@@ -37,9 +38,10 @@ def fit_bundle(
     for done, scored in pairs.measure(bundle.evaluator(), space, genomes):
         progress("measure subnets", done, len(genomes), f"accuracy {scored.accuracy:.3f}")
     accuracy, log_likelihood = pairs.scores(genomes)
-    progress("fit the predictor", 0, 1, kind)
+    progress("fit the predictor", 0, 1, kind or "compare kinds")
     predictor = AccuracyPredictor.fit(space, genomes, accuracy, log_likelihood, rng, kind)
-    curve = learning_curve(space, genomes, accuracy, log_likelihood, rng, kind)
+    chosen = predictor.card["kind"]
+    curve = learning_curve(space, genomes, accuracy, log_likelihood, rng, chosen)
     report = {**bundle.report, "predictor": predictor.card, "learning_curve": curve}
-    progress("fit the predictor", 1, 1, kind)
+    progress("fit the predictor", 1, 1, chosen)
     return with_predictor(bundle, predictor.to_bytes(), report)

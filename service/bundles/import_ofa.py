@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from evolution.costs import CostTables
 from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.predictors.latency import LatencyModel
+from evolution.predictors.once_for_all import from_once_for_all
 from service.devices.schemas import DeviceIn
 from service.errors import InputError
 from supernet import ofa
@@ -174,7 +175,7 @@ def _accuracy_predictor(path: Path, space: SearchSpace) -> AccuracyPredictor:
     }
     layers = ofa.read_predictor(path)
     try:
-        return AccuracyPredictor.from_once_for_all(space, layers, card)
+        return from_once_for_all(space, layers, card)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -162,7 +162,7 @@ def _make_bundle(config: TrainingConfig, folder: Path, state: TrainingState, dat
     pairs = Pairs(folder / "pairs.jsonl", measured_on)
     for done, scored in pairs.measure(evaluator, space, genomes):
         yield Step("measure subnets", done, len(genomes), f"accuracy {scored.accuracy:.3f}")
-    predictor = AccuracyPredictor.fit(space, genomes, *pairs.scores(genomes), rng)
+    predictor = AccuracyPredictor.fit(space, genomes, *pairs.scores(genomes), rng, config.evaluation.predictor)
 
     report = {
         "corners": {

@@ -155,7 +155,7 @@ def show_corners(report: Mapping[str, Any], console: Console) -> None:
 
 
 def show_predictor(card: Mapping[str, Any], console: Console) -> None:
-    """The predictor's error on pairs that it was not fitted on, and a warning if it ranks them badly.
+    """The predictor's error on pairs that it was not fitted on, the kinds compared, and a warning if it ranks badly.
 
     RMSE is of accuracies. Kendall's tau is of log-likelihoods, by which candidates are ranked.
     """
@@ -166,6 +166,15 @@ def show_predictor(card: Mapping[str, Any], console: Console) -> None:
         f"accuracy predictor: {card['pairs']} pairs, RMSE {card['rmse']:.2%}, Kendall tau {tau(card)}{front} "
         f"({card['validation']}{kind})"
     )
+    if interval := card.get("interval"):
+        held = f"{interval['coverage']:.0%} of the pairs left out"
+        console.print(f"its {interval['level']:.0%} intervals hold {held}", highlight=False)
+    if len(card.get("compared", {})) > 1:
+        table = Table("kind", "RMSE", "Kendall tau", "in the best quarter", title="predictors compared")
+        for name, errors in card["compared"].items():
+            label = f"{name}, kept" if name == card["kind"] else name
+            table.add_row(label, f"{errors['rmse']:.2%}", tau(errors), tau(errors["best_quarter"]))
+        console.print(table)
     if warning := ranking_warning(card):
         console.print(f"[yellow]warning:[/] {warning}")
 

@@ -57,6 +57,7 @@ class KindOption(StrEnum):
     """The kinds of accuracy predictor."""
 
     ridge = "ridge"
+    kernel = "kernel"
     mlp = "mlp"
 
 
@@ -149,7 +150,12 @@ def train(
 def fit(
     bundle: BundleArgument,
     subnets: Annotated[int, typer.Option(min=10, help="How many subnets to measure, spread over FLOPs.")] = 1_000,
-    kind: Annotated[KindOption, typer.Option(help="Ridge regression, or the MLP of Once-for-All.")] = KindOption.ridge,
+    kind: Annotated[
+        KindOption | None,
+        typer.Option(
+            help="The kind of predictor: ridge, kernel (a Gaussian process) or mlp. By default, compare them."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of subnets and of the fit.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -158,7 +164,9 @@ def fit(
     from service.cli.display import Bar, show_fitted
 
     with Bar(err) as bar:
-        fitted = fit_bundle(_open(bundle), subnets=subnets, kind=kind.value, seed=seed, progress=bar)
+        fitted = fit_bundle(
+            _open(bundle), subnets=subnets, kind=None if kind is None else kind.value, seed=seed, progress=bar
+        )
     if as_json:
         _print_json(fitted.report["predictor"] | {"learning_curve": fitted.report["learning_curve"]})
     else:

@@ -7,12 +7,13 @@ import torch
 from evolution.arrays import Floats
 from evolution.costs import AdditiveCost, CostTables
 from evolution.limits import Constraint
+from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.problem import Problem
 from evolution.search import Search, solve
 from evolution.strategies.gumbel import Gumbel, Relaxation, SoftGumbel
 from supernet.families import preset
 from supernet.space import Genomes, SearchSpace
-from tests.support.predictors import network
+from tests.support.predictors import kernel, network
 from tests.support.tiny import TINY, enumerate_space, random_cost
 
 TABLES = CostTables(TINY)
@@ -33,10 +34,11 @@ def hot(space: SearchSpace, genomes: Genomes) -> torch.Tensor:
     return torch.from_numpy((genomes[..., None] == np.arange(space.num_choices.max())).astype(np.float64))
 
 
-def test_at_one_hot_genes_the_relaxation_is_the_problem() -> None:
+@pytest.mark.parametrize("predictor", [network(TINY, 0), kernel(TINY)], ids=["layers", "kernel"])
+def test_at_one_hot_genes_the_relaxation_is_the_problem(predictor: AccuracyPredictor) -> None:
     rng = np.random.default_rng(0)
     costs = [random_cost(TABLES, rng, name) for name in ("one", "other")]
-    problem = Problem(TABLES, network(TINY, 0), tuple(Constraint(cost, float(np.median(cost(ALL)))) for cost in costs))
+    problem = Problem(TABLES, predictor, tuple(Constraint(cost, float(np.median(cost(ALL)))) for cost in costs))
     gain, excess = Relaxation(problem)(hot(TINY, ALL), 0.1)
     scores = problem.score(ALL)
     assert gain.numpy() * 0.1 == pytest.approx(scores.accuracy, abs=1e-6)
@@ -122,5 +124,7 @@ def test_a_predictor_without_layers_is_refused() -> None:
         def predict(self, genomes: Genomes) -> Floats:
             return np.full(len(genomes), 0.5)
 
-    with pytest.raises(ValueError, match="gradients need a predictor with layers, which Constant does not have"):
+    with pytest.raises(
+        ValueError, match="gradients need a predictor with layers or a kernel, which Constant does not have"
+    ):
         solve(Problem(TABLES, Constant()), strategy="gumbel")

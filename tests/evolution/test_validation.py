@@ -58,3 +58,8 @@ def test_the_interval_of_tau_holds_it_and_narrows_with_more_pairs() -> None:
         widths.append(interval[1] - interval[0])
     assert widths[1] < widths[0] / 2
     assert tau_interval(x, np.ones(200), rng) is None
+
+
+def test_kendall_tau_of_a_constant_is_none() -> None:
+    assert kendall_tau(np.arange(5.0), np.ones(5)) is None
+    assert kendall_tau(np.arange(5.0), np.arange(5.0)) == pytest.approx(1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evolution.predictors.accuracy import MIN_PAIRS
+from evolution.predictors.fitting import MIN_PAIRS
 from service.bundles import config as training_config
 from service.bundles.config import DatasetConfig, EvaluationConfig, TrainingConfig, load_data
 from service.bundles.export import export_subnet_of

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 
 from evolution.predictors.accuracy import AccuracyPredictor
+from evolution.predictors.layers import Layers
 from supernet.space import SearchSpace
 from tests.support.tiny import smooth_accuracy
 
@@ -18,4 +19,11 @@ def network(space: SearchSpace, seed: int) -> AccuracyPredictor:
         for n, m in pairwise(sizes)
     )
     one = smooth_accuracy(space, rng)
-    return AccuracyPredictor(space, layers, one.link, {})
+    return AccuracyPredictor(space, Layers(layers), one.link, {})
+
+
+def kernel(space: SearchSpace) -> AccuracyPredictor:
+    """A Gaussian process fitted on 40 values of `network`."""
+    rng = np.random.default_rng(0)
+    genomes = space.sample(rng, 40)
+    return AccuracyPredictor.fit(space, genomes, network(space, 0).predict(genomes), None, rng, "kernel")

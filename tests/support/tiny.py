@@ -7,7 +7,8 @@ import numpy as np
 
 from evolution.arrays import Floats
 from evolution.costs import AdditiveCost, CostTables
-from evolution.predictors.accuracy import Layer, Link
+from evolution.predictors.layers import Layers
+from evolution.predictors.link import Link
 from supernet.operators import Operator, Operators, Part
 from supernet.space import Gene as GeneOf
 from supernet.space import Genomes, SearchSpace, Value
@@ -93,11 +94,11 @@ class Additive:
         return Link(1.0, 0.0)
 
     @property
-    def layers(self) -> tuple[Layer, ...]:
+    def model(self) -> Layers:
         """The same on one-hot genes."""
         choices = np.concatenate([np.arange(n) for n in self.space.num_choices])
         weights = np.repeat(self.weights, self.space.num_choices) * choices
-        return ((weights[:, None].astype(np.float32), np.zeros(1, np.float32)),)
+        return Layers(((weights[:, None].astype(np.float32), np.zeros(1, np.float32)),))
 
     def predict(self, genomes: Genomes) -> Floats:
         """(N,) fractions."""
