@@ -31,6 +31,6 @@ types: $(INSTALLED)
 test: lint types
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# On SQLite alone, without what trains, builds packages or starts servers.
+# On SQLite alone, without what takes seconds.
 quick: $(INSTALLED)
 	$(BIN)/pytest -n auto --maxprocesses 4 -m 'not slow' -k 'not postgresql' $(ARGS)

@@ -117,6 +117,7 @@ def random_problem(rng: np.random.Generator) -> tuple[Problem, Genomes, Genomes]
     return problem, left, left[within]
 
 
+@pytest.mark.slow
 def test_regions_floors_and_nearest_budgets_are_those_of_enumeration() -> None:
     outcomes = set()
     for seed in range(40):

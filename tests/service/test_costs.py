@@ -145,6 +145,7 @@ def test_one_row_makes_a_sixth_cost_of_the_service(
     assert "Energy" in http.get("/fronts", params={"x": "energy_mj"}).text
 
 
+@pytest.mark.slow
 def test_one_row_makes_a_sixth_cost_of_the_command_line(bundle_path: Path, tables: CostTables) -> None:
     energy = energy_cost(tables)
     largest = float(energy(tables.space.encode(tables.space.largest())[None])[0])

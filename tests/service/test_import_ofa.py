@@ -100,6 +100,7 @@ def test_a_bundle_without_weights_is_searched_and_not_exported(files: Path, tmp_
         assert not output.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(6))
 def test_exported_with_stored_statistics_a_subnet_has_the_published_logits(
     number: int, bundle: Path, tmp_path: Path, run: Run

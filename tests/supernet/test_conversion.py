@@ -40,6 +40,7 @@ def converted() -> Callable[[str], tuple[nn.Module, Conversion]]:
     return get
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
 def test_every_subnet_is_the_network_with_masked_channels_and_blocks(name: str, converted: Any) -> None:

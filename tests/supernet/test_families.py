@@ -131,6 +131,7 @@ def test_costs_are_what_torch_counts_on_the_extracted_network(name: str) -> None
         assert costs["peak_memory_bytes"] == 4 * peak_by_walking(network, space.in_channels, arch.resolution)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet-cifar", "spos-cifar", "proxyless-small", "mbv3-cifar"])
 @torch.no_grad()
 def test_costs_are_exact_at_any_multiple_of_four(name: str) -> None:
@@ -223,6 +224,7 @@ def test_tables_give_the_costs_of_every_architecture(name: str) -> None:
         assert compute(genomes).tolist() == [costs[cost] for costs in wanted], cost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SMALL, "mbv3-imagenet-w1.0", "spos-imagenet-channels", "proxyless-imagenet-w1.3"])
 @pytest.mark.parametrize("longest", [False, True])
 @torch.no_grad()

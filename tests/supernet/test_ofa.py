@@ -158,6 +158,7 @@ CHANGES: dict[str, tuple[Callable[[State], Any], list[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "messages"), CHANGES.values(), ids=CHANGES)
 def test_any_other_checkpoint_is_refused_with_its_tensors(
     change: Callable[[State], Any], messages: list[str], state: State, tmp_path: Path

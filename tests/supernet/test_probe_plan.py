@@ -87,6 +87,7 @@ def test_a_plan_is_a_function_of_its_seed_and_leaves_global_generators_alone(tmp
     assert np.array_equal(np.random.get_state(legacy=False)["state"]["key"], numpy_state)  # noqa: NPY002
 
 
+@pytest.mark.slow
 def test_a_written_plan_lists_its_files_and_is_much_smaller_than_they_are(tmp_path: Path) -> None:
     models = plan()
     seen: list[tuple[int, int]] = []

@@ -165,6 +165,7 @@ def test_genes_with_fewer_choices_than_a_step_has_subnets_are_fair_whenever_thei
     assert len(counts) == sum(depths[-1] for depths in space.depths) * (blocks + scales)
 
 
+@pytest.mark.slow
 def test_subnets_of_a_flops_range_are_inside_it_and_uniform_there() -> None:
     sampler = make("flops_range", seed=4)
     drawn = [arch for step in range(400) for arch in sampler.draw(step)]
