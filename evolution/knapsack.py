@@ -2,12 +2,13 @@
 
 1. Lower bounds. Multipliers add the limited costs to the objective, and variable elimination minimises the sum exactly
    (M. Fisher, "The Lagrangian relaxation method for solving integer programming problems", Management Science 27
-   (1981)). Polyak's subgradient steps raise the bound. A minimiser that is within the limits is a solution; one whose
-   objective meets the bound is optimal.
+   (1981)). Polyak's subgradient steps raise the bound a little; cutting planes raise it to its highest. A minimiser
+   that is within the limits is a solution; one whose objective meets the bound is optimal.
 2. Breadth-first search over partial genomes, for problems that step 1 leaves open. Genes are chosen in the reverse of
    the order in which they were eliminated, so the lowest completion of a partial genome is known exactly, for each cost
-   and for the weighted sum of all costs. A partial genome is pruned when one of these exceeds what is allowed. Of
-   partial genomes with equal sums and equal completions, one is kept.
+   and for the weighted sum of all costs. A partial genome is pruned when one of these exceeds what is allowed, and when
+   another one with the same completions has no larger sum of any cost (G. Nemhauser, Z. Ullmann, "Discrete dynamic
+   programming and capital allocation", Management Science 15 (1969)).
 3. A pass keeps a limited number of partial genomes per gene. Wider passes follow until nothing was left out that could
    be better (the solution is proven), or until the nodes are spent (it is not).
 
@@ -30,11 +31,15 @@ from numpy.typing import NDArray
 
 from evolution.arrays import Floats
 from evolution.costs import AdditiveCost, CostTables
+from evolution.cutting_planes import Planes
 from evolution.elimination import Eliminated
+from evolution.pareto import non_dominated
 from supernet.space import Genomes
 
 ROUNDING = 1e-9  # of a cost's largest value: a bound proves nothing unless it is off by more
 STEPS = 6  # of the subgradient method
+LARGEST = 64.0  # multiplier of cutting planes, for sums in units of about 1
+CONVERGED = 1e-6  # of the objective's largest value: cutting planes end this close to the highest bound
 WIDTHS = (64, 512, 4096)  # partial genomes that a pass keeps per gene
 NARROW = 64  # kept per gene once the nodes are spent
 
@@ -67,12 +72,14 @@ class Solutions:
     """What was found for Q groups.
 
     values: (Q,) the lowest cost found; inf for none. genomes: (Q, G) the architecture that has it.
+    bounds: (Q,) no architecture has a lower cost; equal to `values` where that is proven.
     proven: (Q,) whether no architecture has less (or, for `any_feasible`, whether the question is decided).
     multipliers: (P, K) of the best bounds; a start for similar problems. nodes: partial genomes visited.
     """
 
     values: Floats
     genomes: Genomes
+    bounds: Floats
     proven: NDArray[np.bool_]
     multipliers: Floats
     nodes: int
@@ -89,7 +96,14 @@ def solve(
 
     multipliers: (P, K) to start from, such as those of similar problems.
     """
-    return _Solver(tables, costs, knapsacks, multipliers).solve(max_nodes)
+    solver = Solver(tables, costs, knapsacks, multipliers)
+    solver.raise_bounds()
+    nodes = 0
+    for width in WIDTHS:
+        if nodes >= max_nodes or not solver.is_open:
+            break
+        nodes += solver.search(width, max_nodes - nodes)
+    return solver.solutions(nodes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +159,7 @@ class _Beam:
         return _Beam(self.problems[rows], self.genomes[rows], self.bounds[rows])
 
 
-class _Solver:
+class Solver:
     """The state of a search: what is allowed, which problems are open, the bounds, and the best solutions so far."""
 
     def __init__(
@@ -153,7 +167,7 @@ class _Solver:
         tables: CostTables,
         costs: Sequence[AdditiveCost],
         knapsacks: Knapsacks,
-        multipliers: Floats | None,
+        multipliers: Floats | None = None,
     ) -> None:
         self._tables, self._costs, self._elimination = tables, tuple(costs), tables.elimination
         self._knapsacks, self._arrays = knapsacks, _Arrays.gather(tables, costs, knapsacks)
@@ -170,18 +184,22 @@ class _Solver:
         self._multipliers[self._objective] = 1
         self._bound = np.full(len(limits), -np.inf)  # (P,) of the objective's sum, in `unit`
 
-    def solve(self, max_nodes: int) -> Solutions:
-        self._raise_bounds()
-        nodes = 0
-        for width in WIDTHS:
-            if nodes >= max_nodes or not self._open.any():
-                break
-            nodes += self._search(width, max_nodes - nodes)
-        open_problems = np.bincount(self._knapsacks.groups[self._open], minlength=len(self._values))
-        proven = np.asarray(open_problems == 0)
-        return Solutions(self._values, self._genomes, proven, self._multipliers, nodes)
+    @property
+    def is_open(self) -> bool:
+        """Whether some problem may have a better solution than the best so far."""
+        return bool(self._open.any())
 
-    def _consider(self, genomes: Genomes) -> Floats:
+    def solutions(self, nodes: int) -> Solutions:
+        """The best so far. nodes: visited so far."""
+        knapsacks, arrays = self._knapsacks, self._arrays
+        proven = np.bincount(knapsacks.groups[self._open], minlength=len(self._values)) == 0
+        bounds = self._values.copy()
+        below = (self._bound * arrays.unit[self._objective]) * arrays.scale[self._objective]
+        below += arrays.offset[self._objective]
+        np.minimum.at(bounds, knapsacks.groups[self._open], below[self._open])
+        return Solutions(self._values, self._genomes, bounds, np.asarray(proven), self._multipliers, nodes)
+
+    def consider(self, genomes: Genomes) -> Floats:
         """Record those of (N, G) genomes that are better than the best so far. Returns (N, K) sums of table values."""
         index = self._tables.index(genomes)
         sums = np.stack([cost.values[index].sum(1) for cost in self._costs], axis=1)
@@ -201,7 +219,7 @@ class _Solver:
                 self._open[members] &= not knapsacks.any_feasible
         return sums
 
-    def _raise_bounds(self) -> None:
+    def raise_bounds(self) -> None:
         """Subgradient steps on the multipliers; their length aims at the best solution so far (B. Polyak, 1969)."""
         multipliers = self._multipliers.copy()
         for _ in range(STEPS):
@@ -209,27 +227,75 @@ class _Solver:
             if not len(problems):
                 return
             objective = np.arange(len(problems)), self._knapsacks.objectives[problems]
-            current, unit = multipliers[problems], self._arrays.unit[problems]
-            caps = self._caps[problems].copy()
-            eliminated = self._elimination.eliminate(self._weighted(problems, current / unit))
-            allowance = current * caps / unit
-            bound = eliminated.minimum - allowance.sum(1) + allowance[objective]
-            better = bound > self._bound[problems]
-            self._bound[problems[better]], self._multipliers[problems[better]] = bound[better], current[better]
-            genomes = self._elimination.argmin(eliminated)
-            genomes[:, 0] = self._knapsacks.resolutions[problems]
-            sums = self._consider(genomes)
-            target = (self._caps / self._arrays.unit)[self._objective]
-            self._open &= self._bound <= target
-            violation = (sums - caps) / unit  # the subgradient
+            current = multipliers[problems]
+            bound, _, violation = self._relax(problems, current)
             violation[objective] = 0
             violation[(current == 0) & (violation < 0)] = 0
             length = (violation**2).sum(1)
-            gap = np.maximum(target[problems] - bound, 0)
+            target = (self._caps[problems] / self._arrays.unit[problems])[objective]
+            gap = np.maximum(target - bound, 0)
             step = np.divide(gap, length, out=np.zeros_like(gap), where=length > 0)
             multipliers[problems] = np.maximum(0, current + step[:, None] * violation)
 
-    def _search(self, width: int, max_nodes: int) -> int:
+    def tighten_bounds(self, steps: int) -> None:
+        """Steps of the cutting-plane method, at most so many; it ends near the highest bound of every open problem."""
+        num_costs = self._multipliers.shape[1]
+        planes = {problem: Planes(num_costs - 1, LARGEST) for problem in np.flatnonzero(self._open).tolist()}
+        trials = self._multipliers.copy()
+        for _ in range(steps):
+            problems = np.array([problem for problem in planes if self._open[problem]], np.intp)
+            if not len(problems):
+                return
+            _, sums, violations = self._relax(problems, trials[problems])
+            for problem, total, violation in zip(problems.tolist(), sums, violations, strict=True):
+                objective = self._knapsacks.objectives[problem]
+                limited = np.arange(num_costs) != objective
+                planes[problem].add(total[objective], violation[limited])
+                trials[problem, limited], height = planes[problem].highest()
+                if height - self._bound[problem] <= CONVERGED:
+                    del planes[problem]
+
+    def minimisers(self, factors: Floats) -> Genomes:
+        """(P * T, G) genomes that minimise the Lagrangians of P problems at their multipliers times (T,) factors.
+
+        A problem whose limits have no price yet, since none of them matters, gets a price of 1 for each.
+        """
+        limited = np.ones(self._multipliers.shape, bool)
+        limited[self._objective] = False
+        free: NDArray[np.bool_] = ~np.any(self._multipliers * limited, axis=1, keepdims=True)
+        prices = np.where(limited & free, 1.0, self._multipliers)
+        scaled = np.where(limited[:, None], prices[:, None] * factors[:, None], prices[:, None])  # (P, T, K)
+        problems = np.repeat(np.arange(len(prices)), len(factors))
+        weights = scaled.reshape(-1, prices.shape[1]) / self._arrays.unit[problems]
+        genomes = self._elimination.argmin(self._elimination.eliminate(self._weighted(problems, weights)))
+        genomes[:, 0] = self._knapsacks.resolutions[problems]
+        return genomes
+
+    def _relax(self, problems: NDArray[np.intp], multipliers: Floats) -> tuple[Floats, Floats, Floats]:
+        """Minimise the Lagrangian of problems (A,) at (A, K) multipliers, and close those that its bound closes.
+
+        Returns, for sums in `unit`, the (A,) bounds, and of the minimisers the (A, K) sums and the (A, K) sums above
+        the caps.
+        """
+        objective = np.arange(len(problems)), self._knapsacks.objectives[problems]
+        unit = self._arrays.unit[problems]
+        caps = self._caps[problems] / unit
+        eliminated = self._elimination.eliminate(self._weighted(problems, multipliers / unit))
+        allowance = multipliers * caps
+        bound = eliminated.minimum - allowance.sum(1) + allowance[objective]
+        better = bound > self._bound[problems]
+        self._bound[problems[better]], self._multipliers[problems[better]] = bound[better], multipliers[better]
+        genomes = self._elimination.argmin(eliminated)
+        genomes[:, 0] = self._knapsacks.resolutions[problems]
+        sums = self.consider(genomes) / unit
+        self._close()
+        return bound, sums, sums - caps
+
+    def _close(self) -> None:
+        """Close the problems whose bound is no better than the best solution so far."""
+        self._open &= self._bound <= (self._caps / self._arrays.unit)[self._objective]
+
+    def search(self, width: int, max_nodes: int) -> int:
         """One pass over the open problems that keeps `width` partial genomes per gene. Returns the nodes visited."""
         problems = np.flatnonzero(self._open)
         weights = self._multipliers[problems] / self._arrays.unit[problems]  # (A, K) of table values
@@ -246,8 +312,9 @@ class _Solver:
             beam = self._extend(level, beam, eliminated, caps)
             nodes += len(beam)
             keep = width if nodes < max_nodes else NARROW
+            if len(beam) > NARROW:
+                beam = beam[self._undominated(level, beam)]
             if len(beam) > keep:
-                beam = beam[self._distinct(level, beam)]
                 excess = (beam.bounds[:, -1] - caps[beam.problems, -1]) * size[beam.problems]
                 beam_groups = groups[beam.problems]
                 promising = _lowest_per_group(beam_groups, excess, max(1, keep // len(np.unique(beam_groups))))
@@ -256,8 +323,13 @@ class _Solver:
             if not len(beam):
                 break
         else:
-            self._consider(beam.genomes)
-        self._open[problems] &= left_out <= self._weighted_caps(problems, weights)[:, -1]
+            self.consider(beam.genomes)
+        # What was left out is all that may be better. Its weighted bound, less what the limits allow, bounds the rest.
+        caps = self._caps[problems] * weights
+        unlimited = np.arange(len(problems)), objective[1]
+        caps[unlimited] = 0
+        self._bound[problems] = np.maximum(self._bound[problems], left_out - caps.sum(1))
+        self._close()
         return nodes
 
     def _extend(self, level: int, beam: _Beam, eliminated: Eliminated, caps: Floats) -> _Beam:
@@ -274,15 +346,21 @@ class _Solver:
         genomes[:, bucket.gene] = choices
         return _Beam(beam.problems[parents], genomes, bounds[parents, :, choices])
 
-    def _distinct(self, level: int, beam: _Beam) -> NDArray[np.intp]:
-        """The first of all partial genomes of a problem with equal sums and equal completions."""
-        frontier = beam.genomes[:, self._elimination.frontiers[level]]  # the chosen genes that completions depend on
-        keys = np.column_stack([beam.bounds[:, :-1], frontier, beam.problems])
-        order = np.lexsort(keys.T)
-        keys = keys[order]
-        differs = np.ones(len(order), bool)
-        differs[1:] = (keys[1:] != keys[:-1]).any(1)
-        return np.sort(order[differs])
+    def _undominated(self, level: int, beam: _Beam) -> NDArray[np.intp]:
+        """The partial genomes that no other one of their problem dominates: with equal completions, in every sum.
+
+        Of partial genomes with equal sums and equal completions, the first one stays.
+        """
+        frontier = self._elimination.frontiers[level]  # the chosen genes that completions depend on
+        keys = beam.problems.copy()
+        for gene in frontier:
+            keys = keys * self._tables.space.num_choices[gene] + beam.genomes[:, gene]
+        sums = beam.bounds[:, :-1]
+        if sums.shape[1] == 2:
+            return _undominated_pairs(keys, sums)
+        order = np.argsort(keys, kind="stable")
+        groups = np.split(order, np.flatnonzero(np.diff(keys[order])) + 1)
+        return np.sort(np.concatenate([group[non_dominated(sums[group])] for group in groups]))
 
     def _weighted(self, problems: NDArray[np.intp], weights: Floats) -> Floats:
         """(A, F') the weighted sum of the tables of problems (A,); inf where blocked."""
@@ -300,6 +378,16 @@ class _Solver:
         """(A, K + 1) the largest sums allowed for problems (A,): of every cost, then of the weighted sum."""
         caps = self._caps[problems]
         return np.column_stack([caps, (weights * caps).sum(1)])
+
+
+def _undominated_pairs(keys: NDArray[np.intp], sums: Floats) -> NDArray[np.intp]:
+    """The rows of (n, 2) sums that no other row with the same key dominates, ascending; of equal rows the first."""
+    order = np.lexsort((sums[:, 1], sums[:, 0], keys))
+    first, second = keys[order], sums[order, 1]
+    # A row stays if its second sum is below all before it. Ranks make one running minimum serve all keys.
+    rank = np.unique(second, return_inverse=True)[1] + (first.max() - first) * len(second)
+    lowest = np.minimum.accumulate(rank)
+    return np.sort(order[np.append(True, rank[1:] < lowest[:-1])])
 
 
 def _lowest_per_group(groups: NDArray[np.intp], values: Floats, count: int) -> NDArray[np.bool_]:

@@ -2,11 +2,12 @@
 
 The driver owns the number of evaluations, the random generator and everything evaluated; a strategy only proposes.
 
-1. Seed: score the warm start, the largest architecture at each resolution, and the anchors.
+1. Seed: score the warm start, the largest architecture at each resolution, and the anchors. A strategy that proves its
+   answers is asked first, so that its answer is scored however few evaluations there are.
 2. Explore: ask the strategy, move its proposals inside the limits, score the new ones, tell the strategy. So every
    architecture that is ever evaluated is within the limits.
 3. Polish: spend the last evaluations on a local search, which ends when no move or pair of moves within the limits
-   improves the best.
+   improves the best. An answer that is proven optimal needs none.
 """
 
 import json
@@ -21,7 +22,8 @@ from numpy.typing import NDArray
 from evolution.arrays import Floats
 from evolution.pareto import ParetoFront, hypervolumes
 from evolution.problem import Problem, Scores
-from evolution.strategies import SearchStrategy, State
+from evolution.strategies import Optimality, ProvingStrategy, SearchStrategy, State
+from evolution.strategies.exact import find_obstacle
 from supernet.space import Genomes, SearchSpace
 
 EVALUATIONS = 6_000  # unless a request says otherwise
@@ -34,6 +36,7 @@ STALE_GENERATIONS = 5  # in a row without a new architecture; then the strategy 
 Phase = Literal["seed", "explore", "polish", "done"]
 STRATEGIES: Mapping[str, str] = {  # module and class; loaded on demand, since some need torch
     "evolution": "evolution.strategies.elitist:Elitist",
+    "exact": "evolution.strategies.exact:Exact",
     "gumbel": "evolution.strategies.gumbel:Gumbel",
     "gumbel-soft": "evolution.strategies.gumbel:SoftGumbel",
     "nsga2": "evolution.strategies.nsga2:NSGA2",
@@ -42,11 +45,19 @@ STRATEGIES: Mapping[str, str] = {  # module and class; loaded on demand, since s
 }
 
 
+def default_strategy(problem: Problem) -> str:
+    """`exact` where that can prove its answer, else `nsga2` for a front and `evolution` for a single architecture."""
+    if find_obstacle(problem) is None:
+        return "exact"
+    return "nsga2" if problem.pareto else "evolution"
+
+
 def make_strategy(name: str, problem: Problem, rng: np.random.Generator) -> SearchStrategy:
     """Make a strategy for a problem. name: a key of `STRATEGIES`.
 
     Raises:
-        ValueError: there is no such strategy. ImportError: it needs a package that is not installed.
+        ValueError: there is no such strategy, or it cannot search this problem. ImportError: it needs a package that is
+            not installed.
     """
     if name not in STRATEGIES:
         raise ValueError(f"unknown strategy {name!r}; there are {', '.join(sorted(STRATEGIES))}")
@@ -93,8 +104,9 @@ class SearchResult:
     reached: whether `best` has the requested accuracy. If not, `best` is the most accurate architecture
         found; that does not prove that no architecture has the requested accuracy.
     front: of everything evaluated. finalists: at most 200, best first. evaluated: everything, in order.
-    two_opt: whether every architecture within the limits and one or two moves of `best` was evaluated, and none was
-        better. two_opt_evaluations: made by the local search.
+    strategy: its name. optimality: how good `best` is beside the best that could be; None if nothing is proven.
+    two_opt: whether no architecture within the limits and one or two moves of `best` is better: all were evaluated, or
+        `best` is proven optimal. two_opt_evaluations: made by the local search.
     gained_last_1000: by how much the last 1,000 evaluations raised the best accuracy, or lowered the minimised cost.
         None if there were no earlier evaluations, or if those did not reach the requested accuracy.
     hypervolume: (generations,) of the front after each generation, up to the problem's `reference`; empty unless a
@@ -111,6 +123,8 @@ class SearchResult:
     evaluations: int
     generations: int
     seed: int
+    strategy: str
+    optimality: Optimality | None
     two_opt: bool
     two_opt_evaluations: int
     gained_last_1000: float | None
@@ -120,7 +134,7 @@ class SearchResult:
 class Search:
     """One search. Iterate over `run()`, save `state()` between its steps, and take the `result()` at any time.
 
-    strategy: a key of `STRATEGIES`; by default `nsga2` if a front is searched for, else `evolution`.
+    strategy: a key of `STRATEGIES`; by default that of `default_strategy`.
     evaluations: the largest number of predictions, including the strategy's own; of measurements, if the problem
         measures accuracy.
     warm_start: (N, G) genomes to score first. polish: end with the local search, unless a front is searched for.
@@ -145,7 +159,7 @@ class Search:
             raise ValueError(f"evaluations is {evaluations}; at least 1 is needed")
         self.problem, self.max_evaluations, self.seed = problem, evaluations, seed
         self._region = problem.region
-        self._strategy_name = strategy or ("nsga2" if problem.pareto else "evolution")
+        self._strategy_name = strategy or default_strategy(problem)
         self._polish = polish and not problem.pareto
         self._rng = np.random.default_rng(seed)
         self._strategy = make_strategy(self._strategy_name, problem, self._rng)
@@ -195,7 +209,9 @@ class Search:
         anchors = self._region.anchors[self._region.anchored]
         largest = np.broadcast_to(self.problem.tables.space.num_choices - 1, anchors.shape).astype(np.int8)
         largest[:, 0] = anchors[:, 0]
-        self._evaluate(self._inside(np.concatenate([self._warm_start, largest, anchors])), self.max_evaluations)
+        first = self._strategy.ask() if isinstance(self._strategy, ProvingStrategy) else anchors[:0]
+        seeds = np.concatenate([first, self._warm_start, largest, anchors])
+        self._evaluate(self._inside(seeds), self.max_evaluations)
         self._phase = "explore"
 
     def _explore(self) -> None:
@@ -204,11 +220,21 @@ class Search:
         end = self.max_evaluations - reserve
         own_predictions = 0 if self.problem.measure else self._strategy.own_predictions_per_ask
         if self.evaluations + own_predictions >= end or self._stale >= STALE_GENERATIONS:
-            self._phase = "polish" if self._polish else "done"
+            is_optimal = (optimality := self._optimality) is not None and optimality.proven
+            self._phase = "polish" if self._polish and not is_optimal else "done"
             return
         fresh = self._inside(self._strategy.ask())
         self._evaluate(fresh, end - self.evaluations)
         self._stale = 0 if len(fresh) else self._stale + 1
+
+    @property
+    def _optimality(self) -> Optimality | None:
+        """The certificate of the best so far; None without a proof."""
+        if not isinstance(self._strategy, ProvingStrategy):
+            return None
+        _, _, genome, accuracy = self._leader()
+        minimise = self.problem.minimise
+        return self._strategy.certify(accuracy, float(minimise(genome[None])[0]) if minimise else 0.0)
 
     def _improve(self) -> None:
         """Score some architectures one move from the best, then some two moves from it; end when none is left.
@@ -366,7 +392,9 @@ class Search:
             evaluations=self.evaluations,
             generations=self._generation,
             seed=self.seed,
-            two_opt=self._two_opt,
+            strategy=self._strategy_name,
+            optimality=(optimality := self._optimality),
+            two_opt=self._two_opt or (optimality is not None and optimality.proven),
             two_opt_evaluations=self._two_opt_evaluations,
             gained_last_1000=self._gained(fitness),
             hypervolume=hypervolumes(objectives, self._ends if problem.pareto else (), problem.reference),

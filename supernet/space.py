@@ -171,7 +171,7 @@ class SearchSpace:
         return self.depth_gene(len(self.depths)) + before * len(self.block_genes)
 
     @cached_property
-    def _life(self) -> tuple[NDArray[np.intp], NDArray[np.int8]]:
+    def life(self) -> tuple[NDArray[np.intp], NDArray[np.int8]]:
         """(G,) twice: per gene, the depth gene that decides whether it matters, and that gene's smallest such choice.
 
         For genes that always matter these are gene 0 and its choice 0.
@@ -188,7 +188,7 @@ class SearchSpace:
 
     def alive(self, genomes: Genomes) -> NDArray[np.bool_]:
         """(N, G) whether each gene matters: False for the genes of dropped blocks."""
-        depth_gene, smallest = self._life
+        depth_gene, smallest = self.life
         alive: NDArray[np.bool_] = genomes[..., depth_gene] >= smallest
         return alive
 

@@ -67,6 +67,7 @@ def search(
     min_accuracy: float | None = None,
     evaluations: int | None = None,
     seed: int = 0,
+    strategy: str | None = None,
 ) -> dict[str, Any]:
     """Find the architecture of a bundle that has the best predicted accuracy within hard limits.
 
@@ -83,6 +84,7 @@ def search(
         stage, `stage2.block1.kernel_size` in one block; as in `{"kernel_size": [3, 5], "stage3.depth": [2]}`.
     minimise: the cost to minimise at `min_accuracy`, a fraction, instead of maximising accuracy.
     evaluations: how many architectures to evaluate at most. seed: equal seeds give equal answers.
+    strategy: how to search; by default `exact` where that proves its answer, otherwise `evolution`.
 
     Raises:
         Refused: no architecture was found within the limits; the message says which limits would be possible.
@@ -101,6 +103,7 @@ def search(
         min_accuracy=min_accuracy,
         evaluations=evaluations,
         seed=seed,
+        strategy=strategy,
     )
 
 

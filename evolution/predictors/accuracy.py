@@ -76,8 +76,16 @@ class AccuracyPredictor:
 
     def predict(self, genomes: Genomes) -> Floats:
         """(N,) predicted accuracy of (N, G) genomes, a fraction in [0, 1]."""
-        score = self.score(genomes)
-        return self.link(score) if self.link else np.clip(score, 0, 1)
+        return self.accuracy_of(self.score(genomes))
+
+    def accuracy_of(self, scores: Floats) -> Floats:
+        """(N,) the predicted accuracy of scores (N,). It never falls where the score rises."""
+        return self.link(scores) if self.link else np.clip(scores, 0, 1)
+
+    def least_score(self, accuracy: float) -> float:
+        """The score at which the predicted accuracy, in (0, 1), is reached; lower by 1e-12 of its size for rounding."""
+        score = self.link.score_of(accuracy) if self.link else accuracy
+        return score - 1e-12 * max(1.0, abs(score))
 
     def predict_std(self, genomes: Genomes) -> Floats | None:
         """(N,) the standard deviation of the measured accuracy around the predicted one; None if it is not known.

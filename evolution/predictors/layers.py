@@ -30,7 +30,10 @@ class Layers:
     layers: tuple[Layer, ...]
 
     def score(self, features: Features) -> Floats:
-        """(N,) outputs of the last layer."""
+        """(N,) outputs of the last layer; of an only layer in double precision, so that no order of its sum matters."""
+        if (additive := self.additive) is not None:
+            scores: Floats = features @ additive[0] + additive[1]
+            return scores
         values = features
         for depth, (weight, bias) in enumerate(self.layers):
             values = values @ weight

@@ -31,6 +31,10 @@ class Link:
         accuracy: Floats = 1 / (1 + np.exp(-exponent))
         return accuracy
 
+    def score_of(self, accuracy: float) -> float:
+        """The score of an accuracy in (0, 1)."""
+        return (math.log(accuracy / (1 - accuracy)) - self.intercept) / self.slope
+
     def derivative(self, scores: Floats) -> Floats:
         """(N,) accuracy gained per unit of score."""
         accuracy = self(scores)

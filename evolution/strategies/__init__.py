@@ -8,10 +8,13 @@ every score comes from the driver. The driver takes the genomes of an `ask` and
 3. scores the rest, counts each genome once, and tells the strategy.
 
 A strategy that uses the predictor itself, such as through its gradient, counts that in `own_predictions`.
+
+A `ProvingStrategy` bounds how good any architecture can be. The driver asks it before it scores anything else.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -44,3 +47,27 @@ class SearchStrategy(Protocol):
 
     def restore(self, state: State) -> None:
         """Continue from where `state` was saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Optimality:
+    """A certificate: how good an answer is beside the best that could be, for the predictor and not in truth.
+
+    bound: no architecture within the limits has a higher predicted accuracy, or a lower minimised cost; up to rounding.
+    gap: the distance of the answer from the bound. proven: whether it is 0, so that the answer is optimal.
+    """
+
+    proven: bool
+    bound: float
+    gap: float
+
+
+@runtime_checkable
+class ProvingStrategy(SearchStrategy, Protocol):
+    """A strategy that knows how good an answer is."""
+
+    def certify(self, accuracy: float, price: float) -> Optimality | None:
+        """The certificate of an answer with this predicted accuracy and this minimised cost, 0 unless there is one.
+
+        None if nothing is known.
+        """

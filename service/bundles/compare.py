@@ -7,6 +7,7 @@ import numpy as np
 
 from evolution.comparison import Comparison, Run, run_strategies
 from evolution.search import EVALUATIONS, STRATEGIES
+from evolution.strategies.exact import find_obstacle
 from service.bundles.search import make_problem, make_request
 from supernet.bundle import Bundle
 from supernet.space import Value
@@ -28,7 +29,7 @@ def compare_bundle(
     local_search: bool = True,
     progress: Callable[[Run, int, int], None] = lambda run, done, total: None,
 ) -> dict[str, Any]:
-    """Compare every strategy at equal evaluations, as JSON.
+    """Compare every strategy at equal evaluations, as JSON. `exact` takes part where it can prove its answers.
 
     limits, device, resolution, max_resolution, choices: see `make_request`. evaluations: per search; None: the default.
     seeds: searches per strategy. local_search: whether searches end with it, all but random search.
@@ -42,7 +43,8 @@ def compare_bundle(
         bundle, limits, device=device, resolution=resolution, max_resolution=max_resolution, choices=choices
     )
     problem, _ = make_problem(bundle, request, sources)
-    names, done = sorted(STRATEGIES), []
+    names = sorted(STRATEGIES) if find_obstacle(problem) is None else sorted({*STRATEGIES} - {"exact"})
+    done: list[Run] = []
     for run in run_strategies(problem, names, evaluations=evaluations, seeds=seeds, local_search=local_search):
         done.append(run)
         progress(run, len(done), len(names) * seeds)

@@ -40,15 +40,17 @@ def search_bundle(
     min_accuracy: float | None = None,
     evaluations: int | None = None,
     seed: int = 0,
+    strategy: str | None = None,
 ) -> dict[str, Any]:
     """The best architecture by prediction within hard limits, as JSON: `SearchOut`, without what only a server knows.
 
     A candidate's `id` is its architecture's, as `supple describe` prints it. `latency_models` names their sources.
     limits, device, resolution, max_resolution, choices, minimise, min_accuracy: see `make_request`.
-    evaluations: how many architectures to evaluate at most.
+    evaluations: how many architectures to evaluate at most. strategy: a name; None: the default.
 
     Raises:
-        Refused (a ValueError): no architecture is within the limits. Also what `make_request` raises.
+        Refused (a ValueError): no architecture is within the limits. ValueError: an unknown strategy. Also what
+            `make_request` raises.
     """
     request, sources = make_request(
         bundle,
@@ -61,6 +63,7 @@ def search_bundle(
         min_accuracy=min_accuracy,
         evaluations=evaluations,
         seed=seed,
+        strategy=strategy,
     )
     problem, latency_models = make_problem(bundle, request, sources)
     started = time.perf_counter()
@@ -96,6 +99,7 @@ def make_request(
     min_accuracy: float | None = None,
     evaluations: int | None = None,
     seed: int = 0,
+    strategy: str | None = None,
 ) -> tuple[SearchRequest, dict[str, str]]:
     """The request that these arguments make, and where the latency models come from: sources by device, `device` first.
 
@@ -103,7 +107,7 @@ def make_request(
     device, OTHER: the name of a device inside the bundle, or a file of measurements, whose stem is then the name.
     resolution: the only image size allowed. max_resolution: the largest one. choices: the choices that stay open, by
     name of the gene, as `evolution.choices.Choices` takes them. minimise: the cost to minimise at `min_accuracy`.
-    evaluations: the most; None: the default.
+    evaluations: the most; None: the default. strategy: a name; None: the default.
 
     Raises:
         InputError: `device` is missing, or two files have one name.
@@ -132,6 +136,7 @@ def make_request(
         resolution=resolution,
         max_resolution=max_resolution,
         choices=canonical_choices(choices or {}),
+        strategy=strategy,
         seed=seed,
         evaluations=EVALUATIONS if evaluations is None else evaluations,
         warm_start=False,

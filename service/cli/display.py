@@ -256,7 +256,9 @@ def show_answer(answer: Mapping[str, Any], genes: Sequence[str], console: Consol
     for label, cost, text in counted_lines(best):
         console.print(f"{label:<22} {text}{beside(cost)}", highlight=False)
     console.print(f"{answer['evaluations']:,} architectures evaluated in {answer['elapsed_ms'] / 1e3:.2f} s")
-    if answer["two_opt"]:
+    if answer["optimality"]:
+        console.print(optimality_line(answer["optimality"], answer["min_accuracy_reached"]))
+    elif answer["two_opt"]:
         console.print("no change of one or two genes within the limits improves the predicted accuracy")
     else:
         console.print(
@@ -264,6 +266,17 @@ def show_answer(answer: Mapping[str, Any], genes: Sequence[str], console: Consol
         )
     if answer["sensitivity"]:
         show_sensitivity(answer["sensitivity"], console)
+
+
+def optimality_line(optimality: Mapping[str, Any], reached: bool | None) -> str:
+    """What a certificate says, in words. reached: whether the answer has the required accuracy, if there is one."""
+    if reached:
+        lower, bound = "this accuracy at a lower cost", _exact(optimality["bound"])
+    else:
+        lower, bound = "a higher predicted accuracy", f"{optimality['bound']:.6f}"
+    if optimality["proven"]:
+        return f"optimal for the predictor: it is proven that no architecture within the limits has {lower}"
+    return f"not proven optimal: it is proven that no architecture within the limits has {lower} than {bound}"
 
 
 def show_sensitivity(sensitivity: Sequence[Mapping[str, Any]], console: Console) -> None:

@@ -306,6 +306,10 @@ def search(
     min_accuracy: Annotated[
         str | None, typer.Option(help="The accuracy that --minimise has to reach, as in 78% or 0.78.")
     ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(help="How to search (default: exact where that proves its answer, otherwise evolution)."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal answers.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -324,6 +328,7 @@ def search(
             minimise=None if minimise is None else str(minimise),
             min_accuracy=None if min_accuracy is None else fraction(min_accuracy),
             seed=seed,
+            strategy=strategy,
         )
     except Refused as error:
         refused = refuse(error)

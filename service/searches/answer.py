@@ -35,6 +35,8 @@ def answer_parts(
         "hypervolume": shown.get("hypervolume"),
         "sensitivity": shown["sensitivity"] if best else [],
         "seed": request.seed,
+        "strategy": findings.strategy or (request.strategy if best else None),
+        "optimality": shown.get("optimality"),
         "two_opt": findings.two_opt,
         "two_opt_evaluations": findings.two_opt_evaluations,
         "gained_last_1000": findings.gained_last_1000,

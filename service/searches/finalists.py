@@ -99,7 +99,7 @@ def _conclude(context: Context, search_id: str, tried: Sequence[str], is_last: b
             if findings.reached is not None:
                 findings = replace(findings, reached=True)  # as verified: a candidate below `min_accuracy` violates it
             if best != queries.members(session, search_id)[0].id:
-                findings = replace(findings, two_opt=None)  # it was about the best candidate by prediction
+                findings = replace(findings, two_opt=None, optimality=None)  # of the best candidate by prediction
             queries.finish(
                 session,
                 search_id,

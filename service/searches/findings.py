@@ -7,6 +7,7 @@ from typing import Any, Self
 from evolution.problem import Problem
 from evolution.search import SearchResult
 from evolution.sensitivity import Change, Sensitivity, sensitivities
+from evolution.strategies import Optimality
 from supernet.space import Genomes
 
 
@@ -22,7 +23,8 @@ class Hypervolume:
 class Findings:
     """How good an answer is. The fields mean what they mean in `SearchOut`; None: an earlier release did not store it.
 
-    reached: whether the best candidate has `min_accuracy`; None where the request has none.
+    reached: whether the best candidate has `min_accuracy`; None where the request has none. optimality: None also if
+    nothing is proven.
     """
 
     front_size: int | None = None
@@ -32,21 +34,23 @@ class Findings:
     gained_last_1000: float | None = None
     reached: bool | None = None
     hypervolume: Hypervolume | None = None
+    strategy: str | None = None
+    optimality: Optimality | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able dict, without `reached` and `hypervolume` where these do not apply."""
+        """A JSON-able dict, without the last four fields where these do not apply."""
         values = asdict(self) | {"sensitivity": [part.to_json() for part in self.sensitivity]}
         if self.hypervolume is not None:
             reference, per_generation = dict(self.hypervolume.reference), list(self.hypervolume.per_generation)
             values["hypervolume"] = {"reference": reference, "per_generation": per_generation}
-        optional = ("reached", "hypervolume")
+        optional = ("reached", "hypervolume", "strategy", "optimality")
         return {name: value for name, value in values.items() if value is not None or name not in optional}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any] | None) -> Self:
         """The findings that `to_json` wrote; an earlier release may have written fewer fields, or none."""
         data = data or {}
-        volume = data.get("hypervolume")
+        volume, optimality = data.get("hypervolume"), data.get("optimality")
         return cls(
             front_size=data.get("front_size"),
             sensitivity=tuple(map(_sensitivity, data.get("sensitivity", ()))),
@@ -55,6 +59,8 @@ class Findings:
             gained_last_1000=data.get("gained_last_1000"),
             reached=data.get("reached"),
             hypervolume=volume and Hypervolume(volume["reference"], tuple(volume["per_generation"])),
+            strategy=data.get("strategy"),
+            optimality=optimality and Optimality(**optimality),
         )
 
 
@@ -84,6 +90,8 @@ def make_findings(problem: Problem, result: SearchResult) -> Findings:
         gained_last_1000=result.gained_last_1000,
         reached=None if problem.min_accuracy is None else result.reached,
         hypervolume=hypervolume,
+        strategy=result.strategy,
+        optimality=result.optimality,
     )
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy.orm import Session
 
@@ -89,7 +89,11 @@ def find_by_key(session: Session, idempotency_key: str | None, body: SearchIn) -
     search = queries.by_key(session, idempotency_key) if idempotency_key else None
     if search is None:
         return None
-    if SearchRequest.from_json(search.request) != make_request(body, body.supernet or search.supernet_id):
+    stored = SearchRequest.from_json(search.request)
+    request = make_request(body, body.supernet or search.supernet_id)
+    if body.strategy is None:  # an earlier release stored the name of its default
+        request = replace(request, strategy=stored.strategy)
+    if stored != request:
         raise ConflictError(
             f"Idempotency-Key {idempotency_key!r} was sent before with another request, which became search "
             f"{search.id}; use another key"
@@ -122,7 +126,7 @@ def make_request(body: SearchIn, supernet_id: str) -> SearchRequest:
         limits=limits,
         device=body.device if is_on_device else None,
         objectives=objectives,
-        strategy=body.strategy or ("nsga2" if objectives else "evolution"),
+        strategy=body.strategy,
         objective=body.objective,
         min_accuracy=body.min_accuracy,
         resolution=body.resolution,

@@ -19,15 +19,15 @@ class SearchRequest:
     """What to search for, and how. The fields mean what they mean in `SearchIn`, without its shorthands.
 
     device: where an objective `latency_ms` is predicted. objectives: the costs of the front; empty unless the objective
-    is `pareto`. choices: as from `canonical_choices`. evaluations: how many architectures to evaluate at most; its JSON
-    key is `budget`.
+    is `pareto`. choices: as from `canonical_choices`. strategy: None for the default of the problem. evaluations: how
+    many architectures to evaluate at most; its JSON key is `budget`.
     """
 
     supernet: str
     limits: tuple[Limit, ...] = ()
     device: str | None = None
     objectives: tuple[str, ...] = ()
-    strategy: str = "evolution"
+    strategy: str | None = None
     objective: str = "accuracy"
     min_accuracy: float | None = None
     resolution: int | None = None

@@ -106,7 +106,10 @@ class SearchIn(ShorthandLimitsIn):
         "are about the architectures that are left.",
     )
     strategy: Text | None = Field(
-        None, max_length=32, description="The search strategy. By default `evolution`, and `nsga2` for a front."
+        None,
+        max_length=32,
+        description="The search strategy. By default `exact` where the accuracy predictor is a sum over genes, so that "
+        "it can prove its answer; otherwise `evolution`, and `nsga2` for a front.",
     )
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of all random choices. The same inputs and seed give the same answer."
@@ -162,6 +165,17 @@ class SearchSummary(Answer):
     problem: dict[str, Any] | None = Field(description="A problem document: why there is no best candidate.")
     created_at: datetime
     finished_at: datetime | None
+
+
+class Optimality(Answer):
+    """A certificate: how good the answer is beside the best that could be. For the predictor, and not in truth."""
+
+    proven: bool = Field(description="Whether the answer is proven optimal for the predictor: `gap` is 0.")
+    bound: float = Field(
+        description="It is certain, up to rounding, that no architecture within the limits has a higher predicted "
+        "accuracy; or, for a cost as objective that reaches `min_accuracy`, a lower cost."
+    )
+    gap: float = Field(description="The distance of the answer from `bound`, in the same unit.")
 
 
 class Hypervolume(Answer):
@@ -231,9 +245,15 @@ class SearchOut(SearchSummary):
     )
     warm_starts: int = Field(description="How many stored candidates the search started from.")
     evaluations: int | None = Field(description="How many architectures were evaluated by prediction.")
+    strategy: str | None = Field(description="The strategy that searched; null before the search has ended.")
+    optimality: Optimality | None = Field(
+        description="How good the best candidate is beside the best that could be. Null if nothing is proven: with "
+        "another strategy than `exact`, with a predictor that is no sum over genes, for a verified candidate that is "
+        "not the best by prediction, and for a search of an earlier release."
+    )
     two_opt: bool | None = Field(
-        description="Whether the local search evaluated every architecture within the limits that one or two changes "
-        "of the best lead to, and none was better. Never true of a search for a front."
+        description="Whether no architecture within the limits that one or two changes of the best lead to is better: "
+        "the local search evaluated them all, or the best is proven optimal."
     )
     two_opt_evaluations: int | None = Field(description="How many evaluations the local search took.")
     gained_last_1000: float | None = Field(

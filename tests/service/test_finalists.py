@@ -309,7 +309,7 @@ def test_a_long_search_goes_on_where_it_was_saved_and_gives_the_same_answer(
     client: TestClient, context: Context, supernet: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job, "SAVE_SECONDS", 0.0)
-    body = {"max_flops": 2e6, "budget": 3000, "verify": False, "warm_start": False}
+    body = {"max_flops": 2e6, "budget": 3000, "strategy": "evolution", "verify": False, "warm_start": False}
     whole = client.post("/v1/searches", json=body).json()
     answer = client.post("/v1/searches", json=body, headers={"Prefer": "respond-async"})
     search_id = answer.json()["id"]

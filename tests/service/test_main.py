@@ -193,12 +193,9 @@ def test_one_search_meets_the_limits_of_several_devices(
     assert best["peak_memory_bytes"] == tables.peak_memory_bytes(genome)[0]
     assert found["elapsed_ms"] > 0
     assert 0 < found["evaluations"] <= 300
+    assert found["optimality"] == {"proven": True, "bound": best["predicted_accuracy"], "gap": 0.0}
     shown = run(*command).stdout
-    assert (
-        "no change of one or two genes within the limits improves" in shown
-        if found["two_opt"]
-        else "may find a better architecture" in shown
-    )
+    assert "optimal for the predictor: it is proven that no architecture within the limits has a higher" in shown
     assert [one["cost"] for one in found["sensitivity"]] == ["latency_ms@a", "latency_ms@b"]
     assert re.search(r"\n  latency_ms@a +0.001 ms more: \+\d.*%   0.001 ms less: ", shown)
     assert "cheapest change: stage" in shown
@@ -207,6 +204,19 @@ def test_one_search_meets_the_limits_of_several_devices(
     (tmp_path / "other" / "a.json").write_text(json.dumps(measurements))
     twice = run(*command, "--max-latency-ms", f"{tmp_path}/other/a.json=1")
     refused(twice, 2, "two of them have one name, so rename a file")
+
+
+def test_a_strategy_that_proves_nothing_says_what_its_local_search_did(bundle_path: Path, run: Run) -> None:
+    command = ["search", str(bundle_path), "--max-flops", "2M", "--strategy", "evolution", "--evaluations", "300"]
+    found = json.loads(run(*command, "--json").stdout)
+    shown = run(*command).stdout
+    assert found["strategy"] == "evolution"
+    assert found["optimality"] is None
+    assert (
+        "no change of one or two genes within the limits improves" in shown
+        if found["two_opt"]
+        else "may find a better architecture" in shown
+    )
 
 
 def test_the_least_of_a_cost_at_an_accuracy(bundle_path: Path, run: Run) -> None:

@@ -71,13 +71,51 @@ def test_the_answer_is_within_every_limit_and_says_how_that_is_known(
     assert 0 < search["evaluations"] <= BUDGET
 
 
+def test_an_answer_is_proven_optimal_for_a_predictor_that_is_a_sum(client: TestClient, device: str) -> None:
+    answer = ask(client, device=device, max_latency_ms=0.05, max_flops=2e6).json()
+    accuracy = answer["best"]["predicted_accuracy"]
+    assert answer["strategy"] == "exact"
+    assert answer["optimality"] == {"proven": True, "bound": accuracy, "gap": 0.0}
+    other = ask(client, device=device, max_latency_ms=0.05, max_flops=2e6, strategy="evolution", warm_start=False)
+    assert other.json()["optimality"] is None
+    assert other.json()["strategy"] == "evolution"
+    assert other.json()["best"]["predicted_accuracy"] <= accuracy
+    smallest = ask(client, objective="flops", min_accuracy=accuracy).json()
+    assert smallest["optimality"] == {"proven": True, "bound": smallest["best"]["flops"], "gap": 0.0}
+    assert smallest["best"]["flops"] <= answer["best"]["flops"]
+
+
+def test_a_search_of_an_earlier_release_has_no_certificate(client: TestClient, context: Context, device: str) -> None:
+    search_id = ask(client, device=device, max_latency_ms=0.05).json()["id"]
+    with context.database.writing() as session:
+        search = session.get_one(Search, search_id)
+        search.request = {**search.request, "strategy": "evolution"}
+        findings = search.findings or {}
+        search.findings = {name: findings[name] for name in findings if name not in ("optimality", "strategy")}
+    shown = client.get(f"/v1/searches/{search_id}").json()
+    assert shown["optimality"] is None
+    assert shown["strategy"] == "evolution"
+
+
+def test_a_key_of_an_earlier_release_finds_its_search(client: TestClient, context: Context, device: str) -> None:
+    """That release stored the name of its default strategy."""
+    body, headers = {"device": device, "max_latency_ms": 0.05}, {"Idempotency-Key": "before"}
+    search_id = client.post("/v1/searches", json=body, headers=headers).json()["id"]
+    with context.database.writing() as session:
+        search = session.get_one(Search, search_id)
+        search.request = {**search.request, "strategy": "evolution"}
+    assert client.post("/v1/searches", json=body, headers=headers).json()["id"] == search_id
+    other = client.post("/v1/searches", json={**body, "strategy": "random"}, headers=headers)
+    assert other.status_code == 409
+
+
 def test_the_answer_says_whether_any_one_or_two_changes_improve_it(
     client: TestClient, context: Context, device: str, tables: CostTables
 ) -> None:
-    short = ask(client, device=device, max_latency_ms=0.05, budget=20).json()
+    short = ask(client, device=device, max_latency_ms=0.05, strategy="evolution", budget=20).json()
     assert short["two_opt"] is False
     assert short["gained_last_1000"] is None
-    full = ask(client, device=device, max_latency_ms=0.05, budget=20_000).json()
+    full = ask(client, device=device, max_latency_ms=0.05, strategy="evolution", budget=20_000).json()
     assert full["two_opt"] is True
     assert 0 <= full["two_opt_evaluations"] < full["evaluations"]
     with context.database.reading() as session:
@@ -455,7 +493,7 @@ def test_a_front_is_sought_over_all_budgets_up_to_a_limit(client: TestClient, de
     assert (np.diff(front[:, 1]) > 0).all()
     assert front[:, 1].max() <= 0.09
     assert search["best"] == search["front"][-1]
-    assert search["request"]["strategy"] == "nsga2"
+    assert search["strategy"] == "nsga2"
     volumes, reference = search["hypervolume"]["per_generation"], search["hypervolume"]["reference"]
     assert reference == {"error": 1.0, f"latency_ms@{device}": 0.09}
     assert (np.diff(volumes) >= 0).all()
