@@ -7,6 +7,7 @@ genome the genes of dropped blocks hold 0, so equal subnets have equal genomes.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -160,6 +161,16 @@ class SearchSpace:
     def num_genes(self) -> int:
         """G."""
         return len(self.genes)
+
+    @cached_property
+    def num_architectures(self) -> int:
+        """How many subnets there are: canonical genomes."""
+        count = math.prod(len(gene.choices) for gene in (self.genes[0], *self.extra_genes))
+        for stage, depths in enumerate(self.depths):
+            starts = [self.gene_of_block(stage, block) for block in range(depths[-1])]
+            widths = [math.prod(self.num_choices[start : start + len(self.block_genes)].tolist()) for start in starts]
+            count *= sum(math.prod(widths[:depth]) for depth in depths)
+        return count
 
     def depth_gene(self, stage: int) -> int:
         """Index of a stage's depth gene. stage: from 0."""

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from itertools import groupby
+from operator import itemgetter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,11 +16,12 @@ from rich.table import Column, Table
 
 from evolution.predictors.accuracy import ranking_warning
 from evolution.refusal import all_digits
-from service.costs import cost_kind, counted_costs
+from service.costs import cost_kind, cost_tables, counted_costs
 from service.quantities import round_amount, rounded
 
 if TYPE_CHECKING:
     from service.bundles.train import Step
+    from supernet.bundle import Bundle
     from supernet.data import Dataset
 
 SHOWN_CLASSES = 40  # in the table of a dataset
@@ -133,6 +136,48 @@ def show_dataset(dataset: "Dataset", console: Console) -> None:
             f"their places in training: {lost}",
             highlight=False,
         )
+
+
+def show_conversion(bundle: "Bundle", console: Console) -> None:
+    """The answer of `supple convert`: the space in words, and the range of every counted cost."""
+    space, report = bundle.space, bundle.report["conversion"]
+    lines = [f"{space.name}: the largest subnet is the network (logits differ by {report['difference']:.2g} at most)"]
+    lines.append(f"resolutions  {_choices(space.resolutions)}")
+    for stage, depths in enumerate(space.depths):
+        genes = [space.genes[space.gene_of_block(stage, block)] for block in range(depths[-1])]
+        widths = (
+            f"{_blocks([number for number, _ in group])}: {_choices(choices)}"
+            for choices, group in groupby(enumerate((gene.choices for gene in genes), 1), key=itemgetter(1))
+        )
+        lines.append(
+            f"stage {stage + 1}      {' or '.join(map(str, depths))} blocks; kept width of {'; '.join(widths)}"
+        )
+    lines += [
+        f"kept width of {gene.name.removesuffix('.width')}: {_choices(gene.choices)}" for gene in space.extra_genes
+    ]
+    lines.append(f"{space.num_architectures:,} subnets")
+    tables = cost_tables(space, bundle.classes)
+    for kind in counted_costs():
+        cost = tables.cost(kind.name)
+        lines.append(f"{kind.label:<12} {cost.floors.min():,.0f} to {cost.ceiling:,.0f} {kind.unit}")
+    if report["left_whole"]:
+        reasons = sorted((reason, path) for path, reason in report["left_whole"].items())
+        lines += [
+            f"left whole, {reason}: {', '.join(path for _, path in group)}"
+            for reason, group in groupby(reasons, key=itemgetter(0))
+        ]
+    normalization = bundle.normalization
+    lines.append(f"images: mean {_choices(normalization.mean)}, standard deviation {_choices(normalization.std)}")
+    console.print("\n".join([*lines, *report["remarks"]]), markup=False, highlight=False)
+
+
+def _blocks(numbers: Sequence[int]) -> str:
+    """Consecutive blocks by their numbers, from 1."""
+    return f"block {numbers[0]}" if len(numbers) == 1 else f"blocks {numbers[0]} to {numbers[-1]}"
+
+
+def _choices(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def show_corners(report: Mapping[str, Any], console: Console) -> None:

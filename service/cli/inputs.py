@@ -105,6 +105,18 @@ def read_arch(text: str, space: SearchSpace) -> Architecture:
         ) from error
 
 
+def read_numbers(option: str, text: str | None) -> list[float] | None:
+    """Numbers between commas, such as one for each channel of an image; None for None.
+
+    Raises:
+        InputError: something between the commas is no number.
+    """
+    try:
+        return None if text is None else [float(number) for number in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"{option} is {text!r}; write numbers between commas, such as 0.5,0.5,0.5") from error
+
+
 def _arch_of_json(text: str, name: str) -> Architecture:
     try:
         return Architecture.from_json(json.loads(text))

@@ -15,7 +15,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from service.bundles.paths import check_folder, check_input, check_output
-from service.cli.inputs import check_database, current_database, explain, naming_database, read_arch, read_settings
+from service.cli.inputs import (
+    check_database,
+    current_database,
+    explain,
+    naming_database,
+    read_arch,
+    read_numbers,
+    read_settings,
+)
 from service.cli.options import CostOption, SearchOptions, search_options
 from service.errors import InputError
 from service.quantities import fraction
@@ -242,6 +250,46 @@ def import_ofa(
         )
     out.print(f"bundle {bundle.hash[:16]} ({bundle.name}) in {bundle.path}")
     out.print("\n".join(abilities(bundle)), markup=False, highlight=False)
+
+
+@app.command()
+def convert(
+    factory: Annotated[
+        str,
+        typer.Argument(metavar="MODULE:FACTORY", help="A function that returns the network, as in mine.nets:small."),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the bundle.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="The network's state dict: FILE.safetensors, or as torch saves it.")
+    ] = None,
+    image_size: Annotated[int, typer.Option(help="Height and width of the network's images, pixels.")] = 224,
+    mean: Annotated[
+        str | None, typer.Option(help="Mean of each channel that the network expects, as in 0.5,0.5,0.5 (ImageNet's).")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Standard deviation of each channel (ImageNet's).")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the bundle (the factory's).")] = None,
+) -> None:
+    """Turn a network that you trained into a bundle whose largest subnet it is, to train, search and export from.
+
+    The factory may lie in the working directory. Only this command imports it: the bundle holds records, not code.
+    """
+    from service.bundles.convert import convert_network
+    from service.cli.display import show_conversion
+
+    if weights is not None:
+        check_input("--weights", weights)
+    with err.status("converting"):
+        converted = convert_network(
+            factory,
+            output,
+            weights=weights,
+            image_size=image_size,
+            mean=read_numbers("--mean", mean),
+            std=read_numbers("--std", std),
+            name=name,
+        )
+    show_conversion(converted.bundle, out)
+    out.print(f"bundle {converted.bundle.hash[:16]} in {converted.bundle.path}")
 
 
 @app.command()

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from supernet.conversion.convert import convert
 from supernet.export.parity import run_onnx
 from supernet.export.probe_plan import ProbeModel, network_model, probe_plan, reference_onnx, write_plan
 from supernet.families import preset
 from supernet.operators import block_key
 from supernet.space import Architecture
+from tests.support.networks import NETWORKS, SIZE
 
 SPACE = replace(preset("mbv3-digits"), name="tiny", resolutions=(8, 12), depths=((1, 2), (1,), (1,)))
 
@@ -30,6 +32,14 @@ def test_every_block_of_every_architecture_is_in_the_plan_once() -> None:
     genomes = SPACE.sample(np.random.default_rng(1), 2000)
     needed = {block_key(records) for genome in genomes for _, records in SPACE.part_operators(SPACE.decode(genome))}
     assert sorted(keys) == sorted(needed)
+
+
+@pytest.mark.parametrize("name", ["plain", "squeezed-resnext"])
+def test_the_blocks_of_a_converted_network_run_alone(name: str) -> None:
+    space = replace(convert(NETWORKS[name](), SIZE, name).space, resolutions=(SIZE,))
+    for model in probe_plan(space, np.random.default_rng(0), 1):
+        output = run_onnx(model.onnx(), np.ones((1, *model.input_shape), np.float32))
+        assert np.isfinite(output).all(), model.name
 
 
 def test_networks_are_distinct_and_spread_over_the_resolutions() -> None:

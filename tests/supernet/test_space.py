@@ -17,6 +17,7 @@ from supernet.families.mobilenetv3 import MobileNetV3Layout
 from supernet.operators import make_divisible
 from supernet.space import Architecture, Gene, SearchSpace
 from tests.support.neighbours import neighbours
+from tests.support.tiny import TINY, enumerate_space
 
 SPACES = sorted(presets())
 
@@ -191,3 +192,30 @@ def test_the_space_does_not_load_torch() -> None:
     code = "import sys, supernet.families as f; f.presets(); assert 'torch' not in sys.modules, 'torch was loaded'"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_number_of_architectures_is_that_of_all_canonical_genomes() -> None:
+    assert tiny().num_architectures == 800
+    assert TINY.num_architectures == len(enumerate_space(TINY))
+    assert by_block().num_architectures == len(enumerate_space(by_block())) == 2 * (2 + 2 * 4) * (4 + 4 * 1)
+
+
+def by_block() -> SearchSpace:
+    """The tiny space, whose blocks have choices of their own."""
+    choices = (((3,), (2, 3)), ((3, 5), (2, 3))), (((3, 5), (2, 3)), ((5,), (3,)))
+    return replace(tiny(), block_choices=choices)
+
+
+def test_blocks_may_have_choices_of_their_own() -> None:
+    space = by_block()
+    assert [gene.choices for gene in space.genes[3:]] == [(3,), (2, 3), (3, 5), (2, 3), (3, 5), (2, 3), (5,), (3,)]
+    assert space.largest().stages == (((3, 3), (5, 3)), ((5, 3), (5, 3)))
+    assert space_from_json(space.to_json()) == space
+    assert space.hash != tiny().hash
+    with pytest.raises(ValueError, match=r"stage1\.block1\.kernel_size is 5; its choices are 3"):
+        space.encode(tiny().largest())
+
+
+def test_choices_of_blocks_that_do_not_fit_the_depths_are_refused() -> None:
+    with pytest.raises(ValueError, match="block_choices need choices for each gene of each block"):
+        replace(tiny(), block_choices=((((3,), (2,)),), (((3,), (2,)),)))
