@@ -3,8 +3,10 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Literal
 
 from fastapi import APIRouter, Depends, FastAPI
+from pydantic import Field
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
@@ -14,6 +16,7 @@ from service.context import Context
 from service.devices import endpoints as devices
 from service.errors import UnavailableError
 from service.exports import endpoints as exports
+from service.jobs.locks import count_workers
 from service.pages import docs
 from service.pages import router as pages
 from service.searches import endpoints as searches
@@ -24,6 +27,7 @@ from service.web.dependencies import ContextOf
 from service.web.guard import Guard
 from service.web.metrics import Metrics
 from service.web.problems import install
+from service.web.schemas import Answer
 
 log = logging.getLogger("supple")
 
@@ -33,7 +37,17 @@ Predicted values come from models, verified values from held-out images, measure
 mixes them. FLOPs are multiply-adds. Accuracies are fractions in [0, 1], latencies milliseconds.
 Errors are `application/problem+json`."""
 
+NO_WORKER = "no worker runs: long and verified searches, and files to download, wait until `supple worker` starts one"
+
 health = APIRouter(tags=["health"])
+
+
+class Readiness(Answer):
+    """A service that can take requests."""
+
+    status: Literal["ready"] = "ready"
+    workers: int = Field(description="How many workers live. Without a worker, jobs wait in the queue.")
+    detail: str | None = Field(None, description="What still waits although the service is ready.")
 
 
 @health.head("/healthz", include_in_schema=False)
@@ -45,10 +59,11 @@ def check_alive() -> dict[str, str]:
 
 @health.head("/readyz", include_in_schema=False)
 @health.get("/readyz", summary="Check readiness", responses={503: {"description": "`detail` says what is not ready."}})
-def check_readiness(context: ContextOf) -> dict[str, str]:
+def check_readiness(context: ContextOf) -> Readiness:
     """Ready means: the database answers and is at this release's version, and the artifact store takes files."""
     check_ready(context)
-    return {"status": "ready"}
+    workers = count_workers(context.database)
+    return Readiness(workers=workers, detail=None if workers else NO_WORKER)
 
 
 def check_ready(context: Context) -> None:

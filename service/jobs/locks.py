@@ -2,7 +2,7 @@
 
 In PostgreSQL the lock is an advisory lock; beside a SQLite file it is a locked file. Two workers with the same id would
 run each other's jobs, so the second one to start is refused. A worker that can lock another worker's id has proof that
-the other worker is dead.
+the other worker is dead. The API counts the locks to say how many workers live.
 """
 
 import fcntl
@@ -20,11 +20,15 @@ from service.errors import ConflictError
 from service.jobs.queue import APPLICATION
 from service.storage.database import Database
 
+WORKERS = int.from_bytes(b"supp")  # key of the advisory lock that all living workers share
 LOCK_SECONDS = 3.0  # how long a starting worker tries for the lock on its id
 
 
 class WorkerLock(Protocol):
     """A living worker's lock on its id."""
+
+    def announce(self) -> None:
+        """Let `count_workers` count this lock. A worker that locks a peer's id for a moment does not call it."""
 
     def is_held(self) -> bool:
         """Whether this process still holds the lock."""
@@ -43,6 +47,9 @@ class _AdvisoryLock:
             self._connection.execute(text(f"SET tcp_keepalives_{setting} = {value}"))
         key = int.from_bytes(hashlib.sha256(f"{APPLICATION} worker {worker_id}".encode()).digest()[:8], signed=True)
         self.acquired = bool(self._connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}))
+
+    def announce(self) -> None:
+        self._connection.execute(text("SELECT pg_advisory_lock_shared(:workers, 0)"), {"workers": WORKERS})
 
     def is_held(self) -> bool:
         try:
@@ -67,6 +74,9 @@ class _FileLock:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.acquired = self.is_held()
 
+    def announce(self) -> None:
+        """Nothing to do: other processes see that the file is locked."""
+
     def is_held(self) -> bool:
         """Whether the path still names the file that this process locked. A worker removes its file when it ends."""
         with suppress(FileNotFoundError):
@@ -82,7 +92,7 @@ class _FileLock:
 def try_lock(database: Database, worker_id: str) -> WorkerLock | None:
     """The lock on a worker's id, or None if a living worker holds it."""
     if database.is_sqlite:
-        lock: _FileLock | _AdvisoryLock = _FileLock(Path(f"{database.engine.url.database}-workers"), worker_id)
+        lock: _FileLock | _AdvisoryLock = _FileLock(_lock_directory(database), worker_id)
     else:
         lock = _AdvisoryLock(database.engine, worker_id)
     if lock.acquired:
@@ -102,12 +112,39 @@ def lock_patiently(database: Database, worker_id: str) -> WorkerLock:
         if time.monotonic() > until:
             raise ConflictError(f"a worker with the id {worker_id!r} is running; set another SUPPLE_WORKER_ID")
         time.sleep(LOCK_SECONDS / 20)
+    lock.announce()
     return lock
+
+
+def count_workers(database: Database) -> int:
+    """How many workers live."""
+    if database.is_sqlite:
+        return sum(map(_is_locked, _lock_directory(database).glob("*.lock")))
+    with database.reading() as session:
+        holders = text(
+            "SELECT count(DISTINCT pid) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database "
+            "WHERE datname = current_database() AND locktype = 'advisory' AND classid = :workers AND objsubid = 2"
+        )
+        return int(session.scalar(holders, {"workers": WORKERS}) or 0)
+
+
+def _is_locked(path: Path) -> bool:
+    with suppress(FileNotFoundError), open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _lock_directory(database: Database) -> Path:
+    """Where the workers of a SQLite file have their lock files."""
+    return Path(f"{database.engine.url.database}-workers")
 
 
 def remove_stale_locks(database: Database) -> None:
     """Remove the lock files that killed workers left beside a SQLite file. PostgreSQL leaves none."""
     if database.is_sqlite:
-        for path in Path(f"{database.engine.url.database}-workers").glob("*.lock"):
+        for path in _lock_directory(database).glob("*.lock"):
             if lock := try_lock(database, path.stem):
                 lock.release()

@@ -22,6 +22,7 @@ from service.costs import COSTS, cost_kind, counted_costs
 from service.devices import queries as device_queries
 from service.devices.show import list_all_devices
 from service.errors import SuppleError, problem_document_of
+from service.jobs.locks import count_workers
 from service.pages import show
 from service.pages.charts import chart, cost_names, search_chart
 from service.pages.form import Budget, BudgetError
@@ -172,7 +173,7 @@ def _home(session: Session, context: Context, budget: Budget) -> dict[str, Any]:
 
 
 def _form(session: Session, context: Context, budget: Budget) -> dict[str, Any]:
-    """The values of the form: the choices, and the range of each cost."""
+    """The values of the form: the choices, the range of each cost, and the number of workers."""
     rows = supernet_queries.list_all(session)
     if not rows:
         return {"supernets": [], "budget": budget}
@@ -191,6 +192,7 @@ def _form(session: Session, context: Context, budget: Budget) -> dict[str, Any]:
         "costs": [kind for kind in COSTS if measured or kind.build],
         "ranges": cost_ranges(session, context, row, device),
         "budget": budget,
+        "workers": count_workers(context.database),
     }
 
 

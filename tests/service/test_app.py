@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from service.app import create_app
 from service.context import Context
 from service.errors import UnavailableError
+from service.jobs.locks import count_workers, lock_patiently, try_lock
 from service.settings import Settings
 from service.storage.database import Database
 
@@ -43,6 +44,37 @@ def test_what_is_fetched_can_be_asked_for_its_head(client: TestClient, path: str
     head, whole = client.head(path), client.get(path)
     assert head.status_code == 200
     assert head.headers["content-length"] == whole.headers["content-length"]
+
+
+def test_readiness_counts_the_workers_that_live(client: TestClient, context: Context) -> None:
+    answer = client.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json()["workers"] == 0
+    assert "no worker runs" in answer.json()["detail"]
+    assert "supple worker" in answer.json()["detail"]
+    workers = [lock_patiently(context.database, name) for name in ("a", "b")]
+    assert client.get("/readyz").json() == {"status": "ready", "workers": 2, "detail": None}
+    for worker in workers:
+        worker.release()
+    assert client.get("/readyz").json()["workers"] == 0
+
+
+def test_a_lock_file_that_a_killed_worker_left_counts_as_no_worker(database: Database) -> None:
+    if not database.is_sqlite:
+        pytest.skip("PostgreSQL drops a dead worker's lock by itself")
+    directory = Path(f"{database.engine.url.database}-workers")
+    directory.mkdir()
+    (directory / "dead.lock").touch()
+    assert count_workers(database) == 0
+
+
+def test_a_look_at_a_peer_counts_as_no_worker(database: Database) -> None:
+    if database.is_sqlite:
+        pytest.skip("beside SQLite a locked file is a living worker")
+    peer = try_lock(database, "peer")
+    assert peer is not None
+    assert count_workers(database) == 0
+    peer.release()
 
 
 def test_unknown_methods_count_as_one(client: TestClient) -> None:

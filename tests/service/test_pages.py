@@ -17,6 +17,7 @@ from service.context import Context
 from service.costs import counted_costs
 from service.devices.measurements import fit
 from service.devices.schemas import MeasurementsIn
+from service.jobs.locks import lock_patiently
 from service.pages import show
 from service.pages.router import router
 from service.searches.job import run_search
@@ -382,6 +383,12 @@ def test_a_search_that_verifies_is_waited_for(client: TestClient, context: Conte
     waiting = ask(client, device=device, max_latency_ms="0.05", verify="on")
     path = waiting.url.path
     assert "Waiting for a worker" in text(waiting.text)
+    assert "No worker runs, so this search waits." in text(waiting.text)
+    assert "No worker runs. Long and verified searches" in text(client.get("/").text)
+    worker = lock_patiently(context.database, "a")
+    assert "A worker runs it after the jobs before it." in text(client.get(path).text)
+    assert "No worker" not in client.get(path).text + client.get("/").text
+    worker.release()
     assert f'hx-get="{path}" hx-trigger="every 1s"' in waiting.text
     run_search(context, lambda _, function: function(), path.rpartition("/")[2])
     page = client.get(path)

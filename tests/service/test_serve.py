@@ -113,6 +113,8 @@ def test_a_child_imports_nothing_from_the_working_directory(
     hostile.mkdir()
     for name in ("service", "queue"):
         (hostile / f"{name}.py").write_text("raise SystemExit('imported from the working directory')")
+    (hostile / "migrations").mkdir()
+    (hostile / "migrations" / "__init__.py").write_text("raise SystemExit('imported from the working directory')")
     monkeypatch.chdir(hostile)
     worker = processes.start("worker", demo_settings(tmp_path, 0))
     try:
