@@ -16,7 +16,8 @@ from evolution.costs import CostTables
 from evolution.pareto import dominance_ranks
 from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.predictors.validation import kendall_tau
-from service.bundles.pairs import measure_subnets, stratified
+from service.bundles.pairs import stratified
+from service.searches.inherited import measure_subnets
 from supernet.bundle import Bundle
 from supernet.space import Genomes
 

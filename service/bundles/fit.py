@@ -5,7 +5,7 @@ from collections.abc import Callable
 from evolution.predictors.accuracy import AccuracyPredictor, learning_curve
 from evolution.predictors.fitting import Kind
 from service.bundles.pairs import Pairs, stratified
-from supernet.bundle import Bundle, BundleError, with_predictor
+from supernet.bundle import Bundle, with_predictor
 from supernet.streams import Stream, random_generator
 
 
@@ -29,12 +29,7 @@ def fit_bundle(
     space = bundle.space
     rng = random_generator(seed, Stream.PREDICTOR)
     genomes = stratified(space, rng, subnets)
-    if bundle.holdout() is None:
-        raise BundleError(f"{bundle.path} has no held-out images to measure subnets on")
-    files = bundle.manifest["files"]
-    hashes = {name: files.get(name) for name in ("weights.safetensors", "calibration.npz", "holdout.npz")}
-    key = {**hashes, "views": bundle.manifest["views"]}
-    pairs = Pairs(bundle.path.with_name(f"{bundle.path.name}.pairs.jsonl"), key)
+    pairs = Pairs.of_bundle(bundle)
     for done, scored in pairs.measure(bundle.evaluator(), space, genomes):
         progress("measure subnets", done, len(genomes), f"accuracy {scored.accuracy:.3f}")
     accuracy, log_likelihood = pairs.scores(genomes)

@@ -3,21 +3,25 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from evolution.arrays import Floats
 from evolution.costs import CostTables
-from supernet.evaluation.evaluate import Evaluation, Evaluator
+from service.searches.inherited import measure_subnets
+from supernet.bundle import Bundle, BundleError
+from supernet.evaluation.evaluate import Evaluator
+from supernet.evaluation.metrics import Evaluation
 from supernet.files import Journal
 from supernet.space import Genomes, SearchSpace
 from supernet.training.memory import keep_freed_memory
 
 STRATA = 20  # equal ranges of FLOPs
 POOL = 20_000  # genomes to choose from
+SCORES = tuple(field.name for field in fields(Evaluation))
 
 
 def stratified(space: SearchSpace, rng: np.random.Generator, count: int) -> Genomes:
@@ -41,16 +45,6 @@ def stratified(space: SearchSpace, rng: np.random.Generator, count: int) -> Geno
     return pool[np.argsort(turns, kind="stable")[:count]]
 
 
-def measure_subnets(evaluator: Evaluator, space: SearchSpace, genomes: Genomes) -> Iterator[tuple[int, Evaluation]]:
-    """Extract, recalibrate and score subnets, sorted by resolution. Yields the index in `genomes` and the scores."""
-    keep_freed_memory()
-    for number in np.argsort(genomes[:, 0], kind="stable").tolist():
-        arch = space.decode(genomes[number])
-        scored = evaluator.evaluate(evaluator.subnet(arch), arch.resolution)
-        assert scored is not None
-        yield number, scored
-
-
 class Pairs:
     """Measured subnets. Each is appended to a file when it is measured."""
 
@@ -60,22 +54,48 @@ class Pairs:
         self.path = path
         self._journal = Journal(path)
         self._scores = {
-            np.array(line["genome"], np.int8).tobytes(): (line["accuracy"], line["log_likelihood"])
+            np.array(line["genome"], np.int8).tobytes(): Evaluation(
+                **{name: line[name] for name in SCORES if name in line}
+            )
             for line in self._journal.lines
             if line.get("of") == self._key
         }
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle) -> Self:
+        """The measured subnets of a bundle: those in BUNDLE.pairs.jsonl that its weights and images gave.
+
+        Raises:
+            BundleError: the bundle has no held-out images to measure subnets on.
+        """
+        files = bundle.manifest["files"]
+        if "holdout.npz" not in files:
+            raise BundleError(f"{bundle.path} has no held-out images to measure subnets on")
+        hashes = {name: files.get(name) for name in ("weights.safetensors", "calibration.npz", "holdout.npz")}
+        key = {**hashes, "views": bundle.manifest["views"]}
+        return cls(bundle.path.with_name(f"{bundle.path.name}.pairs.jsonl"), key)
+
+    @property
+    def known(self) -> Mapping[bytes, Evaluation]:
+        """All scores, by the bytes of a genome."""
+        return self._scores
 
     def measure(self, evaluator: Evaluator, space: SearchSpace, genomes: Genomes) -> Iterator[tuple[int, Evaluation]]:
         """Measure the genomes that are not in the file. Yields the number measured so far, and the newest scores."""
         missing = np.array([genome for genome in genomes if genome.tobytes() not in self._scores], np.int8)
         if len(missing):
+            keep_freed_memory()
             already_done = len(genomes) - len(missing)
             for done, (number, scored) in enumerate(measure_subnets(evaluator, space, missing), already_done + 1):
-                self._journal.add({"of": self._key, "genome": missing[number].tolist(), **asdict(scored)})
-                self._scores[missing[number].tobytes()] = scored.accuracy, scored.log_likelihood
+                self.add(missing[number], scored)
                 yield done, scored
+
+    def add(self, genome: Genomes, scored: Evaluation) -> None:
+        """Append the scores of a genome (G,). Raises OSError when the file cannot be written."""
+        self._journal.add({"of": self._key, "genome": genome.tolist(), **asdict(scored)})
+        self._scores[genome.tobytes()] = scored
 
     def scores(self, genomes: Genomes) -> tuple[Floats, Floats]:
         """(N,) accuracies and (N,) log-likelihoods of (N, G) genomes, all measured."""
-        scores = np.array([self._scores[genome.tobytes()] for genome in genomes])
-        return scores[:, 0], scores[:, 1]
+        scores = [self._scores[genome.tobytes()] for genome in genomes]
+        return np.array([scored.accuracy for scored in scores]), np.array([scored.log_likelihood for scored in scores])

@@ -2,27 +2,29 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evolution.arrays import Floats
 from evolution.costs import CostTables
 from evolution.limits import Limit
 from evolution.predictors.accuracy import AccuracyPredictor, ranking_warning
 from evolution.predictors.latency import LatencyModel
 from evolution.problem import Problem
-from evolution.search import EVALUATIONS
+from evolution.search import EVALUATIONS, Progress, SearchResult
 from service.bundles.paths import check_input
-from service.candidates.schemas import CandidateOut
+from service.candidates.schemas import CandidateOut, Inherited
 from service.costs import cost_tables, counted_costs
 from service.devices.measurements import fit_measurements_file
 from service.errors import InputError
 from service.searches.answer import answer_parts, limit_evidence, shown_front, weakest_evidence
 from service.searches.findings import make_findings
-from service.searches.request import SearchRequest, canonical_choices
+from service.searches.inherited import InheritedScores, check_measurable
+from service.searches.request import INHERITED_EVALUATIONS, Evaluate, SearchRequest, canonical_choices
 from service.searches.schemas import SearchOut
 from supernet.bundle import Bundle
+from supernet.evaluation.metrics import Evaluation, Metric
 from supernet.space import Genomes, Value
 
 ID_DIGITS = 16  # of a bundle's hash: the id of its supernet once it is registered
@@ -41,16 +43,24 @@ def search_bundle(
     evaluations: int | None = None,
     seed: int = 0,
     strategy: str | None = None,
+    evaluate: Evaluate = "predicted",
+    metric: Metric = "accuracy",
+    progress: Callable[[int, int, str], None] = lambda done, total, remark: None,
 ) -> dict[str, Any]:
-    """The best architecture by prediction within hard limits, as JSON: `SearchOut`, without what only a server knows.
+    """The best architecture within hard limits, as JSON: `SearchOut`, without what only a server knows.
 
     A candidate's `id` is its architecture's, as `supple describe` prints it. `latency_models` names their sources.
-    limits, device, resolution, max_resolution, choices, minimise, min_accuracy: see `make_request`.
+    Subnets that are measured stay in BUNDLE.pairs.jsonl, where `supple fit` finds them, too; so an interrupted search,
+    when it is run again, measures only the missing subnets.
+
+    limits, device, resolution, max_resolution, choices, minimise, min_accuracy, evaluate, metric: see `make_request`.
     evaluations: how many architectures to evaluate at most. strategy: a name; None: the default.
+    progress: called with each subnet that is measured: how many are evaluated, of at most how many, and a remark.
 
     Raises:
         Refused (a ValueError): no architecture is within the limits. ValueError: an unknown strategy. Also what
-            `make_request` raises.
+            `make_request` raises. InputError: the bundle's subnets cannot be measured by the metric. OSError:
+            BUNDLE.pairs.jsonl cannot be written.
     """
     request, sources = make_request(
         bundle,
@@ -64,14 +74,18 @@ def search_bundle(
         evaluations=evaluations,
         seed=seed,
         strategy=strategy,
+        evaluate=evaluate,
+        metric=metric,
     )
     problem, latency_models = make_problem(bundle, request, sources)
     started = time.perf_counter()
-    result = request.search(problem).run_to_end()
+    if request.is_inherited:
+        result, scored = _search_inherited(bundle, problem, request, progress)
+    else:
+        result, scored = request.search(problem).run_to_end(), {}
     elapsed_ms = 1e3 * (time.perf_counter() - started)
-    members = shown_front(result)
-    (best,) = _show(bundle, problem, latency_models, result.best[None], result.finalists.accuracy[:1])
-    front = _show(bundle, problem, latency_models, result.front.genomes[members], result.front.accuracy[members])
+    (best,) = _show(bundle, problem, latency_models, result.best[None], scored)
+    front = _show(bundle, problem, latency_models, result.front.genomes[shown_front(result)], scored)
     answer = SearchOut.model_construct(
         supernet=request.supernet,
         status="done",
@@ -79,12 +93,39 @@ def search_bundle(
         best=best,
         limits_hold=weakest_evidence([limit_evidence(limit) for limit in request.limits]),
         **answer_parts(request, make_findings(problem, result), best, front),
-        predictor_warning=ranking_warning(load_predictor(bundle).card),
+        predictor_warning=None if request.is_inherited else ranking_warning(load_predictor(bundle).card),
         latency_models=sources,
         evaluations=result.evaluations,
         elapsed_ms=elapsed_ms,
     )
     return answer.model_dump(mode="json", exclude_unset=True, warnings=False)
+
+
+def _search_inherited(
+    bundle: Bundle, problem: Problem, request: SearchRequest, progress: Callable[[int, int, str], None]
+) -> tuple[SearchResult, Mapping[bytes, Evaluation]]:
+    """The result of a search that measures subnets, and the scores of everything measured. Loads torch."""
+    from service.bundles.pairs import Pairs
+
+    check_measurable(bundle.manifest, request.metric)
+    problem.require_feasible()
+    pairs, metric = Pairs.of_bundle(bundle), request.metric
+    measured = 0  # since the last generation
+
+    def on_measured(genome: Genomes, evaluation: Evaluation) -> None:
+        nonlocal measured
+        pairs.add(genome, evaluation)
+        measured += 1
+        progress(search.evaluations + measured, search.max_evaluations, f"{metric} {getattr(evaluation, metric):.4g}")
+
+    def on_progress(_: Progress) -> None:
+        nonlocal measured
+        measured = 0
+        progress(search.evaluations, search.max_evaluations, "")
+
+    scores = InheritedScores(bundle.evaluator(), bundle.space, metric, pairs.known, on_measured)
+    search = request.search(replace(problem, measure=scores))
+    return search.run_to_end(on_progress), pairs.known
 
 
 def make_request(
@@ -100,6 +141,8 @@ def make_request(
     evaluations: int | None = None,
     seed: int = 0,
     strategy: str | None = None,
+    evaluate: Evaluate = "predicted",
+    metric: Metric = "accuracy",
 ) -> tuple[SearchRequest, dict[str, str]]:
     """The request that these arguments make, and where the latency models come from: sources by device, `device` first.
 
@@ -107,10 +150,11 @@ def make_request(
     device, OTHER: the name of a device inside the bundle, or a file of measurements, whose stem is then the name.
     resolution: the only image size allowed. max_resolution: the largest one. choices: the choices that stay open, by
     name of the gene, as `evolution.choices.Choices` takes them. minimise: the cost to minimise at `min_accuracy`.
-    evaluations: the most; None: the default. strategy: a name; None: the default.
+    evaluations: the most; None: the default. strategy: a name; None: the default. evaluate: `inherited` measures
+    subnets on held-out images, by `metric`, in place of predicting their accuracy.
 
     Raises:
-        InputError: `device` is missing, or two files have one name.
+        InputError: `device` is missing, two files have one name, or the metric does not go with the rest.
     """
     if device is None and "latency_ms" in (*limits, minimise):
         raise InputError(
@@ -127,6 +171,7 @@ def make_request(
         cost, _, other = name.partition("@")
         return Limit(cost, value, names[other or device or ""] if cost == "latency_ms" else None)
 
+    default = INHERITED_EVALUATIONS if evaluate == "inherited" else EVALUATIONS
     request = SearchRequest(
         supernet=bundle.hash[:ID_DIGITS],
         limits=tuple(limit(name, value) for name, value in limits.items()),
@@ -138,8 +183,10 @@ def make_request(
         choices=canonical_choices(choices or {}),
         strategy=strategy,
         seed=seed,
-        evaluations=EVALUATIONS if evaluations is None else evaluations,
+        evaluations=default if evaluations is None else evaluations,
         warm_start=False,
+        evaluate=evaluate,
+        metric=metric,
     )
     return request, {name: source for source, name in names.items()}
 
@@ -185,15 +232,21 @@ def _device_names(bundle: Bundle) -> str:
 
 
 def _show(
-    bundle: Bundle, problem: Problem, latency_models: Mapping[str, LatencyModel], genomes: Genomes, accuracy: Floats
+    bundle: Bundle,
+    problem: Problem,
+    latency_models: Mapping[str, LatencyModel],
+    genomes: Genomes,
+    scored: Mapping[bytes, Evaluation],
 ) -> list[CandidateOut]:
-    """(N, G) genomes and their (N,) predicted accuracies as candidates, which are neither verified nor measured."""
+    """(N, G) genomes as candidates, with their predicted accuracies and latencies. scored: those that were measured."""
     tables, space = problem.tables, bundle.space
+    accuracy, views = problem.predictor.predict(genomes), max(1, bundle.manifest["views"]["count"])
     costs = {kind: tables.cost(kind.name)(genomes) for kind in counted_costs()}
     latency_ms = {name: model.predict(genomes) for name, model in latency_models.items()}
     candidates = []
     for row, genome in enumerate(genomes):
         arch = space.decode(genome)
+        evaluation = scored.get(genome.tobytes())
         counted: dict[str, Any] = {kind.name: kind.number(values[row]) for kind, values in costs.items()}
         candidates.append(
             CandidateOut.model_construct(
@@ -207,7 +260,8 @@ def _show(
                     name: float(ms[row]) for name, ms in latency_ms.items() if math.isfinite(ms[row])
                 },  # inf: not measured at this resolution
                 predicted_latency_bound_ms={},
-                verified_accuracy=None,
+                verified_accuracy=evaluation.accuracy if evaluation else None,
+                inherited=Inherited.of_evaluation(evaluation, views) if evaluation else None,
                 measured_latency_ms=None,
             )
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import or_, select
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from evolution.arrays import Floats
@@ -19,7 +19,9 @@ from service.storage.tables import (
     LatencyPrediction,
     Supernet,
     Verification,
+    now,
 )
+from supernet.evaluation.metrics import Evaluation, Metric, to_fraction
 from supernet.space import Genomes
 
 
@@ -126,8 +128,73 @@ def measured_latency(session: Session, ids: Sequence[str], search_id: str | None
     }
 
 
-def add_verification(session: Session, values: dict[str, Any]) -> None:
-    """Write the verification of a candidate, unless it has one."""
+def evaluations(session: Session, supernet: Supernet) -> dict[bytes, Evaluation]:
+    """What the verified candidates of a supernet score on held-out images, by the bytes of the genome."""
+    query = (
+        select(Candidate.genome, Verification)
+        .join(Verification, Verification.candidate_id == Candidate.id)
+        .where(Candidate.supernet_id == supernet.id)
+        .order_by(Candidate.id)
+    )
+    views = max(1, supernet.manifest["views"]["count"])
+    return {
+        genome: Evaluation(
+            accuracy=row.verified_accuracy,
+            log_likelihood=row.log_likelihood,
+            images=row.images * views,
+            top5=row.top5,
+            f1_macro=row.f1_macro,
+        )
+        for genome, row in session.execute(query)
+        if row.verified_accuracy is not None and row.log_likelihood is not None
+    }
+
+
+def measured_genomes(session: Session, supernet: Supernet, metric: Metric) -> tuple[Genomes, Floats]:
+    """(N, G) genomes of a supernet's verified candidates and (N,) their scores by a metric, as fractions."""
+    values = {key: scored.value(metric) for key, scored in evaluations(session, supernet).items()}
+    fractions = {key: to_fraction(metric, value) for key, value in values.items() if value is not None}
+    if not fractions:
+        return np.zeros((0, 0), np.int8), np.zeros(0)
+    return np.frombuffer(b"".join(fractions), np.int8).reshape(len(fractions), -1), np.array([*fractions.values()])
+
+
+def add_evaluations(session: Session, supernet: Supernet, scored: Mapping[str, Evaluation]) -> None:
+    """Write what candidates of a supernet score on held-out images, unless that is stored. scored: by candidate.
+
+    A row that an earlier release wrote gets the scores that it lacks.
+    """
+    views = max(1, supernet.manifest["views"]["count"])
+    rows = {
+        name: {"top5": evaluation.top5, "f1_macro": evaluation.f1_macro, "log_likelihood": evaluation.log_likelihood}
+        for name, evaluation in scored.items()
+    }
+    insert_missing(
+        session,
+        Verification,
+        [
+            {
+                "candidate_id": name,
+                "verified_accuracy": scored[name].accuracy,
+                "images": scored[name].images // views,
+                "created_at": now(),
+                **row,
+            }
+            for name, row in rows.items()
+        ],
+    )
+    lacking = select(Verification.candidate_id).where(
+        Verification.candidate_id.in_(rows),
+        Verification.verified_accuracy.is_not(None),
+        Verification.f1_macro.is_(None),
+    )
+    for name in session.scalars(lacking.order_by(Verification.candidate_id)).all():
+        session.execute(update(Verification).where(Verification.candidate_id == name).values(rows[name]))
+
+
+def add_unverifiable(session: Session, candidate_id: str, reason: str) -> None:
+    """Write why a candidate cannot be verified, unless it has been verified."""
+    values = {"candidate_id": candidate_id, "images": 0, "reason": reason, "created_at": now()}
     insert_missing(session, Verification, [values])
 
 

@@ -1,12 +1,14 @@
 """Answer bodies of candidates and fronts."""
 
+from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, create_model
 
 from service.costs import COSTS, counted_costs
 from service.web.schemas import Answer
+from supernet.evaluation.metrics import Evaluation
 
 if TYPE_CHECKING:  # here and below: types that follow from the table of costs, which type checkers cannot read
     Cost = str
@@ -29,6 +31,30 @@ class MeasuredLatency(Answer):
         "not recorded; then the median of the reference network's time in this measurement replaces it.",
     )
     samples: int = Field(description="How many times each network was run.")
+
+
+class Inherited(Answer):
+    """What a subnet scores on the bundle's held-out images with the supernet's weights, after recalibration.
+
+    The images are perturbed as the bundle's manifest says. A search with `evaluate: inherited` that takes the best of
+    many subnets on the same images is a little optimistic about it.
+    """
+
+    accuracy: float = Field(description="Top-1, in [0, 1]; the same as `verified_accuracy`.")
+    top5: float | None = Field(
+        description="How often the true class is among the five most probable, in [0, 1]. Null: not stored by an "
+        "earlier release."
+    )
+    f1_macro: float | None = Field(
+        description="The mean of F1 over the classes, in [0, 1]. Null: not stored by an earlier release."
+    )
+    log_likelihood: float | None = Field(description="The mean log-likelihood of the true class, nats.")
+    images: int = Field(description="How many images these are over, perturbed copies not counted.")
+
+    @classmethod
+    def of_evaluation(cls, evaluation: Evaluation, views: int) -> Self:
+        """views: how many perturbed copies of each image the evaluation is over."""
+        return cls(**asdict(evaluation) | {"images": evaluation.images // views})
 
 
 class Identified(Answer):
@@ -82,6 +108,10 @@ class CandidateOut(Counted):
     )
     verified_images: int | None = Field(description="How many images the verified accuracy is over.")
     verified_accuracy_reason: str | None = Field(description="Why there is no verified accuracy.")
+    inherited: Inherited | None = Field(
+        description="All scores on the held-out images, once they are measured: by `verify`, or by a search with "
+        "`evaluate: inherited`."
+    )
     measured_latency_ms: dict[str, float] | None = Field(
         description="By device, the measured latency of the exported network, on the scale of the device's latency "
         "model. The exported network and a reference network run in turns on the device; the ratio of their times is "

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from evolution.costs import CostTables
 from service.candidates import queries
 from service.candidates.queries import genomes_of
-from service.candidates.schemas import CandidateOut, MeasuredLatency
+from service.candidates.schemas import CandidateOut, Inherited, MeasuredLatency
 from service.context import Context
 from service.costs import counted_costs
 from service.devices import queries as devices
@@ -100,6 +100,7 @@ def _show_candidate(
         verified_accuracy=verification.verified_accuracy if verification else None,
         verified_images=verification.images if verification and verification.images else None,
         verified_accuracy_reason=verification.reason if verification else obstacle or NOT_VERIFIED,
+        inherited=_show_inherited(verification),
         measured_latency_ms={name: row.measured_latency_ms for name, row in measured.items()} if measured else None,
         measured_latency_details=(
             {name: MeasuredLatency.model_validate(row.details) for name, row in measured.items()} if measured else None
@@ -107,6 +108,18 @@ def _show_candidate(
         measured_latency_reason=None if measured else obstacle or NOT_MEASURED,
         onnx=f"/v1/candidates/{candidate.id}/onnx",
         created_at=candidate.created_at,
+    )
+
+
+def _show_inherited(verification: Verification | None) -> Inherited | None:
+    if verification is None or verification.verified_accuracy is None:
+        return None
+    return Inherited(
+        accuracy=verification.verified_accuracy,
+        top5=verification.top5,
+        f1_macro=verification.f1_macro,
+        log_likelihood=verification.log_likelihood,
+        images=verification.images,
     )
 
 

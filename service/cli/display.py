@@ -31,7 +31,8 @@ LINE_SECONDS = 30.0  # between two lines in a log file
 class Bar:
     """A progress bar for each stage, with the time left and a remark.
 
-    If the console is not a terminal, such as a log file, it prints a line every `LINE_SECONDS` instead.
+    If the console is not a terminal, such as a log file, it prints a line every `LINE_SECONDS` instead. Without any
+    stage it prints nothing.
     """
 
     def __init__(self, console: Console) -> None:
@@ -51,17 +52,18 @@ class Bar:
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
-        self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._tasks:
+            self._progress.stop()
 
     def __call__(self, stage: str, done: int, total: int, remark: str = "") -> None:
         """Show the progress of a stage: `done` of `total`."""
         if stage not in self._tasks:
+            self._progress.start()
             self._tasks[stage] = self._progress.add_task(stage, total=total, remark="")
         task = self._tasks[stage]
         self._progress.update(task, completed=done, remark=remark)
@@ -293,6 +295,11 @@ def show_answer(answer: Mapping[str, Any], genes: Sequence[str], console: Consol
 
     console.print("\n".join(architecture_lines(best["arch"], genes)))
     reached = "" if answer["min_accuracy_reached"] is not False else f"   {min_accuracy:g} was not reached"
+    inherited, metric = best.get("inherited"), answer["request"].get("metric")
+    if inherited:
+        label, images = f"inherited {metric.replace('_', ' ')}", f"on {inherited['images']:,} held-out images"
+        console.print(f"{label:<22} {inherited[metric]:.4f} {images}{reached}", highlight=False)
+        reached = ""
     console.print(f"predicted accuracy     {best['predicted_accuracy']:.4f}{reached}", highlight=False)
     for device in answer["latency_models"]:
         ms = best["predicted_latency_ms"].get(device)
@@ -300,11 +307,13 @@ def show_answer(answer: Mapping[str, Any], genes: Sequence[str], console: Consol
         console.print(f"predicted latency      {shown} on {device}{beside(f'latency_ms@{device}')}", highlight=False)
     for label, cost, text in counted_lines(best):
         console.print(f"{label:<22} {text}{beside(cost)}", highlight=False)
-    console.print(f"{answer['evaluations']:,} architectures evaluated in {answer['elapsed_ms'] / 1e3:.2f} s")
+    scored = "scored on held-out images" if inherited else "evaluated"
+    console.print(f"{answer['evaluations']:,} architectures {scored} in {answer['elapsed_ms'] / 1e3:.2f} s")
     if answer["optimality"]:
         console.print(optimality_line(answer["optimality"], answer["min_accuracy_reached"]))
     elif answer["two_opt"]:
-        console.print("no change of one or two genes within the limits improves the predicted accuracy")
+        which = f"inherited {metric.replace('_', ' ')}" if inherited else "predicted accuracy"
+        console.print(f"no change of one or two genes within the limits improves the {which}")
     else:
         console.print(
             "not all changes of one or two genes were evaluated; more --evaluations may find a better architecture"

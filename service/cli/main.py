@@ -6,6 +6,7 @@ import os
 import sys
 from collections import deque
 from enum import StrEnum
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,6 +60,22 @@ class BatchNormOption(StrEnum):
 
     recalibrated = "recalibrated"
     stored = "stored"
+
+
+class EvaluateOption(StrEnum):
+    """What ranks the architectures of a search."""
+
+    predicted = "predicted"
+    inherited = "inherited"
+
+
+class MetricOption(StrEnum):
+    """What a search can measure."""
+
+    accuracy = "accuracy"
+    top5 = "top5"
+    f1_macro = "f1_macro"
+    log_likelihood = "log_likelihood"
 
 
 class KindOption(StrEnum):
@@ -359,25 +376,36 @@ def search(
         typer.Option(help="How to search (default: exact where that proves its answer, otherwise evolution)."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal answers.")] = 0,
+    evaluate: Annotated[
+        EvaluateOption,
+        typer.Option(help="Rank by predicted accuracy, or measure subnets on the bundle's held-out images."),
+    ] = EvaluateOption.predicted,
+    metric: Annotated[
+        MetricOption, typer.Option(help="What --evaluate inherited measures, and the search maximises.")
+    ] = MetricOption.accuracy,
     as_json: JsonOption = False,
 ) -> None:
     """Search a bundle under hard limits, without a server."""
     from evolution.refusal import Refused
     from service.bundles.search import search_bundle
-    from service.cli.display import show_answer, show_refused
+    from service.cli.display import Bar, show_answer, show_refused
     from service.searches.answer import refuse
 
     opened = _open(bundle)
     genes = [gene.name for gene in opened.space.block_genes]
     try:
-        answer = search_bundle(
-            opened,
-            **options,
-            minimise=None if minimise is None else str(minimise),
-            min_accuracy=None if min_accuracy is None else fraction(min_accuracy),
-            seed=seed,
-            strategy=strategy,
-        )
+        with Bar(err) as bar:
+            answer = search_bundle(
+                opened,
+                **options,
+                minimise=None if minimise is None else str(minimise),
+                min_accuracy=None if min_accuracy is None else fraction(min_accuracy),
+                seed=seed,
+                strategy=strategy,
+                evaluate=evaluate.value,
+                metric=metric.value,
+                progress=partial(bar, "measure subnets"),
+            )
     except Refused as error:
         refused = refuse(error)
         if as_json:

@@ -82,7 +82,12 @@ def _parameters() -> list[inspect.Parameter]:
             help="Restrict a gene to some of its choices: kernel_size=3,5 in all blocks, stage3.depth=2 in one stage. "
             "Repeat it for further genes.",
         ),
-        _parameter("evaluations", int, min=1, help="Evaluate at most this many architectures (default 6,000)."),
+        _parameter(
+            "evaluations",
+            int,
+            min=1,
+            help="Evaluate at most this many architectures (default 6,000; 300 where subnets are measured).",
+        ),
         _parameter("budget", int, min=1, hidden=True, help="Deprecated: the old name of --evaluations."),
     ]
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from supernet.bundle import Bundle
-from supernet.evaluation.evaluate import BatchNorm, Evaluation, Evaluator
+from supernet.evaluation.evaluate import BatchNorm, Evaluator
+from supernet.evaluation.metrics import Evaluation
 from supernet.export.parity import OnnxFile, export_metadata, export_subnet
 from supernet.space import Architecture
 

@@ -8,6 +8,7 @@ from service.costs import COSTS, cost_kind, counted_costs
 from service.pages import show
 from service.searches.request import SearchRequest
 from service.searches.schemas import SearchOut
+from supernet.evaluation.metrics import Metric
 
 
 def search_chart(search: SearchOut, space: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,7 +23,8 @@ def search_chart(search: SearchOut, space: Mapping[str, Any]) -> dict[str, Any]:
     costs = request.objectives or ((request.minimise,) if request.minimise else ())
     objectives = [_on_device(cost, request.device) for cost in costs]
     axis = next((name for name in names if name in (objectives or limits)), names[0])
-    return chart(search.front, search.best, names, axis, space, limits, request.min_accuracy)
+    metric = request.metric if request.is_inherited else None
+    return chart(search.front, search.best, names, axis, space, limits, request.min_accuracy, metric)
 
 
 def _on_device(name: str, device: str | None) -> str:
@@ -44,10 +46,12 @@ def chart(
     space: Mapping[str, Any],
     limits: Mapping[str, float] | None = None,
     min_accuracy: float | None = None,
+    metric: Metric | None = None,
 ) -> dict[str, Any]:
     """The data of the chart of a front, with predicted and verified accuracies apart.
 
-    names: the costs that the horizontal axis can show. axis: the cost that it shows first.
+    names: the costs that the horizontal axis can show. axis: the cost that it shows first. metric: what the front is
+    of, if it was measured.
     """
     limits = limits or {}
     candidates = [candidate for candidate in front if best is None or candidate.id != best.id]
@@ -58,6 +62,9 @@ def chart(
             | ({"limit_text": f"limit {show.exact(limits[name], name)}"} if name in limits else {})
             for name in names
         ],
+        "ranked": "inherited" if metric else "predicted",
+        "quality": show.metric(metric or "accuracy"),
+        "is_fraction": metric != "log_likelihood",
         "min_accuracy": min_accuracy,
         "min_accuracy_text": f"at least {show.percent(min_accuracy)}",
         "points": [
@@ -66,18 +73,22 @@ def chart(
                 "architecture": show.line(candidate.arch, space),
                 "predicted": candidate.predicted_accuracy,
                 "verified": candidate.verified_accuracy,
+                "inherited": getattr(candidate.inherited, metric) if candidate.inherited and metric else None,
                 "costs": [_cost(candidate, name) for name in names],
                 "best": candidate is best,
-                "rows": _rows(candidate, names),
+                "rows": _rows(candidate, names, metric),
             }
             for candidate in (*candidates, *([best] if best else []))
         ],
     }
 
 
-def _rows(candidate: CandidateOut, names: Sequence[str]) -> list[tuple[str, str]]:
+def _rows(candidate: CandidateOut, names: Sequence[str], metric: Metric | None) -> list[tuple[str, str]]:
     """The rows of a candidate's tooltip: labels and numbers."""
-    rows = [("Predicted accuracy", show.percent(candidate.predicted_accuracy))]
+    rows = []
+    if metric and candidate.inherited:
+        rows.append((f"{show.metric(metric)}, inherited", show.score(getattr(candidate.inherited, metric), metric)))
+    rows += [("Predicted accuracy", show.percent(candidate.predicted_accuracy))]
     if candidate.verified_accuracy is not None:
         rows.append(("Verified accuracy", show.percent(candidate.verified_accuracy)))
     rows += [

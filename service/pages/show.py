@@ -8,6 +8,7 @@ from typing import Any
 
 from service.costs import cost_kind
 from service.quantities import round_amount, rounded, written
+from supernet.evaluation.metrics import Metric
 
 GAP = "\N{NARROW NO-BREAK SPACE}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -75,6 +76,21 @@ def line(arch: Mapping[str, Any], space: Mapping[str, Any]) -> str:
 def percent(fraction: float | None) -> str:
     """`98.40 %`."""
     return UNKNOWN if fraction is None else f"{100 * fraction:.2f}{GAP}%"
+
+
+def metric(name: Metric) -> str:
+    """A metric's label, to begin with: `Macro F1`."""
+    return {
+        "accuracy": "Accuracy",
+        "top5": "Top-5 accuracy",
+        "f1_macro": "Macro F1",
+        "log_likelihood": "Log-likelihood",
+    }[name]
+
+
+def score(value: float | None, name: Metric) -> str:
+    """A score by a metric: `98.40 %`, `-0.0731`."""
+    return percent(value) if name != "log_likelihood" else UNKNOWN if value is None else f"{value:.4f}"
 
 
 def milliseconds(value: float | None) -> str:
@@ -177,6 +193,8 @@ FILTERS = {
     for function in (
         stages,
         percent,
+        metric,
+        score,
         milliseconds,
         cost,
         exact,

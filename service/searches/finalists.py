@@ -178,14 +178,14 @@ class FinalistResults:
         return verification.verified_accuracy if verification else None
 
     def rank(self, candidate_id: str) -> tuple[float, ...]:
-        """A key to sort by, best first: the minimised cost, then verified accuracy, then log-likelihood."""
+        """A key to sort by, best first: the minimised cost, the request's metric, accuracy, then log-likelihood."""
         cost = self.counted.get(candidate_id, 0.0)
         if self.request.minimise == "latency_ms":
             latencies = {**self.predicted_ms.get(candidate_id, {}), **self.measured_ms.get(candidate_id, {})}
             cost = latencies[self.request.device or ""]
-        verification = self.verifications.get(candidate_id)
-        likelihood = (verification.log_likelihood if verification else None) or 0.0
-        return cost, -(self.verified_accuracy(candidate_id) or 0.0), -likelihood
+        verification, metric = self.verifications.get(candidate_id), self.request.metric
+        columns = ("verified_accuracy" if metric == "accuracy" else metric, "verified_accuracy", "log_likelihood")
+        return cost, *(-(getattr(verification, column, None) or 0.0) for column in columns)
 
     def problem_document(self) -> dict[str, Any]:
         """Why no finalist is the answer, and which one comes closest."""

@@ -15,7 +15,8 @@ from service.costs import COSTS
 from service.devices import queries as devices
 from service.errors import ConflictError, InvalidError
 from service.searches import queries
-from service.searches.request import SearchRequest, canonical_choices
+from service.searches.inherited import check_measurable
+from service.searches.request import INHERITED_EVALUATIONS, SearchRequest, canonical_choices
 from service.searches.schemas import SearchIn
 from service.storage.store import unpack
 from service.storage.tables import LatencyModelRow, Search, Supernet
@@ -48,12 +49,14 @@ def make_question(session: Session, body: SearchIn) -> Question:
 
     Raises:
         NotFoundError: no such supernet or device. InvalidError: the device was not measured, the supernet's networks
-            cannot be verified, or fields contradict each other.
+            cannot be verified, or fields contradict each other. InputError: they cannot be measured by `metric`.
     """
     supernet = supernets.get(session, body.supernet) if body.supernet else supernets.get_only(session)
     if body.verify:
         check_extractable(supernet)
     request = make_request(body, supernet.id)
+    if request.is_inherited:
+        check_measurable(supernet.manifest, request.metric)
     return Question(supernet, request, devices.get_models(session, request.devices, supernet.space_hash))
 
 
@@ -105,7 +108,7 @@ def make_request(body: SearchIn, supernet_id: str) -> SearchRequest:
     """The canonical form of a request body: no shorthands, and the limits in a fixed order.
 
     Raises:
-        InvalidError: fields contradict each other or lack their device.
+        InvalidError, InputError: fields contradict each other or lack their device.
     """
     limits = _limits(body)
     objectives = _objectives(body)
@@ -136,6 +139,8 @@ def make_request(body: SearchIn, supernet_id: str) -> SearchRequest:
         evaluations=_evaluations(body),
         warm_start=body.warm_start,
         verify=body.verify,
+        evaluate=body.evaluate,
+        metric=body.metric,
     )
 
 
@@ -162,9 +167,14 @@ def _device_of(cost: str, body: SearchIn) -> str | None:
 
 
 def _evaluations(body: SearchIn) -> int:
-    """`evaluations`, or `budget`, its deprecated name. Raises InvalidError where both are sent and differ."""
+    """`evaluations`, or `budget`, its deprecated name, or else the default.
+
+    Raises:
+        InvalidError: both are sent and differ.
+    """
     if body.budget is None:
-        return body.evaluations
+        is_default = body.evaluate == "inherited" and "evaluations" not in body.model_fields_set
+        return INHERITED_EVALUATIONS if is_default else body.evaluations
     if "evaluations" in body.model_fields_set and body.evaluations != body.budget:
         raise InvalidError(
             f"evaluations is {body.evaluations} and budget, its deprecated name, is {body.budget}; send evaluations "

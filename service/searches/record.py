@@ -1,11 +1,14 @@
 """Writing searches and their answers."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from sqlalchemy.orm import Session
 
+from evolution.arrays import Floats
+from evolution.search import SearchResult
 from service.candidates import queries as candidates
 from service.candidates.queries import candidate_id
 from service.context import Context
@@ -15,8 +18,10 @@ from service.searches.answer import limit_evidence, members, weakest_evidence
 from service.searches.findings import make_findings
 from service.searches.problem import Solution
 from service.searches.question import Question
+from service.searches.request import SearchRequest
 from service.storage.store import Store, pack
 from service.storage.tables import Search, new_id, now
+from supernet.evaluation.metrics import Evaluation, from_fraction
 from supernet.space import Genomes
 
 
@@ -53,7 +58,7 @@ def add_solution(session: Session, context: Context, search: Search, question: Q
         pack(
             {
                 "genomes": result.evaluated.genomes,
-                "predicted_accuracy": result.evaluated.accuracy,
+                **_evaluated_scores(request, result),
                 "costs": result.evaluated.costs,
                 "cost_names": np.array(result.evaluated.names),
             }
@@ -77,11 +82,51 @@ def add_solution(session: Session, context: Context, search: Search, question: Q
     search.status, search.progress, search.finished_at = "done", None, now()
 
 
+def _evaluated_scores(request: SearchRequest, result: SearchResult) -> dict[str, Floats]:
+    """(N,) what ranked everything evaluated, under a name that says whether it was predicted or measured."""
+    accuracy = result.evaluated.accuracy
+    if not request.is_inherited:
+        return {"predicted_accuracy": accuracy}
+    return {f"inherited_{request.metric}": np.array([from_fraction(request.metric, value) for value in accuracy])}
+
+
+def add_measured(
+    session: Session, context: Context, question: Question, genomes: Genomes, scored: Sequence[Evaluation]
+) -> None:
+    """Write (N, G) genomes as candidates, with the N scores that were measured on held-out images."""
+    rows = _candidate_rows(context, question, genomes)
+    candidates.add(session, rows, [], [])
+    by_candidate = {row["id"]: evaluation for row, evaluation in zip(rows, scored, strict=True)}
+    candidates.add_evaluations(session, question.supernet, by_candidate)
+
+
 def _add_candidates(session: Session, context: Context, question: Question, genomes: Genomes) -> list[str]:
     """Write (N, G) genomes as candidates with their predictions; returns the candidates' ids."""
+    supernet, tables = question.supernet, context.loaded(question.supernet).tables
+    accuracies = context.predictor(supernet).predict(genomes).tolist()
+    rows = _candidate_rows(context, question, genomes)
+    ids: list[str] = [row["id"] for row in rows]
+    version = supernet.predictor_version
+    accuracy_rows = [
+        {"candidate_id": name, "predictor_version": version, "predicted_accuracy": accuracy}
+        for name, accuracy in zip(ids, accuracies, strict=True)
+    ]
+    latency_rows: list[dict[str, Any]] = []
+    for row in question.latency_models.values():
+        latencies = context.latency_model(row, tables).predict(genomes).tolist()
+        latency_rows += [
+            {"candidate_id": name, "latency_model_id": row.id, "predicted_latency_ms": ms}
+            for name, ms in zip(ids, latencies, strict=True)
+            if math.isfinite(ms)
+        ]
+    candidates.add(session, rows, accuracy_rows, latency_rows)
+    return ids
+
+
+def _candidate_rows(context: Context, question: Question, genomes: Genomes) -> list[dict[str, Any]]:
+    """The rows of (N, G) genomes as candidates."""
     supernet, loaded = question.supernet, context.loaded(question.supernet)
     space, tables, created = loaded.space, loaded.tables, now()
-    accuracies = context.predictor(supernet).predict(genomes).tolist()
     counts = zip(tables.flops(genomes).astype(int).tolist(), tables.params(genomes).astype(int).tolist(), strict=True)
     rows: list[dict[str, Any]] = []
     for genome, (flops, params) in zip(genomes, counts, strict=True):
@@ -99,22 +144,7 @@ def _add_candidates(session: Session, context: Context, question: Question, geno
                 "created_at": created,
             }
         )
-    ids: list[str] = [row["id"] for row in rows]
-    version = supernet.predictor_version
-    accuracy_rows = [
-        {"candidate_id": name, "predictor_version": version, "predicted_accuracy": accuracy}
-        for name, accuracy in zip(ids, accuracies, strict=True)
-    ]
-    latency_rows: list[dict[str, Any]] = []
-    for row in question.latency_models.values():
-        latencies = context.latency_model(row, tables).predict(genomes).tolist()
-        latency_rows += [
-            {"candidate_id": name, "latency_model_id": row.id, "predicted_latency_ms": ms}
-            for name, ms in zip(ids, latencies, strict=True)
-            if math.isfinite(ms)
-        ]
-    candidates.add(session, rows, accuracy_rows, latency_rows)
-    return ids
+    return rows
 
 
 def cancel(session: Session, search_id: str) -> None:

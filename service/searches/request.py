@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from evolution.costs import CostTables
 from evolution.limits import Limit
 from evolution.predictors.latency import LatencyModel
-from evolution.problem import Predictor, Problem, build_problem
+from evolution.problem import Measure, Predictor, Problem, build_problem
 from evolution.search import EVALUATIONS, Search
+from service.errors import InputError
+from supernet.evaluation.metrics import Metric
 from supernet.space import Genomes, Value
 
+Evaluate = Literal["predicted", "inherited"]
+INHERITED_EVALUATIONS = 300  # unless a request says otherwise; each takes some ten milliseconds to seconds
 IN_PROCESS = 20_000  # evaluations that a client may wait for; a search with more is a job
 
 
@@ -21,6 +25,9 @@ class SearchRequest:
     device: where an objective `latency_ms` is predicted. objectives: the costs of the front; empty unless the objective
     is `pareto`. choices: as from `canonical_choices`. strategy: None for the default of the problem. evaluations: how
     many architectures to evaluate at most; its JSON key is `budget`.
+
+    Raises:
+        InputError: a metric that does not go together with `evaluate` or `min_accuracy`, or a strategy with `evaluate`.
     """
 
     supernet: str
@@ -37,15 +44,43 @@ class SearchRequest:
     warm_start: bool = True
     verify: bool = False
     choices: tuple[tuple[str, tuple[Value, ...]], ...] = ()
+    evaluate: Evaluate = "predicted"
+    metric: Metric = "accuracy"
+
+    def __post_init__(self) -> None:
+        if self.metric != "accuracy" and not self.is_inherited:
+            raise InputError(
+                f"`metric` is {self.metric!r}, and the predictor predicts accuracy; set `evaluate` to 'inherited', or "
+                "leave the metric out",
+                "metric",
+                "evaluate",
+            )
+        if self.metric != "accuracy" and self.min_accuracy is not None:
+            raise InputError(
+                f"`metric` is {self.metric!r}, and `min_accuracy` is on accuracy; leave one of them out",
+                "metric",
+                "min_accuracy",
+            )
+
+        if self.is_inherited and self.strategy == "exact":
+            raise InputError(
+                "`strategy` is 'exact', which proves its answer for the predictor, and `evaluate` is 'inherited'; "
+                "leave one of them out",
+                "strategy",
+                "evaluate",
+            )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict. Stored requests are compared and hashed by it, so neither keys nor values may change.
 
-        It has `choices` only if some gene is restricted, since earlier releases stored requests without this key.
+        `choices` is left out unless some gene is restricted, and `evaluate` and `metric` where accuracy is predicted:
+        earlier releases stored requests without these keys.
         """
         values = asdict(self) | {"limits": [asdict(limit) for limit in self.limits], "objectives": [*self.objectives]}
         choices = {name: list(values) for name, values in values.pop("choices")}
         values |= {"choices": choices} if choices else {}
+        if not self.is_inherited:
+            del values["evaluate"], values["metric"]
         return {"budget" if name == "evaluations" else name: value for name, value in values.items()}
 
     @classmethod
@@ -77,9 +112,14 @@ class SearchRequest:
         return cost or self.minimise or "flops", self.device
 
     @property
+    def is_inherited(self) -> bool:
+        """Whether subnets are scored on held-out images, in place of predicting their accuracy."""
+        return self.evaluate == "inherited"
+
+    @property
     def is_short(self) -> bool:
         """Whether the client may wait for the answer, so that it needs no job."""
-        return not self.verify and self.evaluations <= IN_PROCESS
+        return not self.verify and not self.is_inherited and self.evaluations <= IN_PROCESS
 
     def problem(
         self,
@@ -87,8 +127,12 @@ class SearchRequest:
         predictor: Predictor,
         latency_models: Mapping[str, LatencyModel],
         known: Genomes | None = None,
+        measure: Measure | None = None,
     ) -> Problem:
-        """The problem to solve. latency_models: by device. known: as in `Problem`. Raises what `build_problem` does."""
+        """The problem to solve. latency_models: by device. known, measure: as in `Problem`.
+
+        Raises what `build_problem` does.
+        """
         return build_problem(
             tables,
             predictor,
@@ -102,6 +146,7 @@ class SearchRequest:
             max_resolution=self.max_resolution,
             choices=dict(self.choices),
             known=known,
+            measure=measure,
         )
 
     def search(self, problem: Problem, warm_start: Genomes | None = None) -> Search:

@@ -8,7 +8,9 @@ from pydantic import Field, create_model
 from evolution.search import EVALUATIONS
 from service.candidates.schemas import CandidateOut, Cost
 from service.costs import COSTS
+from service.searches.request import INHERITED_EVALUATIONS, Evaluate
 from service.web.schemas import Answer, Id, Name, Positive, Request, Text
+from supernet.evaluation.metrics import Metric
 
 Status = Literal["queued", "running", "done", "not_verified", "failed", "cancelled"]
 Holds = Literal["counted", "predicted", "bound", "measured"]
@@ -114,8 +116,25 @@ class SearchIn(ShorthandLimitsIn):
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of all random choices. The same inputs and seed give the same answer."
     )
+    evaluate: Evaluate = Field(
+        "predicted",
+        description="What ranks architectures. `predicted`: the accuracy predictor. `inherited`: `metric`, which a "
+        "worker measures on held-out images with the supernet's weights, after recalibration of batch norm. A subnet "
+        "is measured once, and what was measured is stored.",
+    )
+    metric: Metric = Field(
+        "accuracy",
+        description="Only for `evaluate: inherited`: what to measure, and to maximise. `accuracy`: top-1. `top5`: how "
+        "often the true class is among the five most probable. `f1_macro`: the mean of F1 over the classes. "
+        "`log_likelihood`: the mean log-likelihood of the true class, nats. In a front and in its hypervolume, "
+        "exp(`log_likelihood`) takes the place of the accuracy.",
+    )
     evaluations: int = Field(
-        EVALUATIONS, ge=1, le=1_000_000, description="How many architectures to evaluate by prediction, at most."
+        EVALUATIONS,
+        ge=1,
+        le=1_000_000,
+        description="How many architectures to evaluate, at most. With `evaluate: inherited` the default is "
+        f"{INHERITED_EVALUATIONS}.",
     )
     budget: int | None = Field(
         None,
@@ -244,7 +263,7 @@ class SearchOut(SearchSummary):
         description="The id of the earlier search whose stored result this is; null if the search ran for this request."
     )
     warm_starts: int = Field(description="How many stored candidates the search started from.")
-    evaluations: int | None = Field(description="How many architectures were evaluated by prediction.")
+    evaluations: int | None = Field(description="How many architectures were evaluated, as `evaluate` says.")
     strategy: str | None = Field(description="The strategy that searched; null before the search has ended.")
     optimality: Optimality | None = Field(
         description="How good the best candidate is beside the best that could be. Null if nothing is proven: with "

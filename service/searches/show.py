@@ -48,8 +48,9 @@ def show_search(session: Session, context: Context, search: Search, *, from_stor
     rows = [*front, *(candidates.by_id(session, [best_id]) if best_id and is_apart else [])]
     shown = {candidate.id: candidate for candidate in _show_members(session, context, search, rows)}
     best = shown[best_id] if best_id else None
+    request, card = SearchRequest.from_json(search.request), supernets.get(session, search.supernet_id).predictor_card
     parts = answer_parts(
-        SearchRequest.from_json(search.request),
+        request,
         Findings.from_json(search.findings),
         best,
         [shown[member.id] for member in front],
@@ -58,7 +59,7 @@ def show_search(session: Session, context: Context, search: Search, *, from_stor
         **_summary(search, best),
         **parts,
         predictor=search.predictor_version,
-        predictor_warning=ranking_warning(supernets.get(session, search.supernet_id).predictor_card or {}),
+        predictor_warning=None if request.is_inherited else ranking_warning(card or {}),
         latency_models=search.latency_models,
         answered_from=search.id if from_storage else None,
         warm_starts=search.warm_starts,

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from service.candidates import queries as candidates
-from service.candidates.queries import add_measurements, add_verification
+from service.candidates.queries import add_evaluations, add_measurements, add_unverifiable
 from service.context import Context
 from service.devices.probe import Model, fingerprint, in_ms, measure
 from service.exports import queries as exports
 from service.exports.job import extract_candidate, store_export
 from service.storage.tables import Device, LatencyModelRow, now
+from service.supernets import queries as supernets
 from supernet.export.probe_plan import reference_onnx
 
 MEASURE_SECONDS = 20.0  # the most for a round of finalists; small networks need less
@@ -25,19 +26,12 @@ def verify(context: Context, candidate_id: str) -> None:
         return
     extracted = extract_candidate(context, candidate_id)
     evaluation = extracted.subnet.evaluate()
-    views = max(1, extracted.subnet.bundle.manifest["views"]["count"])
     with context.database.writing() as session:
-        add_verification(
-            session,
-            {
-                "candidate_id": candidate_id,
-                "verified_accuracy": evaluation.accuracy if evaluation else None,
-                "log_likelihood": evaluation.log_likelihood if evaluation else None,
-                "images": evaluation.images // views if evaluation else 0,
-                "reason": None if evaluation else NO_HOLDOUT,
-                "created_at": now(),
-            },
-        )
+        if evaluation is None:
+            add_unverifiable(session, candidate_id, NO_HOLDOUT)
+        else:
+            supernet = supernets.get(session, candidates.get(session, candidate_id).supernet_id)
+            add_evaluations(session, supernet, {candidate_id: evaluation})
     store_export(context, extracted, "fp32", evaluation.accuracy if evaluation else None)
 
 

@@ -222,13 +222,15 @@ class SearchCandidate(Base):
 
 
 class Verification(Base):
-    """A candidate's accuracy on the bundle's held-out images, after extraction and recalibration."""
+    """What a candidate scores on the bundle's held-out images, after extraction and recalibration."""
 
     __tablename__ = "verifications"
 
     candidate_id: Mapped[str] = mapped_column(ForeignKey("candidates.id"), primary_key=True)
     verified_accuracy: Mapped[float | None]  # in [0, 1]; null: see `reason`
     log_likelihood: Mapped[float | None]  # mean over the images, nats
+    top5: Mapped[float | None]  # in [0, 1]; null also where a release before 0005 stored the row
+    f1_macro: Mapped[float | None]  # likewise
     images: Mapped[int]
     reason: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(default=now)

@@ -1,7 +1,6 @@
 """The accuracy of extracted subnets on images that training has not seen."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from supernet.data import ImageFiles, Images, Normalization
 from supernet.evaluation.calibrate import recalibrate
+from supernet.evaluation.metrics import TOP, Evaluation, macro_f1
 from supernet.evaluation.views import Views
 from supernet.networks.supernet import Supernet
 from supernet.space import Architecture
@@ -28,29 +28,31 @@ NO_CALIBRATION = (
 SAMPLE_SEED = 0  # of the random images that stand in for real images
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """A network's scores: top-1 accuracy in [0, 1], mean log-likelihood of the true class (nats), number of images."""
-
-    accuracy: float
-    log_likelihood: float
-    images: int
-
-
 @torch.no_grad()
 def evaluate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
     """Score a network in evaluation mode. batches: normalised images (N, C, R, R) and labels (N,)."""
     network.eval()
-    correct = images = 0
-    log_likelihood = 0.0
+    images, likely, log_likelihood = 0, 0, 0.0
+    counts = []  # per batch, (3, C) by class: hits, guesses, labels
     for pixels, labels in batches:
         log_probabilities = F.log_softmax(network(pixels), dim=1)
+        classes = log_probabilities.shape[1]
         log_likelihood += log_probabilities.gather(1, labels[:, None]).double().sum().item()
-        correct += int((log_probabilities.argmax(1) == labels).sum())
+        guesses, top = log_probabilities.argmax(1), log_probabilities.topk(min(TOP, classes)).indices
+        likely += int((top == labels[:, None]).sum())
+        rows = (labels[guesses == labels], guesses, labels)
+        counts.append(torch.stack([torch.bincount(row, minlength=classes) for row in rows]))
         images += len(labels)
     if not images:
         raise ValueError("an evaluation needs at least one image")
-    return Evaluation(correct / images, log_likelihood / images, images)
+    hits, guessed, labelled = torch.stack(counts).sum(0).cpu().numpy()
+    return Evaluation(
+        accuracy=int(hits.sum()) / images,
+        log_likelihood=log_likelihood / images,
+        images=images,
+        top5=likely / images,
+        f1_macro=macro_f1(hits, guessed, labelled),
+    )
 
 
 def perturbed(images: Images, views: Views) -> Images:

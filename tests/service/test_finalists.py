@@ -3,7 +3,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from evolution.predictors.latency import LatencyModel
 from evolution.search import Search as Searching
@@ -29,23 +29,7 @@ from service.storage.tables import Export, LatencyMeasurement, Search, SearchSta
 from supernet.space import Architecture
 from tests.support.postgres import empty_tables
 from tests.support.service import add_device
-
-
-class Steps:
-    """Steps as a worker runs them: each once, its result remembered. `die_at` is where the worker is killed."""
-
-    def __init__(self) -> None:
-        self.done: dict[str, Any] = {}
-        self.ran: list[str] = []
-        self.die_at = ""
-
-    def __call__(self, name: str, function: Callable[[], Any]) -> Any:
-        if name not in self.done:
-            if name.startswith(self.die_at or "nothing"):
-                raise SystemExit
-            self.ran.append(name)
-            self.done[name] = function()
-        return self.done[name]
+from tests.support.worker import Steps, count, shown
 
 
 @pytest.fixture
@@ -101,15 +85,6 @@ def after_searching(
         predicted = candidates.predicted_latency(session, ids, search.latency_models)
     clock.update({one: ms[device] / 0.5 for one, ms in predicted.items()})
     return steps
-
-
-def shown(client: TestClient, search_id: str) -> Any:
-    return client.get(f"/v1/searches/{search_id}").json()
-
-
-def count(context: Context, table: Any) -> int:
-    with context.database.reading() as session:
-        return session.scalar(select(func.count()).select_from(table)) or 0
 
 
 def test_the_winner_is_the_best_verified_one_that_holds_the_limit_as_measured(

@@ -82,7 +82,9 @@ function options(data, chosen) {
   const others = shown.filter((point) => !point.best);
   const quiet = colour("quiet");
   const lines = [];
-  const least = Math.min(...shown.map((point) => point.predicted));
+  const ranked = data.ranked;  // which value of a point the front is of
+  const least = Math.min(...shown.map((point) => point[ranked]));
+  const written = (value) => data.is_fraction ? `${Number((100 * value).toFixed(2))}${GAP}%` : `${Number(value.toFixed(4))}`;
   const most = Math.max(...shown.map((point) => point.costs[chosen]));
   if (axis.limit !== null && axis.limit <= 2 * most) {
     lines.push({ xAxis: axis.limit, label: { formatter: axis.limit_text } });
@@ -111,28 +113,29 @@ function options(data, chosen) {
     },
     yAxis: {
       type: "value", scale: true, min: data.min_accuracy < least ? data.min_accuracy : undefined,
-      axisLabel: { color: quiet, formatter: (value) => `${Number((100 * value).toFixed(2))}${GAP}%` }, ...ends,
+      name: data.quality, nameTextStyle: { color: quiet, align: "left" },
+      axisLabel: { color: quiet, formatter: written }, ...ends,
     },
     series: [
       {
         type: "line", step: "end", symbol: "none", silent: true, z: 1,
-        lineStyle: { color: colour("shade1"), width: 1.5 }, data: skyline(shown, chosen),
+        lineStyle: { color: colour("shade1"), width: 1.5 }, data: skyline(shown, chosen, ranked),
         markLine: {
           symbol: "none", silent: true, data: lines, label: { color: quiet },
           lineStyle: { color: colour("warn"), type: "dashed", width: 1.5 },
         },
       },
-      series("predicted", "circle", 8, colour("shade2"), dots("predicted", others)),
-      series("verified", "diamond", 11, colour("ink"), dots("verified", shown)),
-      series("chosen, predicted", "circle", 14, colour("mark"), dots("predicted", shown.filter((point) => point.best)), { z: 5 }),
+      series(ranked, "circle", 8, colour("shade2"), dots(ranked, others)),
+      ...(ranked === "predicted" ? [series("verified", "diamond", 11, colour("ink"), dots("verified", shown))] : []),
+      series(`chosen, ${ranked}`, "circle", 14, colour("mark"), dots(ranked, shown.filter((point) => point.best)), { z: 5 }),
     ].filter((one) => one.data.length),
   };
 }
 
-// The best predicted accuracy at each cost or less.
-function skyline(points, chosen) {
-  let best = -1;
-  const rising = points.map((point) => [point.costs[chosen], point.predicted]).sort((a, b) => a[0] - b[0] || b[1] - a[1])
+// The best accuracy, or other quality, at each cost or less.
+function skyline(points, chosen, ranked) {
+  let best = -Infinity;
+  const rising = points.map((point) => [point.costs[chosen], point[ranked]]).sort((a, b) => a[0] - b[0] || b[1] - a[1])
     .filter(([, accuracy]) => accuracy > best && ((best = accuracy), true));
   const last = Math.max(...points.map((point) => point.costs[chosen]));
   return [...rising, [last, best]];
