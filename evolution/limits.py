@@ -109,5 +109,7 @@ def allowed_resolutions(choices: Choices, resolution: int | None, max_resolution
     allowed &= choices.open[0, : len(allowed)]
     if not allowed.any():
         setting = f"resolution is {resolution}" if resolution is not None else f"max_resolution is {max_resolution}"
-        raise ValueError(f"{setting}, which the restricted choices exclude: {choices.describe()}; leave one of them out")
+        raise ValueError(
+            f"{setting}, which the restricted choices exclude: {choices.describe()}; leave one of them out"
+        )
     return allowed

@@ -82,8 +82,8 @@ def supernet_class(family: str) -> Any:
 def presets() -> dict[str, SearchSpace]:
     """All preset spaces by name.
 
-    >>> [name for name in presets() if name.startswith("mbv3")]
-    ['mbv3-digits', 'mbv3-cifar', 'mbv3-imagenet-w1.0', 'mbv3-imagenet-w1.2']
+    >>> [name for name in presets() if name.startswith("mbv3-lite")]
+    ['mbv3-lite-digits', 'mbv3-lite-cifar', 'mbv3-lite-imagenet-w1.0']
     """
     modules = [family.layout.partition(":")[0] for family in families().values()]
     return {name: space for module in modules for name, space in import_module(module).PRESETS.items()}

@@ -4,7 +4,7 @@ The blocks are MobileNetV3's (arXiv:1905.02244). With ReLU6, without squeeze-and
 MobileNetV2's, on which ProxylessNAS builds (arXiv:1812.00332).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from supernet.operators import Activation, Operator, Operators, Parallel, Part, downsampled, make_divisible
@@ -160,17 +160,45 @@ def _imagenet(name: str, width: float) -> SearchSpace:
     )
 
 
-def _proxyless() -> SearchSpace:
-    """Once-for-All's ProxylessNAS space at width 1.3 (`ofa_proxyless_d234_e346_k357_w1.3`)."""
-    stem, first, *widths, head = (make_divisible(base * 1.3) for base in (32, 16, 24, 40, 80, 96, 192, 320, 1280))
+def _all_resolutions(space: SearchSpace) -> SearchSpace:
+    """The same networks at the 25 image sizes at which Once-for-All was trained."""
+    return replace(space, name=f"{space.name}-r25", resolutions=tuple(range(128, 225, 4)))
+
+
+def _lite(space: SearchSpace) -> SearchSpace:
+    """The same widths with ReLU6 everywhere and no squeeze-and-excite, as in EfficientNet-Lite.
+
+    Accelerators and 8-bit arithmetic run such networks well: ReLU6 bounds every activation, and nothing needs a global
+    pooling between two convolutions.
+    """
+    layout = space.layout
+    assert isinstance(layout, MobileNetV3Layout)
+    stages = len(layout.widths)
+    return replace(
+        space,
+        name=space.name.replace("mbv3-", "mbv3-lite-"),
+        layout=replace(
+            layout,
+            activations=("relu6",) * stages,
+            squeeze_excite=(False,) * stages,
+            stem_activation="relu6",
+            first_activation="relu6",
+            head_activation="relu6",
+        ),
+    )
+
+
+def _proxyless(name: str, width: float, depths: tuple[int, ...], ratios: tuple[int, ...]) -> SearchSpace:
+    """ProxylessNAS's widths. depths: of the first five stages; the last one is a single block."""
+    stem, first, *widths, head = (make_divisible(base * width) for base in (32, 16, 24, 40, 80, 96, 192, 320, 1280))
     return SearchSpace(
-        name="proxyless-imagenet-w1.3",
+        name=name,
         family="mobilenetv3",
         classes=1000,
         in_channels=3,
         resolutions=tuple(range(112, 225, 16)),
-        depths=((2, 3, 4),) * 5 + ((1,),),
-        block_genes=(KERNEL_SIZE, Gene("expand_ratio", (3, 4, 6))),
+        depths=(depths,) * 5 + ((1,),),
+        block_genes=(KERNEL_SIZE, Gene("expand_ratio", ratios)),
         layout=MobileNetV3Layout(
             stem_width=stem,
             stem_stride=2,
@@ -189,51 +217,58 @@ def _proxyless() -> SearchSpace:
     )
 
 
+_DIGITS = SearchSpace(
+    name="mbv3-digits",
+    family="mobilenetv3",
+    classes=10,
+    in_channels=1,
+    resolutions=(8, 12, 16),
+    depths=((1, 2), (1, 2), (1, 2)),
+    block_genes=(KERNEL_SIZE, Gene("expand_ratio", (2, 3, 4))),
+    layout=MobileNetV3Layout(
+        stem_width=16,
+        stem_stride=1,
+        widths=(24, 32, 48),
+        strides=(2, 2, 1),
+        activations=("relu", "h_swish", "h_swish"),
+        squeeze_excite=(False, True, True),
+        head_width=96,
+        feature_width=128,
+        first_width=16,
+    ),
+)
+_CIFAR = SearchSpace(
+    name="mbv3-cifar",
+    family="mobilenetv3",
+    classes=10,
+    in_channels=3,
+    resolutions=(32,),
+    depths=((1, 2), (1, 2), (1, 2)),
+    block_genes=(Gene("kernel_size", (3, 5)), Gene("expand_ratio", (2, 3, 4))),
+    layout=MobileNetV3Layout(
+        stem_width=16,
+        stem_stride=1,
+        widths=(40, 80, 128),
+        strides=(2, 2, 2),
+        activations=("relu", "h_swish", "h_swish"),
+        squeeze_excite=(True, True, True),
+        head_width=480,
+        feature_width=512,
+        first_width=16,
+    ),
+)
+_W10, _W12 = _imagenet("mbv3-imagenet-w1.0", 1.0), _imagenet("mbv3-imagenet-w1.2", 1.2)
+
 PRESETS = {
     space.name: space
     for space in (
-        SearchSpace(
-            name="mbv3-digits",
-            family="mobilenetv3",
-            classes=10,
-            in_channels=1,
-            resolutions=(8, 12, 16),
-            depths=((1, 2), (1, 2), (1, 2)),
-            block_genes=(KERNEL_SIZE, Gene("expand_ratio", (2, 3, 4))),
-            layout=MobileNetV3Layout(
-                stem_width=16,
-                stem_stride=1,
-                widths=(24, 32, 48),
-                strides=(2, 2, 1),
-                activations=("relu", "h_swish", "h_swish"),
-                squeeze_excite=(False, True, True),
-                head_width=96,
-                feature_width=128,
-                first_width=16,
-            ),
-        ),
-        SearchSpace(
-            name="mbv3-cifar",
-            family="mobilenetv3",
-            classes=10,
-            in_channels=3,
-            resolutions=(32,),
-            depths=((1, 2), (1, 2), (1, 2)),
-            block_genes=(Gene("kernel_size", (3, 5)), Gene("expand_ratio", (2, 3, 4))),
-            layout=MobileNetV3Layout(
-                stem_width=16,
-                stem_stride=1,
-                widths=(40, 80, 128),
-                strides=(2, 2, 2),
-                activations=("relu", "h_swish", "h_swish"),
-                squeeze_excite=(True, True, True),
-                head_width=480,
-                feature_width=512,
-                first_width=16,
-            ),
-        ),
-        _imagenet("mbv3-imagenet-w1.0", 1.0),
-        _imagenet("mbv3-imagenet-w1.2", 1.2),
-        _proxyless(),
+        _DIGITS,
+        _CIFAR,
+        _W10,
+        _W12,
+        *map(_all_resolutions, (_W10, _W12)),
+        *map(_lite, (_DIGITS, _CIFAR, _W10)),
+        _proxyless("proxyless-imagenet-w1.3", 1.3, (2, 3, 4), (3, 4, 6)),  # ofa_proxyless_d234_e346_k357_w1.3
+        _proxyless("proxyless-imagenet-w1.0", 1.0, (1, 2, 3, 4), (3, 6)),  # the search space of arXiv:1812.00332
     )
 }

@@ -59,6 +59,8 @@ SMALL = {
     for space in (
         preset("mbv3-digits"),
         preset("mbv3-cifar"),
+        preset("mbv3-lite-digits"),
+        preset("mbv3-lite-cifar"),
         PROXYLESS,
         replace(preset("fairnas-cifar"), resolutions=(12, 16)),
         replace(preset("spos-cifar"), resolutions=(16,)),
@@ -80,6 +82,8 @@ def space_of(name: str) -> SearchSpace:
     [
         ("mbv3-digits", 24),
         ("mbv3-cifar", 16),
+        ("mbv3-lite-digits", 20),
+        ("mbv3-lite-cifar", 10),
         ("proxyless-small", 24),
         ("fairnas-cifar", 24),
         ("spos-cifar", 16),
@@ -763,3 +767,13 @@ def test_every_family_has_a_supernet_and_a_preset() -> None:
     assert {space.family for space in presets().values()} == families.families().keys() - {"converted"}
     for name in families.families():
         assert issubclass(supernet_class(name), Supernet)
+
+
+@pytest.mark.parametrize("name", ["mbv3-lite-digits", "mbv3-lite-cifar", "mbv3-lite-imagenet-w1.0"])
+def test_lite_networks_have_relu6_alone_and_pool_once(name: str) -> None:
+    space, heavy = preset(name), preset(name.replace("-lite", ""))
+    assert replace(space, name=heavy.name, layout=heavy.layout) == heavy
+    for arch in archs_of(space, 3):
+        records = space.operators(arch)
+        assert {record.activation for record in records} == {"relu6", None}
+        assert [record.kind for record in records].count("pool") == 1  # before the classifier, so none to multiply with
