@@ -6,6 +6,7 @@ MobileNetV2's, on which ProxylessNAS builds (arXiv:1812.00332).
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 from supernet.operators import Activation, Operator, Operators, Parallel, Part, downsampled, make_divisible
 from supernet.space import Gene, SearchSpace, Value
@@ -173,17 +174,17 @@ def _lite(space: SearchSpace) -> SearchSpace:
     """
     layout = space.layout
     assert isinstance(layout, MobileNetV3Layout)
-    stages = len(layout.widths)
+    stages, relu6 = len(layout.widths), cast(Activation, "relu6")
     return replace(
         space,
         name=space.name.replace("mbv3-", "mbv3-lite-"),
         layout=replace(
             layout,
-            activations=("relu6",) * stages,
+            activations=(relu6,) * stages,
             squeeze_excite=(False,) * stages,
-            stem_activation="relu6",
-            first_activation="relu6",
-            head_activation="relu6",
+            stem_activation=relu6,
+            first_activation=relu6,
+            head_activation=relu6,
         ),
     )
 
