@@ -1,7 +1,7 @@
 """The configuration of a training run, as a YAML file in configs/ has it."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from evolution.predictors.fitting import MIN_PAIRS, Kind
-from supernet.bundle import Bundle, BundleError
+from supernet.bundle import NO_WEIGHTS, Bundle, BundleError
 from supernet.checks import FORBID_EXTRA, require
 from supernet.data import CACHE_BYTES, Dataset, OnBadImage, load
 from supernet.evaluation.views import Views
@@ -68,6 +68,8 @@ class EvaluationConfig:
 class TrainingConfig:
     """The whole file.
 
+    space: name of a preset. init: folder of a bundle whose weights training starts from, in its space; `space` is then
+    the name of that space, or empty.
     device: `cpu`, `cuda`, ...; None uses CUDA if there is a GPU. threads: threads of torch on the CPU; None leaves the
     choice to torch. keep_checkpoints: keep this many newest checkpoints.
     """
@@ -80,10 +82,13 @@ class TrainingConfig:
     device: str | None = None
     threads: int | None = None
     keep_checkpoints: int = 2
+    init: str | None = None
 
     __pydantic_config__ = FORBID_EXTRA
 
     def __post_init__(self) -> None:
+        if not self.space and self.init is None:
+            raise ValueError("space is empty; name a preset, or give `init`, the folder of a bundle to start from")
         if self.threads is not None:
             require("threads", self.threads, 1)
         require("keep_checkpoints", self.keep_checkpoints, 1)
@@ -119,6 +124,8 @@ def read_config(path: Path) -> TrainingConfig:
     """
     try:
         data = yaml.load(path.read_text("utf-8"), UniqueKeys)
+        if isinstance(data, dict) and "init" in data:
+            data.setdefault("space", "")
         return TypeAdapter(TrainingConfig).validate_python(data)
     except OSError as error:
         raise ValueError(f"cannot read the configuration {path}: {error.strerror}") from error
@@ -147,9 +154,12 @@ def load_data(
 ) -> tuple[Dataset, SearchSpace]:
     """The dataset of a configuration, and the space for the dataset's classes and channels.
 
+    With `init`, pixels are normalised as for the weights of that bundle, if it has as many channels.
+
     run_split: the split of image files that a resumed run was started with.
     """
-    space, schedule = preset(config.space), config.schedule
+    init = initial_bundle(config)
+    space, schedule = preset(config.space) if init is None else init.space, config.schedule
     grown = (size for phase in schedule.phases for size in phase.growing)
     dataset = load(
         config.dataset.source,
@@ -162,7 +172,28 @@ def load_data(
         on_bad_image=config.dataset.on_bad_image,
         run_split=run_split,
     )
-    return dataset, preset(config.space, classes=len(dataset.classes), in_channels=dataset.train.channels)
+    if init is not None and init.space.in_channels == dataset.train.channels:
+        dataset = replace(dataset, normalization=init.normalization)
+    return dataset, replace(space, classes=len(dataset.classes), in_channels=dataset.train.channels)
+
+
+def initial_bundle(config: TrainingConfig) -> Bundle | None:
+    """The bundle whose weights training starts from, if any.
+
+    Raises:
+        BundleError: the folder is not a bundle, or a bundle without weights.
+        ValueError: the configuration names another space.
+    """
+    if config.init is None:
+        return None
+    bundle = Bundle.open(Path(config.init))
+    if not bundle.has_weights:
+        raise BundleError(f"{bundle.path}: {NO_WEIGHTS}; so no training can start from it")
+    if config.space not in ("", bundle.space.name):
+        raise ValueError(
+            f"space is {config.space}, but `init`, {bundle.path}, has the space {bundle.space.name}; leave `space` out"
+        )
+    return bundle
 
 
 def config_json(config: TrainingConfig) -> Any:

@@ -42,9 +42,15 @@ def rank_bundle(
     """`rank_config` for the configuration that a bundle was trained with.
 
     Raises:
-        BundleError: the bundle was not trained from a configuration. Also what `rank_config` raises.
+        BundleError: the bundle was not trained from a configuration. ValueError: its training started from the weights
+            of another bundle. Also what `rank_config` raises.
     """
     config = recorded_config(bundle)
+    if config.init is not None:
+        raise ValueError(
+            f"{bundle.path} was trained from the weights of {config.init}, but subnets trained alone start from random "
+            "weights; rank a bundle that was trained from random weights"
+        )
     return rank_config(config, folder, nets=nets, epochs=epochs, seed=seed, data_root=data_root, progress=progress)
 
 

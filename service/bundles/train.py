@@ -15,7 +15,14 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from evolution.predictors.accuracy import AccuracyPredictor
-from service.bundles.config import LARGEST_HOLDOUT, TrainingConfig, config_json, evaluation_settings, load_data
+from service.bundles.config import (
+    LARGEST_HOLDOUT,
+    TrainingConfig,
+    config_json,
+    evaluation_settings,
+    initial_bundle,
+    load_data,
+)
 from service.bundles.pairs import Pairs, stratified
 from service.errors import InputError
 from supernet.bundle import MANIFEST, Bundle, BundleError, write_bundle
@@ -31,6 +38,7 @@ from supernet.training import distributed
 from supernet.training.checkpoints import CHECKPOINT_STEPS, load_checkpoint, train_resumably
 from supernet.training.loop import TrainingState
 from supernet.training.schedule import Phase
+from supernet.training.start import start_from
 
 log = logging.getLogger("supple.train")
 SPLIT = "images.npz"  # in the folder of a run: which image files are in which split
@@ -103,6 +111,7 @@ def train_bundle(
         if distributed.is_first():
             show_dataset(dataset)
         state = TrainingState.fresh(space, config.schedule, device)
+        start = start_of(config, state, dataset)
         if load_checkpoint(state, checkpoints) and not resuming:
             run = "an unfinished run" if state.phase < len(config.schedule.phases) else "a finished training run"
             raise InputError(
@@ -129,7 +138,7 @@ def train_bundle(
             detail = f"{progress.phase} {progress.epoch}, loss {progress.loss:.2f}, {speed}"
             yield Step("train", progress.step, progress.total_steps, detail)
     if distributed.is_first():
-        yield from _make_bundle(config, folder, state, dataset)
+        yield from _make_bundle(config, folder, state, dataset, start)
 
 
 def _read_split(folder: Path) -> FileSplit | None:
@@ -146,7 +155,19 @@ def _keep_split(dataset: Dataset, folder: Path) -> None:
         write_atomically(folder / SPLIT, dataset.split.to_bytes())
 
 
-def _make_bundle(config: TrainingConfig, folder: Path, state: TrainingState, dataset: Dataset) -> Iterator[Step]:
+def start_of(config: TrainingConfig, state: TrainingState, dataset: Dataset) -> dict[str, Any] | None:
+    """Give a fresh state the weights of the configuration's `init`. What was taken and what is new, for the report."""
+    bundle = initial_bundle(config)
+    if bundle is None:
+        return None
+    same_classes = tuple(bundle.classes) == dataset.classes
+    tensors = start_from(state, bundle.supernet(), same_classes=same_classes, identity=bundle.hash)
+    return {"bundle": bundle.hash, "name": bundle.name, "path": str(bundle.path), **tensors}
+
+
+def _make_bundle(
+    config: TrainingConfig, folder: Path, state: TrainingState, dataset: Dataset, start: Mapping[str, Any] | None
+) -> Iterator[Step]:
     """Measure subnets of a trained supernet, fit the accuracy predictor and write the bundle."""
     supernet, views = state.averaged(), config.evaluation.views
     space = supernet.space
@@ -176,6 +197,7 @@ def _make_bundle(config: TrainingConfig, folder: Path, state: TrainingState, dat
             "remarks": list(dataset.remarks),
             "lost": list(dataset.lost),
         },
+        "init": start,
         "phases": _phases(state.curves),
         "curves": state.curves,
     }

@@ -189,6 +189,10 @@ def show_corners(report: Mapping[str, Any], console: Console) -> None:
         scores = (corner[split] for split in ("holdout", "views", "test"))
         table.add_row(name, *("none" if score is None else f"{score['accuracy']:.2%}" for score in scores))
     console.print(table)
+    if start := report.get("init"):
+        new = f"new: {', '.join(start['new'])}" if start["new"] else "nothing is new"
+        source = f"{escape(start['name'])} ({start['bundle'][:16]})"
+        console.print(f"started from {source}: {len(start['taken'])} tensors taken, {new}", highlight=False)
     phases = Table(
         "phase", "epochs", "loss", "images/s", "peak memory", "largest", "smallest", title="at the end of each phase"
     )

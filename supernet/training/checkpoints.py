@@ -125,6 +125,11 @@ def _read(state: TrainingState, folder: Path) -> Packed | None:
                 f"{path} belongs to another schedule or space than this configuration's. Resume with the configuration "
                 "that started it, or train into another folder"
             )
+        if position.get("start", "") != state.start:
+            raise TrainingError(
+                f"{path} belongs to a run that started from other weights. Resume with the `init` that started it, or "
+                "train into another folder"
+            )
         if (maker := position.get("made_by", _maker())) != _maker():
             message = "checkpoint %s was made by %s, this is %s: training goes on, but not to the same bits"
             log.warning(message, path, maker, _maker())
@@ -153,6 +158,7 @@ def _pack(state: TrainingState) -> Packed:
     position = {
         "schedule_hash": state.schedule.hash,
         "space_hash": state.supernet.space.hash,
+        "start": state.start,
         "phase": state.phase,
         "step": state.step,
         "dataset_hash": state.dataset_hash,

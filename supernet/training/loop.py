@@ -54,6 +54,7 @@ class TrainingState:
 
     phase, step: what comes next, both from 0; at step 0 the phase has not been started.
     architecture: train this subnet alone, whatever the phases' samplers are; None trains what the samplers draw.
+    start: names the trained weights that the run started from; empty if these were random.
     ema: the average of the weights, by name. checkpoint: where this state, or an earlier one, was last saved.
     """
 
@@ -61,6 +62,7 @@ class TrainingState:
     schedule: Schedule
     scaler: torch.amp.GradScaler
     architecture: Architecture | None = None
+    start: str = ""
     teacher: nn.Module | None = None
     optimiser: torch.optim.SGD | None = None
     ema: dict[str, Tensor] | None = None
@@ -130,7 +132,7 @@ def train(state: TrainingState, dataset: Dataset, *, workers: int = 0) -> Iterat
     _check_dataset(state, dataset)
     phase_steps = [phase.epochs * steps_per_epoch for phase in schedule.phases]
     samplers = [_sampler(state, number, steps) for number, steps in enumerate(phase_steps)]
-    _check_teacher(state.supernet.space, schedule)
+    _check_teacher(state)
     keep_freed_memory()
 
     while state.phase < len(schedule.phases):
@@ -177,10 +179,12 @@ def train(state: TrainingState, dataset: Dataset, *, workers: int = 0) -> Iterat
 def start_phase(state: TrainingState, phase: Phase) -> None:
     """Prepare a phase before its first step: teacher, channel order, a fresh optimiser and a fresh average."""
     space, schedule = state.supernet.space, state.schedule
-    if state.phase == 1 and any(later.distillation for later in schedule.phases):
+    if state.phase == 1 and state.teacher is None and any(later.distillation for later in schedule.phases):
         state.teacher = state.fresh_teacher()
     if phase.sort_channels:
         past = [space.open_choices(**earlier.open) for earlier in schedule.phases[: state.phase]]
+        if state.start:
+            past.append(space.open_choices())  # all choices were trained before the run
         genes = range(space.num_genes)
         state.supernet.sort_channels([sorted({index for choices in past for index in choices[gene]}) for gene in genes])
     state.optimiser = state.fresh_optimiser()
@@ -302,13 +306,19 @@ def _check_dataset(state: TrainingState, dataset: Dataset) -> None:
     state.dataset_hash = dataset_hash
 
 
-def _check_teacher(space: SearchSpace, schedule: Schedule) -> None:
-    """Refuse a teacher some of whose weights the first phase does not train."""
+def _check_teacher(state: TrainingState) -> None:
+    """Refuse a teacher that is not there yet, or some of whose weights the first phase does not train."""
+    space, schedule = state.supernet.space, state.schedule
     first = schedule.phases[0]
+    if first.distillation and state.teacher is None:
+        raise ValueError(
+            f"phase {first.name} cannot distil: its result is the teacher. Set distillation: 0, or start from a bundle "
+            "for the same classes and channels, whose largest network is the teacher"
+        )
     student = next((phase for phase in schedule.phases if phase.distillation), None)
     open_choices = space.open_choices(**first.open)
     for gene, indices in list(zip(space.genes, open_choices, strict=True))[1:]:  # all resolutions share weights
-        if student is not None and indices[-1] != len(gene.choices) - 1:
+        if student is not None and not state.start and indices[-1] != len(gene.choices) - 1:
             raise ValueError(
                 f"phase {student.name}: the teacher, the last choice of every gene as phase {first.name} leaves it, "
                 f"would have untrained weights, since that phase does not open {gene.choices[-1]} of {gene.name}. "

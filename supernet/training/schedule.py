@@ -25,7 +25,8 @@ class Phase:
     drop_rate: the rate at the end of the phase, for `path_dropout`.
     subnets_per_step: the gradients of this many subnets are summed for one optimiser step; None takes the sampler's.
     distillation: weight of the cross-entropy to the soft labels of the teacher, which is the largest network as the
-    first phase left it. The first phase must open the last choice of every gene.
+    first phase left it. The first phase must open the last choice of every gene. In a run that starts from the weights
+    of a bundle for the same classes, the teacher of all phases is the largest network of the bundle.
     sort_channels: order channels by importance before the phase starts.
     growing: resolutions, pixels, from small to large, each for an equal share of the steps, in place of the schedule's
     `resolutions`. Early epochs then take a fraction of the time (progressive learning, arXiv:2104.00298, section 4.2,
@@ -138,10 +139,6 @@ class Schedule:
         _check_resolutions("resolutions", self.resolutions or ())
         if self.resolutions and any("resolution" in phase.open for phase in self.phases):
             raise ValueError("resolutions and a phase's open resolution contradict each other; keep one of them")
-        if self.phases[0].distillation:
-            raise ValueError(
-                f"phase {self.phases[0].name} cannot distil: its result is the teacher. Set distillation: 0"
-            )
 
     @property
     def hash(self) -> str:

@@ -13,6 +13,7 @@ from evolution.predictors.fitting import MIN_PAIRS
 from service.bundles import config as training_config
 from service.bundles.config import DatasetConfig, EvaluationConfig, TrainingConfig, load_data
 from service.bundles.export import export_subnet_of
+from service.bundles.rank import rank_bundle
 from service.bundles.search import search_bundle
 from service.bundles.train import finished_bundle, train_bundle
 from service.errors import InputError
@@ -95,6 +96,41 @@ def test_a_run_goes_on_after_an_image_was_taken_away(tmp_path: Path, monkeypatch
     assert report["lost"] == ["cat/3.png"]
     assert report["rare"] == ["cat", "dog", "owl"]
     assert report["classes"]["owl"] == {"train": 1, "holdout": 0}
+
+
+def test_training_starts_from_a_bundle_and_says_what_is_taken_and_new(tmp_path: Path) -> None:
+    write(tmp_path / "other")
+    schedule = Schedule((Phase("all", 1, 0.01, sampler="sandwich", subnets_per_step=2),), batch_size=8)
+    dataset, evaluation = DatasetConfig("digits", holdout=1400), EvaluationConfig(MIN_PAIRS, 8)
+    config = TrainingConfig("x", "", dataset, schedule, evaluation, threads=1, init=str(tmp_path / "other"))
+    for _ in train_bundle(config, tmp_path / "run", data_root=tmp_path):
+        pass
+    bundle, other = Bundle.open(tmp_path / "run" / "bundle"), Bundle.open(tmp_path / "other")
+    assert bundle.space == other.space
+    assert bundle.normalization == other.normalization
+    told = bundle.report["init"]
+    assert (told["bundle"], told["name"], told["new"]) == (other.hash, "small", [])
+    assert set(told["taken"]) == set(other.supernet().state_dict())
+    with pytest.raises(ValueError, match=r"was trained from the weights of .*other"):
+        rank_bundle(bundle, tmp_path / "ranking", nets=3, epochs=1, seed=0, data_root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("space", "weights", "message"),
+    [
+        ("mbv3-cifar", True, "space is mbv3-cifar, but `init`, .*other, has the space mbv3-digits; leave `space` out"),
+        ("", False, "made without a checkpoint.*so no training can start from it"),
+        ("", None, "other is not a bundle"),
+    ],
+)
+def test_a_bundle_that_training_cannot_start_from_is_refused(
+    tmp_path: Path, space: str, weights: bool | None, message: str
+) -> None:
+    if weights is not None:
+        write(tmp_path / "other", **({} if weights else {"supernet": None}))
+    config = TrainingConfig("x", space, DatasetConfig("digits", 300), Schedule(PHASES, 8), init=str(tmp_path / "other"))
+    with pytest.raises(ValueError, match=message):
+        load_data(config, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["fairnas-cifar", "spos-cifar", "spos-cifar-channels", "resnet-cifar"])
