@@ -20,6 +20,7 @@ from service.costs import cost_kind, cost_tables, counted_costs
 from service.quantities import round_amount, rounded
 
 if TYPE_CHECKING:
+    from service.bundles.dry_run import Forecast
     from service.bundles.train import Step
     from supernet.bundle import Bundle
     from supernet.data import Dataset
@@ -182,6 +183,34 @@ def _choices(values: Iterable[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
+def show_forecast(forecast: "Forecast", console: Console) -> None:
+    """What `supple train --dry-run` found: phases, steps, memory, and an estimate of the time."""
+    if forecast.start is not None:
+        console.print(_started_from(forecast.start), highlight=False)
+    table = Table("phase", "epochs", "steps", "subnets a step", "s/step", "time", "peak memory", title="the run")
+    for phase in forecast.phases:
+        counts = (f"{count:,}" for count in (phase.epochs, phase.steps, phase.subnets))
+        memory = f"{phase.peak_memory_bytes / 2**20:,.0f} MiB"
+        table.add_row(escape(phase.name), *counts, f"{phase.seconds_per_step:.3g}", _duration(phase.seconds), memory)
+    measuring = forecast.subnets * forecast.seconds_per_subnet
+    table.add_row(f"measure {forecast.subnets:,} subnets", "", "", "", "", _duration(measuring), "")
+    console.print(table)
+    console.print(
+        f"about {_duration(forecast.seconds)} in all, estimated from a few steps of each phase; nothing was trained",
+        highlight=False,
+    )
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _started_from(start: Mapping[str, Any]) -> str:
+    """The bundle whose weights training started from, and which tensors are new."""
+    new = f"new: {', '.join(start['new'])}" if start["new"] else "nothing is new"
+    return f"started from {escape(start['name'])} ({start['bundle'][:16]}): {len(start['taken'])} tensors taken, {new}"
+
+
 def show_corners(report: Mapping[str, Any], console: Console) -> None:
     """Inherited accuracies of the largest and the smallest subnet, and the predictor's card."""
     table = Table("subnet", "holdout", "holdout, perturbed", "test", title="inherited accuracy after recalibration")
@@ -190,9 +219,7 @@ def show_corners(report: Mapping[str, Any], console: Console) -> None:
         table.add_row(name, *("none" if score is None else f"{score['accuracy']:.2%}" for score in scores))
     console.print(table)
     if start := report.get("init"):
-        new = f"new: {', '.join(start['new'])}" if start["new"] else "nothing is new"
-        source = f"{escape(start['name'])} ({start['bundle'][:16]})"
-        console.print(f"started from {source}: {len(start['taken'])} tensors taken, {new}", highlight=False)
+        console.print(_started_from(start), highlight=False)
     phases = Table(
         "phase", "epochs", "loss", "images/s", "peak memory", "largest", "smallest", title="at the end of each phase"
     )

@@ -133,24 +133,42 @@ def demo(
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="A YAML file such as configs/digits.yaml.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for checkpoints and the bundle.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for checkpoints and the bundle; not for --dry-run.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest intact checkpoint.")] = False,
     register: Annotated[
         bool, typer.Option("--register", help="Then register the bundle, as `supple register` does.")
     ] = False,
     data_root: Annotated[Path, typer.Option(help="Folder for downloaded datasets.")] = Path("data"),
+    dry: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check the images, take a few steps, and print what the run would do and cost."),
+    ] = False,
 ) -> None:
     """Train a supernet, fit its accuracy predictor and write a bundle.
 
     On several GPUs or machines: torchrun --nproc-per-node N --no-python supple train CONFIG -o OUTPUT
     """
     from service.bundles.config import read_config
+    from service.bundles.dry_run import dry_run
     from service.bundles.train import finished_bundle, train_bundle
-    from service.cli.display import show_corners, show_dataset, watch
+    from service.cli.display import show_corners, show_dataset, show_forecast, watch
     from supernet.bundle import Bundle
     from supernet.training.distributed import is_first
 
     settings = read_config(config)
+    if dry:
+        steps = dry_run(
+            settings,
+            data_root=data_root,
+            show_dataset=lambda dataset: show_dataset(dataset, out),
+            show_forecast=lambda forecast: show_forecast(forecast, out),
+        )
+        watch(steps, err)
+        return
+    if output is None:
+        raise InputError("`output` is missing; name the folder for checkpoints and the bundle", "output")
     check_folder("--output", output)
     steps = train_bundle(
         settings, output, resume=resume, data_root=data_root, show_dataset=lambda dataset: show_dataset(dataset, err)
