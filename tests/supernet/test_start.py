@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from supernet.conversion.convert import convert
 from supernet.data import Dataset, load
 from supernet.families import preset, supernet_class
 from supernet.networks.supernet import Supernet
@@ -15,6 +16,7 @@ from supernet.training.checkpoints import load_checkpoint, save_checkpoint
 from supernet.training.loop import TrainingError, TrainingState, start_phase, train
 from supernet.training.schedule import Phase, Schedule
 from supernet.training.start import start_from
+from tests.support.networks import SIZE, squeezed_resnext, with_random_statistics
 
 SPACE = preset("mbv3-digits")
 ELASTIC = Schedule((Phase("all", 1, 0.01, distillation=1.0, sort_channels=True), Phase("more", 1, 0.01)), 32)
@@ -34,6 +36,11 @@ def trained(space: SearchSpace = SPACE, seed: int = 7) -> Supernet:
     return supernet
 
 
+def converted() -> Supernet:
+    network = with_random_statistics(squeezed_resnext()).eval()
+    return convert(network, SIZE, "converted").supernet
+
+
 def equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     return bool(torch.allclose(one, other, atol=1e-4 * float(other.detach().abs().max())))
 
@@ -44,14 +51,14 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return replace(full, train=full.train[:64])
 
 
-@pytest.mark.parametrize("name", ["mbv3-digits", "spos-cifar-channels", "fairnas-cifar", "resnet-cifar"])
+@pytest.mark.parametrize("name", ["mbv3-digits", "spos-cifar-channels", "fairnas-cifar", "resnet-cifar", "converted"])
 @pytest.mark.parametrize(
     ("same_classes", "channels"),
     [(True, 3), (False, 3), (True, 2), (False, 2)],
 )
 def test_the_classifier_and_the_stem_are_new_where_they_differ(name: str, same_classes: bool, channels: int) -> None:
-    source = trained(preset(name, in_channels=3))
-    space = replace(source.space, classes=10 if same_classes else 4, in_channels=channels)
+    source = converted() if name == "converted" else trained(preset(name, in_channels=3))
+    space = replace(source.space, classes=source.space.classes + (not same_classes), in_channels=channels)
     state = TrainingState.fresh(space, ELASTIC)
     random = {key: value.clone() for key, value in state.supernet.state_dict().items()}
     told = start_from(state, source, same_classes=same_classes, identity="abc")
