@@ -22,6 +22,7 @@ from service.pages import router as pages
 from service.searches import endpoints as searches
 from service.settings import Settings
 from service.supernets import endpoints as supernets
+from service.threads import one_blas_thread
 from service.web.auth import BEARER, check_bind, require_key
 from service.web.dependencies import ContextOf
 from service.web.guard import Guard
@@ -103,7 +104,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
+        with one_blas_thread():
+            yield
         context.close()
 
     app = FastAPI(title="Supple", description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None)

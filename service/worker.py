@@ -7,10 +7,12 @@ from service.exports.job import build_export
 from service.jobs import runner
 from service.searches.job import run_search
 from service.settings import Settings
+from service.threads import one_blas_thread
 
 HANDLERS: dict[str, runner.Handler[Context]] = {"search": run_search, "export": build_export}
 
 
 def run_worker(settings: Settings) -> NoReturn:
     """Run jobs until SIGTERM or SIGINT, then end this process. Raises the errors of `runner.run_worker`."""
-    runner.run_worker(Context(settings), HANDLERS)
+    with one_blas_thread():
+        runner.run_worker(Context(settings), HANDLERS)

@@ -81,19 +81,18 @@ class Kernel:
 
     def score_std(self, features: Features) -> Floats:
         """(N,) standard deviations of the mean, without the noise of a measurement."""
-        from scipy.linalg import solve_triangular
-
         x = self._coded(features)
-        explained = solve_triangular(self._cholesky, self._kernel(x).T, lower=True)
+        kernel = self._kernel(x)
         prior = self.linear_variance * (x**2).sum(1) + self.rbf_variance
-        std: Floats = np.sqrt(np.maximum(prior - (explained**2).sum(0), 0))
+        std: Floats = np.sqrt(np.maximum(prior - (kernel @ self._precision * kernel).sum(1), 0))
         return std
 
     @cached_property
-    def _cholesky(self) -> Floats:
+    def _precision(self) -> Floats:
+        """(n, n) the inverse of the kernel matrix with noise."""
         kernel = self._kernel(self._coded(self.support))
         kernel[np.diag_indices(len(kernel))] += self.noise_variance
-        return np.linalg.cholesky(kernel).astype(np.float64, copy=False)
+        return np.linalg.inv(kernel).astype(np.float64, copy=False)
 
     def _kernel(self, x: Floats) -> Floats:
         """(N, n) the kernel of (N, D) codes and the support's."""

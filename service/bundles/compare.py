@@ -9,6 +9,7 @@ from evolution.comparison import Comparison, Run, run_strategies
 from evolution.search import EVALUATIONS, STRATEGIES
 from evolution.strategies.exact import find_obstacle
 from service.bundles.search import make_problem, make_request
+from service.threads import one_blas_thread
 from supernet.bundle import Bundle
 from supernet.space import Value
 
@@ -16,6 +17,7 @@ POINTS = 96  # of a curve
 FIRST = 0.05  # of the evaluations, where curves begin: earlier points would flatten the rest
 
 
+@one_blas_thread()
 def compare_bundle(
     bundle: Bundle,
     limits: Mapping[str, float],

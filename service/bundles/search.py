@@ -23,6 +23,7 @@ from service.searches.findings import make_findings
 from service.searches.inherited import InheritedScores, check_measurable
 from service.searches.request import INHERITED_EVALUATIONS, Evaluate, SearchRequest, canonical_choices
 from service.searches.schemas import SearchOut
+from service.threads import one_blas_thread
 from supernet.bundle import Bundle
 from supernet.evaluation.metrics import Evaluation, Metric
 from supernet.space import Genomes, Value
@@ -30,6 +31,7 @@ from supernet.space import Genomes, Value
 ID_DIGITS = 16  # of a bundle's hash: the id of its supernet once it is registered
 
 
+@one_blas_thread()
 def search_bundle(
     bundle: Bundle,
     limits: Mapping[str, float],
@@ -84,8 +86,10 @@ def search_bundle(
     else:
         result, scored = request.search(problem).run_to_end(), {}
     elapsed_ms = 1e3 * (time.perf_counter() - started)
-    (best,) = _show(bundle, problem, latency_models, result.best[None], scored)
-    front = _show(bundle, problem, latency_models, result.front.genomes[shown_front(result)], scored)
+    predictor = load_predictor(bundle)
+    (best,) = _show(bundle, predictor, problem, latency_models, result.best[None], scored)
+    members = result.front.genomes[shown_front(result)]
+    front = _show(bundle, predictor, problem, latency_models, members, scored)
     answer = SearchOut.model_construct(
         supernet=request.supernet,
         status="done",
@@ -93,7 +97,7 @@ def search_bundle(
         best=best,
         limits_hold=weakest_evidence([limit_evidence(limit) for limit in request.limits]),
         **answer_parts(request, make_findings(problem, result), best, front),
-        predictor_warning=None if request.is_inherited else ranking_warning(load_predictor(bundle).card),
+        predictor_warning=None if request.is_inherited else ranking_warning(predictor.card),
         latency_models=sources,
         evaluations=result.evaluations,
         elapsed_ms=elapsed_ms,
@@ -233,6 +237,7 @@ def _device_names(bundle: Bundle) -> str:
 
 def _show(
     bundle: Bundle,
+    predictor: AccuracyPredictor,
     problem: Problem,
     latency_models: Mapping[str, LatencyModel],
     genomes: Genomes,
@@ -240,7 +245,8 @@ def _show(
 ) -> list[CandidateOut]:
     """(N, G) genomes as candidates, with their predicted accuracies and latencies. scored: those that were measured."""
     tables, space = problem.tables, bundle.space
-    accuracy, views = problem.predictor.predict(genomes), max(1, bundle.manifest["views"]["count"])
+    accuracy, std = predictor.predict(genomes), predictor.predict_std(genomes)
+    views = max(1, bundle.manifest["views"]["count"])
     costs = {kind: tables.cost(kind.name)(genomes) for kind in counted_costs()}
     latency_ms = {name: model.predict(genomes) for name, model in latency_models.items()}
     candidates = []
@@ -256,6 +262,7 @@ def _show(
                 resolution=arch.resolution,
                 **counted,
                 predicted_accuracy=float(accuracy[row]),
+                predicted_accuracy_std=None if std is None else float(std[row]),
                 predicted_latency_ms={
                     name: float(ms[row]) for name, ms in latency_ms.items() if math.isfinite(ms[row])
                 },  # inf: not measured at this resolution

@@ -79,12 +79,12 @@ def add(
     insert_missing(session, LatencyPrediction, latency)
 
 
-def predicted_accuracy(session: Session, ids: Sequence[str], predictor_version: str) -> dict[str, float]:
-    """The accuracies that a version of the predictor predicts, by candidate."""
-    query = select(AccuracyPrediction.candidate_id, AccuracyPrediction.predicted_accuracy).where(
+def accuracy_predictions(session: Session, ids: Sequence[str], predictor_version: str) -> dict[str, AccuracyPrediction]:
+    """The predictions of a version of the predictor, by candidate."""
+    query = select(AccuracyPrediction).where(
         AccuracyPrediction.candidate_id.in_(ids), AccuracyPrediction.predictor_version == predictor_version
     )
-    return {row.candidate_id: row.predicted_accuracy for row in session.execute(query)}
+    return {row.candidate_id: row for row in session.scalars(query)}
 
 
 def predicted_latency(

@@ -94,6 +94,11 @@ class CandidateOut(Counted):
     predicted_accuracy: float | None = Field(
         description="The accuracy that the accuracy predictor predicts, in [0, 1]."
     )
+    predicted_accuracy_std: float | None = Field(
+        description="The standard deviation of measured accuracies around the predicted one. Of subnets drawn like the "
+        "predictor's pairs, 95 % are measured within 1.96 of it. A search prefers subnets whose predicted accuracy is "
+        "too high, which this leaves out. Null if the predictor's errors are not known."
+    )
     predictor: str | None = Field(description="The version of the accuracy predictor.")
     predicted_latency_ms: dict[str, float] = Field(
         description="By device, the latency that the device's latency model predicts."

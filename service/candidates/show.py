@@ -23,12 +23,13 @@ NOT_MEASURED = "not measured; a search with verify: true measures it if a worker
 
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions for one candidate. accuracy: a fraction. latency_ms, bound_ms: by device.
+    """The predictions for one candidate. accuracy, accuracy_std: fractions. latency_ms, bound_ms: by device.
 
     predictor: the version of the accuracy predictor. latency_models: their ids, by device.
     """
 
     accuracy: float | None
+    accuracy_std: float | None
     predictor: str | None
     latency_ms: Mapping[str, float]
     latency_models: Mapping[str, str]
@@ -93,6 +94,7 @@ def _show_candidate(
         resolution=candidate.resolution,
         **counted,
         predicted_accuracy=predictions.accuracy,
+        predicted_accuracy_std=predictions.accuracy_std,
         predictor=predictions.predictor,
         predicted_latency_ms=dict(predictions.latency_ms),
         predicted_latency_bound_ms=dict(predictions.bound_ms),
@@ -131,6 +133,7 @@ def newest_predictions(session: Session, context: Context, candidates: Sequence[
     loaded = context.loaded(supernet)
     genomes = genomes_of(candidates)
     accuracy = loaded.predictor.predict(genomes).tolist() if loaded.predictor else [None] * len(genomes)
+    std = loaded.predictor.predict_std(genomes) if loaded.predictor else None
     rows = devices.list_latest_models(session, space_hash=supernet.space_hash)
     latency = {row.device: context.latency_model(row, loaded.tables).predict(genomes) for row in rows}
     ids = {row.device: row.id for row in rows}
@@ -138,7 +141,8 @@ def newest_predictions(session: Session, context: Context, candidates: Sequence[
     for i, fraction in enumerate(accuracy):
         finite = {device: float(ms[i]) for device, ms in latency.items() if np.isfinite(ms[i])}
         latency_models = {device: ids[device] for device in finite}
-        result.append(Predictions(fraction, supernet.predictor_version, finite, latency_models))
+        spread = None if std is None else float(std[i])
+        result.append(Predictions(fraction, spread, supernet.predictor_version, finite, latency_models))
     return result
 
 

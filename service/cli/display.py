@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Column, Table
 
 from evolution.predictors.accuracy import ranking_warning
+from evolution.predictors.uncertainty import DEVIATIONS
 from evolution.refusal import all_digits
 from service.costs import cost_kind, cost_tables, counted_costs
 from service.quantities import round_amount, rounded
@@ -331,7 +332,9 @@ def show_answer(answer: Mapping[str, Any], genes: Sequence[str], console: Consol
         label, images = f"inherited {metric.replace('_', ' ')}", f"on {inherited['images']:,} held-out images"
         console.print(f"{label:<22} {inherited[metric]:.4f} {images}{reached}", highlight=False)
         reached = ""
-    console.print(f"predicted accuracy     {best['predicted_accuracy']:.4f}{reached}", highlight=False)
+    std = best["predicted_accuracy_std"]
+    interval = "" if std is None else f" ± {DEVIATIONS * std:.4f} (95 % interval)"
+    console.print(f"predicted accuracy     {best['predicted_accuracy']:.4f}{interval}{reached}", highlight=False)
     for device in answer["latency_models"]:
         ms = best["predicted_latency_ms"].get(device)
         shown = "not known" if ms is None else f"{ms:.4g} ms"

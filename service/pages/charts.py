@@ -88,7 +88,9 @@ def _rows(candidate: CandidateOut, names: Sequence[str], metric: Metric | None) 
     rows = []
     if metric and candidate.inherited:
         rows.append((f"{show.metric(metric)}, inherited", show.score(getattr(candidate.inherited, metric), metric)))
-    rows += [("Predicted accuracy", show.percent(candidate.predicted_accuracy))]
+    std = candidate.predicted_accuracy_std
+    interval = "" if std is None else f" {show.interval(std)}"
+    rows += [("Predicted accuracy", f"{show.percent(candidate.predicted_accuracy)}{interval}")]
     if candidate.verified_accuracy is not None:
         rows.append(("Verified accuracy", show.percent(candidate.verified_accuracy)))
     rows += [

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from evolution.predictors.uncertainty import DEVIATIONS
 from service.costs import cost_kind
 from service.quantities import round_amount, rounded, written
 from supernet.evaluation.metrics import Metric
@@ -76,6 +77,11 @@ def line(arch: Mapping[str, Any], space: Mapping[str, Any]) -> str:
 def percent(fraction: float | None) -> str:
     """`98.40 %`."""
     return UNKNOWN if fraction is None else f"{100 * fraction:.2f}{GAP}%"
+
+
+def interval(std: float) -> str:
+    """`± 0.21 %`, half the width of a 95 % interval."""
+    return f"± {percent(DEVIATIONS * std)}"
 
 
 def metric(name: Metric) -> str:
@@ -193,6 +199,7 @@ FILTERS = {
     for function in (
         stages,
         percent,
+        interval,
         metric,
         score,
         milliseconds,

@@ -103,13 +103,20 @@ def add_measured(
 def _add_candidates(session: Session, context: Context, question: Question, genomes: Genomes) -> list[str]:
     """Write (N, G) genomes as candidates with their predictions; returns the candidates' ids."""
     supernet, tables = question.supernet, context.loaded(question.supernet).tables
-    accuracies = context.predictor(supernet).predict(genomes).tolist()
+    predictor = context.predictor(supernet)
+    accuracies, std = predictor.predict(genomes).tolist(), predictor.predict_std(genomes)
+    deviations = [None] * len(genomes) if std is None else std.tolist()
     rows = _candidate_rows(context, question, genomes)
     ids: list[str] = [row["id"] for row in rows]
     version = supernet.predictor_version
     accuracy_rows = [
-        {"candidate_id": name, "predictor_version": version, "predicted_accuracy": accuracy}
-        for name, accuracy in zip(ids, accuracies, strict=True)
+        {
+            "candidate_id": name,
+            "predictor_version": version,
+            "predicted_accuracy": accuracy,
+            "predicted_accuracy_std": deviation,
+        }
+        for name, accuracy, deviation in zip(ids, accuracies, deviations, strict=True)
     ]
     latency_rows: list[dict[str, Any]] = []
     for row in question.latency_models.values():

@@ -94,12 +94,13 @@ def _show_members(session: Session, context: Context, search: Search, rows: Sequ
     if not rows:
         return []
     ids = [candidate.id for candidate in rows]
-    accuracy = candidates.predicted_accuracy(session, ids, search.predictor_version)
+    accuracy = candidates.accuracy_predictions(session, ids, search.predictor_version)
     latency = candidates.predicted_latency(session, ids, search.latency_models)
     bounds = _latency_bounds(session, context, search, rows)
     predictions = [
         Predictions(
-            accuracy.get(name),
+            accuracy[name].predicted_accuracy if name in accuracy else None,
+            accuracy[name].predicted_accuracy_std if name in accuracy else None,
             search.predictor_version,
             latency.get(name, {}),
             search.latency_models,

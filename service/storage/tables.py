@@ -154,6 +154,7 @@ class AccuracyPrediction(Base):
     candidate_id: Mapped[str] = mapped_column(ForeignKey("candidates.id"), primary_key=True)
     predictor_version: Mapped[str] = mapped_column(ID, primary_key=True)
     predicted_accuracy: Mapped[float]  # in [0, 1]
+    predicted_accuracy_std: Mapped[float | None]  # of measured accuracies around it; None if the errors are not known
 
 
 class LatencyPrediction(Base):

@@ -197,6 +197,27 @@ def test_dropping_the_tables_of_measurements_changes_no_other_table(empty_databa
     assert all_rows(empty_database) == before | {name: [] for name in dropped}
 
 
+def test_predictions_of_before_have_no_standard_deviation(empty_database: Database) -> None:
+    config = alembic_config()
+    config.attributes["engine"] = empty_database.engine
+    command.upgrade(config, "0005")
+    prediction = {"candidate_id": "candidate", "predictor_version": "4" * 16, "predicted_accuracy": 0.75}
+    rows = {name: ROWS_AT_0003[name] for name in ("supernets", "candidates")} | {"accuracy_predictions": prediction}
+    with empty_database.engine.begin() as connection:
+        for name, values in rows.items():
+            table = Table(name, MetaData(), autoload_with=connection)
+            times = {"created_at": datetime(2026, 1, 2, tzinfo=UTC)} if "created_at" in table.columns else {}
+            connection.execute(table.insert().values(**values, **times))
+    before = all_rows(empty_database)
+
+    command.upgrade(config, "0006")
+    (row,) = all_rows(empty_database)["accuracy_predictions"]
+    assert row == (*before["accuracy_predictions"][0], None)
+
+    command.downgrade(config, "0005")
+    assert all_rows(empty_database) == before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
 def test_processes_may_upgrade_at_the_same_time(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:

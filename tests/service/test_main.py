@@ -230,7 +230,8 @@ def test_the_least_of_a_cost_at_an_accuracy(bundle_path: Path, run: Run) -> None
     assert 0.95 < found["best"]["predicted_accuracy"] < 0.99999
     said = run(*command[:-1], *beyond)
     assert said.code == 0
-    assert re.search(r"predicted accuracy +0\.9\d+   0.99999 was not reached\n", said.stdout)
+    interval = r" ± 0\.\d{4} \(95 % interval\)"
+    assert re.search(rf"predicted accuracy +0\.9\d+{interval}   0.99999 was not reached\n", said.stdout)
 
 
 def test_a_search_keeps_to_the_choices_that_are_open(bundle_path: Path, run: Run) -> None:

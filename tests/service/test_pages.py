@@ -155,7 +155,8 @@ def test_the_answer_shows_the_numbers_of_the_api(client: TestClient, supernet: s
         {"cost": "latency_ms", "max": 0.05, "device": device, "confidence": None},
     ]
     assert "The most accurate network within the limits" in shown
-    assert f"Accuracy {100 * best['predicted_accuracy']:.2f} % predicted Not verified." in shown
+    half = f"{196 * best['predicted_accuracy_std']:.2f}"
+    assert f"Accuracy {100 * best['predicted_accuracy']:.2f} % predicted, ± {half} % Not verified." in shown
     latency = show.milliseconds(best["predicted_latency_ms"][device])
     assert f"Latency on {device} {latency} ms predicted Not measured." in shown
     assert f"multiply-adds {best['flops']:,}" in shown

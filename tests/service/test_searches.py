@@ -21,6 +21,7 @@ from evolution.costs import CostTables
 from evolution.feasibility import MAX_NODES, Feasibility
 from evolution.limits import Constraint, Limit, constrain
 from evolution.pareto import non_dominated
+from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.predictors.latency import LatencyModel
 from evolution.region import Region
 from evolution.sensitivity import sensitivities
@@ -144,6 +145,24 @@ def test_what_is_predicted_is_never_called_measured_or_verified(client: TestClie
     assert "not verified" in best["verified_accuracy_reason"]
     assert best["measured_latency_ms"] is None
     assert "not measured" in best["measured_latency_reason"]
+
+
+def test_a_predicted_accuracy_has_the_deviation_that_its_predictor_knows(
+    client: TestClient, context: Context, supernet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with context.database.reading() as session:
+        predictor = context.predictor(session.get_one(Supernet, supernet))
+    assert predictor.uncertainty is not None
+    search = ask(client, max_flops=2e6).json()
+    for candidate in (search["best"], *search["front"], client.get(f"/v1/candidates/{search['best']['id']}").json()):
+        genome = predictor.space.encode(Architecture.from_json(candidate["arch"]))
+        std = predictor.predict_std(genome[None])
+        assert std is not None
+        assert candidate["predicted_accuracy_std"] == pytest.approx(std[0])
+    monkeypatch.setattr(AccuracyPredictor, "predict_std", lambda self, genomes: None)
+    unknown = ask(client, max_flops=1.5e6).json()["best"]
+    assert unknown["predicted_accuracy"] > 0.5
+    assert unknown["predicted_accuracy_std"] is None
 
 
 def test_the_best_is_the_most_accurate_on_the_front_and_nothing_dominates_the_front(
