@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from supernet.evaluation.views import Views
 from supernet.families import space_from_json, supernet_class
-from supernet.files import sha256, sync, write_synced
+from supernet.files import real, sha256, sync, write_synced
 from supernet.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Bundle:
         except BundleError:
             raise
         except FileNotFoundError as error:
-            old = _aside(path)
+            old = _aside(real(path))
             hint = f". Its replacement was interrupted; rename the old bundle, {old}, to {path.name}"
             raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}{hint if old.exists() else ''}") from error
         except UnicodeEncodeError as error:
@@ -111,6 +111,11 @@ class Bundle:
         if space.hash != manifest["space_hash"]:
             raise BundleError(f"{path / MANIFEST}: space_hash is not the hash of the space beside it")
         return bundle
+
+    def beside(self, suffix: str) -> Path:
+        """A path next to the folder, for what commands keep about this bundle; `suffix` ends its name."""
+        folder = real(self.path)
+        return folder.parent / f"{folder.name}{suffix}"
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -275,7 +280,11 @@ def with_predictor(bundle: Bundle, predictor: bytes, report: Mapping[str, Any]) 
 
 
 def _write(path: Path, manifest: Mapping[str, Any], contents: Mapping[str, bytes]) -> Bundle:
-    """Write files and the manifest that names them beside `path`, and rename the folder into place."""
+    """Write files and the manifest that names them beside `path`, and rename the folder into place.
+
+    A symbolic link to a bundle stays a link: the bundle that it leads to is replaced.
+    """
+    path = real(path)
     files = {file: hashlib.sha256(data).hexdigest() for file, data in contents.items()}
     contents = {**contents, MANIFEST: json.dumps({**manifest, "files": files}, indent=1).encode()}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -310,7 +319,7 @@ def _replace_folder(new: Path, path: Path) -> None:
 
 def _aside(path: Path) -> Path:
     """Where the older folder lies while the new one is moved into place."""
-    return path.with_name(f".{path.name}.old")
+    return path.parent / f".{path.name}.old"
 
 
 def _npz(**arrays: NDArray[Any]) -> bytes:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
+NAME_LENGTH = 40  # of a temporary file's name, which must fit where the final name fits
+
 
 def sha256(path: Path) -> str:
     """64 hexadecimal digits: the SHA-256 of a file's bytes."""
@@ -27,7 +29,8 @@ def _write(path: Path, data: bytes, mode: Literal["wb", "ab"]) -> None:
         with open(path, mode) as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if path.is_file():  # devices and pipes cannot be flushed to a disk
+                os.fsync(file.fileno())
     except OSError as error:  # Python names no file when writing or flushing fails
         advice = "nothing is left half-written; make room or choose another folder, then run again"
         raise OSError(error.errno, f"{error.strerror}; {advice}", str(path)) from error
@@ -36,10 +39,16 @@ def _write(path: Path, data: bytes, mode: Literal["wb", "ab"]) -> None:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file under a temporary name, flush it to disk, then rename it into place.
 
+    A symbolic link stays; the file that it leads to is replaced. A device or a pipe stays, too, and takes the bytes.
+
     Raises:
         OSError: the disk is full or the folder cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if is_stream(path):
+        write_synced(path, data)
+        return
+    path = real(path)
+    temporary = path.with_name(f".{path.name[:NAME_LENGTH]}.{os.getpid()}.tmp")
     try:
         write_synced(temporary, data)
         temporary.replace(path)
@@ -47,6 +56,16 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path leads to a device, a pipe or a socket, in whose place no file must ever appear."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def real(path: Path) -> Path:
+    """The path without symbolic links, `.` and `..`, whether or not a file is there."""
+    return Path(os.path.realpath(path))
 
 
 def sync(path: Path) -> None:

@@ -73,7 +73,7 @@ class Pairs:
             raise BundleError(f"{bundle.path} has no held-out images to measure subnets on")
         hashes = {name: files.get(name) for name in ("weights.safetensors", "calibration.npz", "holdout.npz")}
         key = {**hashes, "views": bundle.manifest["views"]}
-        return cls(bundle.path.with_name(f"{bundle.path.name}.pairs.jsonl"), key)
+        return cls(bundle.beside(".pairs.jsonl"), key)
 
     @property
     def known(self) -> Mapping[bytes, Evaluation]:

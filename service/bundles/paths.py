@@ -1,10 +1,12 @@
 """Checks of paths that a user gives. option: how messages name the argument."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
 
 from service.errors import InputError
+from supernet.files import is_stream, real
 
 
 def check_input(option: str, path: Path) -> None:
@@ -26,17 +28,21 @@ def check_output(option: str, path: Path) -> None:
     Raises:
         InputError: it cannot be written; the message says why.
     """
-    if path.is_dir():
-        raise InputError(f"{option} is {path}, a folder; name a file in it")
+    target = real(path)
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        if path.is_dir():
+            raise InputError(f"{option} is {path}, a folder; name a file in it")
+        if path.is_socket() or path.is_block_device():
+            raise InputError(f"{option} is {path}, a {'socket' if path.is_socket() else 'disk'}; name a file")
+        if not is_stream(path):
+            with tempfile.TemporaryFile(dir=target.parent):
+                pass
         if path.exists() and not os.access(path, os.W_OK):
-            raise PermissionError(13, "no permission to write it")
+            raise PermissionError(errno.EACCES, "no permission to write it")
     except OSError as error:
         raise InputError(
-            f"{option} is {path}, where no file can be written: {path.parent}: {error.strerror}; create the folder or "
-            "choose another"
+            f"{option} is {path}, where no file can be written: {target.parent}: {error.strerror}; create the folder "
+            "or choose another"
         ) from error
 
 

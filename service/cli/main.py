@@ -243,7 +243,7 @@ def rank(
     from supernet.files import write_atomically
 
     opened = _open(bundle)
-    output = output or opened.path.with_name(f"{opened.path.name}.ranking")
+    output = output or opened.beside(".ranking")
     check_folder("--output", output)
     with Bar(err) as bar:
         report = rank_bundle(opened, output, nets=nets, epochs=epochs, seed=seed, data_root=data_root, progress=bar)

@@ -30,9 +30,9 @@ def measure_machine(
     seed: draws the whole networks. progress: called with the stage, the steps done and the total.
 
     Raises:
-        OSError: before measuring, if the folder of `output` is missing or read-only.
+        OSError: `output` cannot be written; `check_output` tells before measuring.
     """
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".plan-") as folder:
+    with tempfile.TemporaryDirectory(prefix="supple-plan-") as folder:
         plan = Path(folder) / "plan.zip"
         models = probe_plan(space, np.random.default_rng(seed), networks_per_resolution)
         write_plan(plan, space, models, lambda done, total: progress("write networks", done, total))

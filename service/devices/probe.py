@@ -300,6 +300,17 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def _write(path: Path, text: str) -> None:
+    """Write a whole file or none. A symbolic link, a device and a pipe stay what they are."""
+    if path.exists() and not path.is_file():
+        path.write_text(text)
+        return
+    path = Path(os.path.realpath(path))
+    temporary = path.with_name(f".{path.name[:40]}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
 # Command line.
 
 
@@ -330,9 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seconds=options.seconds,
             progress=progress,
         )
-        temporary = options.output.with_name(f".{options.output.name}.tmp")
-        temporary.write_text(json.dumps(result, indent=1, allow_nan=False))
-        temporary.replace(options.output)
+        _write(options.output, json.dumps(result, indent=1, allow_nan=False))
     except (ProbeError, OSError) as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 2

@@ -1,7 +1,9 @@
 """What the commands refuse: in one line that names the value, with exit code 2 for bad input and 1 for the rest."""
 
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +17,14 @@ from rich.console import Console
 from sqlalchemy import select
 
 from evolution.costs import CostTables
+from service.bundles.paths import check_output
 from service.candidates.queries import architecture
 from service.cli import display
 from service.cli.inputs import without_password
 from service.context import Context
 from service.costs import cost_kind
 from service.devices.measurements import fit_measurements_file
+from service.errors import InputError
 from service.quantities import BYTES, COUNTS, MILLISECONDS, PLAIN, Units, fraction, quantity, round_amount, rounded
 from service.storage.database import Database
 from service.storage.tables import ApiKey, Candidate
@@ -88,6 +92,7 @@ def _own_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("probe BUNDLE -o FOLDER/none/x.json", "--output is .*x.json, where no file can be written: .*: No such file"),
         ("export BUNDLE --arch largest -o FOLDER", "--output is .*, a folder"),
         ("export BUNDLE --arch largest -o FOLDER/none/x.onnx", "--output is .*x.onnx, where no file can be written"),
+        (f"export BUNDLE --arch largest -o FOLDER/{'x' * 256}", "--output is .*xxx, where .*: File name too long"),
         ("probe BUNDLE -o FOLDER/x.json --server http://127.0.0.1:1", "--server and --device belong together"),
         ("probe BUNDLE -o FOLDER/x.json --server here --device d", "address is 'here'; it must start with http://"),
     ],
@@ -97,6 +102,17 @@ def test_bad_input(arguments: str, message: str, bundle_path: Path, tmp_path: Pa
     ran = run(*(re.sub("BUNDLE|FOLDER", lambda found: str(places[found[0]]), one) for one in arguments.split()))
     refused(ran, 2, message)
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_an_output_may_be_a_device_or_a_pipe_but_no_socket(tmp_path: Path) -> None:
+    (tmp_path / "null").symlink_to("/dev/null")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("null", "pipe"):
+        check_output("--output", tmp_path / name)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        with pytest.raises(InputError, match=r"--output is .*socket, a socket; name a file"):
+            check_output("--output", tmp_path / "socket")
 
 
 def test_a_service_that_does_not_answer_is_found_out_before_measuring(

@@ -183,6 +183,10 @@ def test_the_command_line_writes_the_result_or_says_what_is_wrong(
     assert "no plan at" in capsys.readouterr().err
     assert probe.main([str(plan), "-o", str(tmp_path / "missing" / "m.json"), "--seconds", "0.01"]) == 2
     assert [file.name for file in tmp_path.iterdir()] == ["measured.json"]
+    (tmp_path / "link").symlink_to("/dev/null")
+    assert probe.main([str(plan), "-o", str(tmp_path / "link"), "--seconds", "0.01"]) == 0
+    assert Path("/dev/null").is_char_device()
+    assert (tmp_path / "link").is_symlink()
 
 
 def test_the_probe_needs_numpy_and_onnxruntime_only() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from supernet.bundle import Bundle, BundleError
+from supernet.bundle import Bundle, BundleError, with_predictor
 from supernet.data import Normalization
 from supernet.evaluation.views import Views
 from supernet.families import supernet_class
@@ -127,6 +127,31 @@ def test_what_a_killed_writer_left_is_gone_after_the_next(tmp_path: Path) -> Non
         Bundle.open(tmp_path / "a")
     assert write(tmp_path / "a", name="again").name == "again"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("way", ["link", "folder/../a", "a/../a", "."])
+def test_whatever_way_leads_to_a_bundle_it_is_replaced_where_it_lies(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("a")
+    monkeypatch.chdir(tmp_path / "a" if way == "." else tmp_path)
+    for number in range(3):
+        replaced = with_predictor(Bundle.open(Path(way)), b"predictor", {"number": number})
+        assert replaced.report == {"number": number}
+        assert Bundle.open(tmp_path / "a").hash == replaced.hash
+        monkeypatch.chdir(tmp_path / "a" if way == "." else tmp_path)
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "folder", "link"]
+    assert replaced.beside(".pairs.jsonl") == tmp_path / "a.pairs.jsonl"
+
+
+def test_an_empty_folder_is_no_bundle_whatever_way_leads_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for way in (Path(), Path("/"), Path("..")):
+        with pytest.raises(BundleError, match=r"is not a bundle: it has no manifest\.json$"):
+            Bundle.open(way)
 
 
 def test_one_image_more_than_a_batch_is_still_recalibrated_and_scored(tmp_path: Path) -> None:
