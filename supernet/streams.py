@@ -16,6 +16,8 @@ class Stream(IntEnum):
     PREDICTOR = 5  # the subnets that the accuracy predictor is fitted on, and its fit
     RANKED_SUBNETS = 6  # the subnets that `supple rank` trains alone
     BOOTSTRAP = 7  # the resampling behind `supple rank`'s confidence intervals
+    MIXING = 8  # mixup and cutmix of a micro-batch
+    DROPOUT = 9  # dropout and stochastic depth in a forward pass
 
 
 def random_generator(seed: int, stream: Stream, *position: int) -> np.random.Generator:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from supernet.networks.depthwise import DepthwiseConv2d
+from supernet.networks.noise import Classifier
 from supernet.networks.pointwise import GlobalAvgPool2d, PointwiseConv2d
 
 OPSET = 18
@@ -380,7 +381,7 @@ def _plain(function: Callable[..., _Value]) -> Callable[..., _Value]:
 _LAYERS: dict[type[nn.Module], Callable[..., Any]] = {
     **dict.fromkeys((nn.Conv2d, DepthwiseConv2d, PointwiseConv2d), _conv),
     nn.BatchNorm2d: _batch_norm,
-    nn.Linear: _linear,
+    **dict.fromkeys((nn.Linear, Classifier), _linear),
     nn.ReLU: _plain(_relu),
     nn.ReLU6: _plain(_relu6),
     nn.Hardswish: _plain(_hard_swish),

@@ -258,6 +258,27 @@ _CIFAR = SearchSpace(
         first_width=16,
     ),
 )
+_PHOTOS = SearchSpace(
+    name="mbv3-photos",
+    family="mobilenetv3",
+    classes=10,
+    in_channels=3,
+    resolutions=(96, 112, 128, 144, 160),
+    depths=((1, 2), (1, 2, 3), (1, 2, 3), (1, 2, 3), (1, 2, 3)),
+    block_genes=(Gene("kernel_size", (3, 5)), Gene("expand_ratio", (2, 3, 4))),
+    layout=MobileNetV3Layout(
+        stem_width=16,
+        stem_stride=2,
+        widths=(16, 24, 48, 64, 112),
+        strides=(2, 2, 2, 1, 2),
+        activations=("relu", "relu", "h_swish", "h_swish", "h_swish"),
+        squeeze_excite=(False, True, False, True, True),
+        head_width=448,
+        feature_width=640,
+        first_width=16,
+    ),
+)
+
 _W10, _W12 = _imagenet("mbv3-imagenet-w1.0", 1.0), _imagenet("mbv3-imagenet-w1.2", 1.2)
 
 PRESETS = {
@@ -265,6 +286,7 @@ PRESETS = {
     for space in (
         _DIGITS,
         _CIFAR,
+        _PHOTOS,
         _W10,
         _W12,
         *map(_all_resolutions, (_W10, _W12)),

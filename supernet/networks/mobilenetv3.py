@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from supernet.families.mobilenetv3 import MobileNetV3Layout, expanded_width, squeezed_width
 from supernet.networks.elastic import ElasticBatchNorm, ElasticConv, ElasticDepthwiseConv, importance_order, permute
+from supernet.networks.noise import residual_branch
 from supernet.networks.pointwise import global_average
 from supernet.networks.static import activation, static_layers
 from supernet.networks.supernet import Supernet, initialise
@@ -71,7 +72,7 @@ class ElasticInvertedResidual(nn.Module):
         if self.squeeze_excite is not None:
             y = self.squeeze_excite(y)
         y = self.project_norm(self.project(y, self.out_channels))
-        return x + y if self.residual else y
+        return x + residual_branch(y) if self.residual else y
 
     @torch.no_grad()
     def copy_to(self, static: nn.Module) -> None:

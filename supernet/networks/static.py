@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from supernet.networks.depthwise import DepthwiseConv2d
+from supernet.networks.noise import Classifier, residual_branch
 from supernet.networks.pointwise import GlobalAvgPool2d, PointwiseConv2d
 from supernet.operators import Activation, Join, Operator, Operators, Parallel
 
@@ -78,6 +79,7 @@ class Branches(nn.Module):
         self.branches = nn.ModuleList(branches)
         self.join = join
         self.split = split
+        self.residual = join == "add" and any(not list(branch.children()) for branch in self.branches)
         self.act = activation(act)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,6 +87,8 @@ class Branches(nn.Module):
         count = len(self.branches)
         shares = x.chunk(count, 1) if self.split else (x,) * count
         outputs = [branch(shares[i]) for i, branch in enumerate(self.branches)]
+        if self.residual:  # an empty branch returns its input
+            outputs = [y if y is x else residual_branch(y) for y in outputs]
         if self.join == "concat":
             return self.act(torch.cat(outputs, 1))
         return self.act(reduce(add if self.join == "add" else mul, outputs))
@@ -100,7 +104,7 @@ def static_layers(operators: Operators) -> nn.Sequential:
         elif record.kind == "conv":
             layers.append(static_conv(record))
         elif record.kind == "linear":
-            layers += [nn.Flatten(), nn.Linear(record.in_channels, record.out_channels, record.bias)]
+            layers += [nn.Flatten(), Classifier(record.in_channels, record.out_channels, record.bias)]
         elif record.kind == "pool":
             layers.append(GlobalAvgPool2d())
         elif record.kind == "max_pool":

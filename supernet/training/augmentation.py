@@ -9,16 +9,18 @@ from torch import Tensor
 
 from supernet.checks import FORBID_EXTRA, require
 
-MOVES, SQUARE = 12, 2  # random numbers per image: for geometry and colours, and for the cutout square
+# Random numbers per image: for geometry and colours, for the cutout square, and for RandAugment's operations.
+MOVES, SQUARE, OPERATIONS = 12, 2, 1
 ASPECT = 4 / 3  # largest width / height, or height / width, of a random crop
 
 
 def random_numbers(count: int, generator: torch.Generator) -> Tensor:
-    """(N, MOVES + SQUARE) the random numbers of N images, uniform in [0, 1).
+    """(N, MOVES + SQUARE + OPERATIONS) the random numbers of N images, uniform in [0, 1).
 
-    The square's are drawn last, so that with or without a square a seed gives the same geometry and colours.
+    The later ones are drawn last, so that with or without them a seed gives the same geometry and colours.
     """
-    return torch.cat([torch.rand(count, columns, generator=generator) for columns in (MOVES, SQUARE)], dim=1)
+    parts = (torch.rand(count, columns, generator=generator) for columns in (MOVES, SQUARE, OPERATIONS))
+    return torch.cat(list(parts), dim=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,11 @@ class Augmentation:
     brightness, contrast, saturation: largest relative change.
     cutout: cover a square of this size, pixels, with the image's mean colour; its centre lies anywhere on the image
     (arXiv:1708.04552).
+    rand_augment: magnitude, from 1 to 30, of two random operations on each image (RandAugment, arXiv:1909.13719); 0
+    changes nothing. They come before the changes above, but after the crop of images on disk.
+    mixup, cutmix: alpha of the Beta distribution from which a share is drawn. Two images and their labels are mixed by
+    this share (arXiv:1710.09412), or a box of one is put into the other (arXiv:1905.04899). With both, a step draws
+    one of the two.
     """
 
     shift: float = 0.0
@@ -47,6 +54,9 @@ class Augmentation:
     contrast: float = 0.0
     saturation: float = 0.0
     cutout: int = 0
+    rand_augment: int = 0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     __pydantic_config__ = FORBID_EXTRA
 
@@ -56,6 +66,9 @@ class Augmentation:
         require("augmentation.scale", self.scale, 0, below=1)
         require("augmentation.pad", self.pad, 0)
         require("augmentation.cutout", self.cutout, 0)
+        require("augmentation.rand_augment", self.rand_augment, 0, 30)
+        require("augmentation.mixup", self.mixup, 0)
+        require("augmentation.cutmix", self.cutmix, 0)
         if self.crop is not None:
             require("augmentation.crop", self.crop, 0.01, 1)
         for name in ("brightness", "contrast", "saturation"):
@@ -73,6 +86,37 @@ class Augmentation:
         if self.cutout:
             pixels = self._cover_square(pixels, draws)
         return pixels
+
+    def operate(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        """RandAugment: two random operations on each image. pixels: (N, C, R, R) uint8, before all other changes."""
+        if not self.rand_augment:
+            return pixels
+        from torchvision.transforms import v2
+
+        operations = v2.RandAugment(num_ops=2, magnitude=self.rand_augment)
+        changed = torch.empty_like(pixels)
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator
+            for number, draw in enumerate(draws[:, MOVES + SQUARE].tolist()):
+                torch.default_generator.manual_seed(int(draw * 2**24))
+                changed[number] = operations(pixels[number])
+        return changed
+
+    def mix(self, images: Tensor, labels: Tensor, classes: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Mix each image with another one of the batch: mixup or cutmix.
+
+        images: (N, C, R, R), normalised; labels: (N,). Returns the mixed images and (N, classes) shares of labels; both
+        as they are if neither is set.
+        """
+        if not (self.mixup or self.cutmix):
+            return images, labels
+        from torchvision.transforms import v2
+
+        kinds = ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
+        transforms = [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            mixed: tuple[Tensor, Tensor] = transforms[int(torch.randint(len(transforms), ()))](images, labels)
+        return mixed
 
     def boxes(self, draws: Tensor, aspect: Tensor | float = 1.0) -> Tensor:
         """(N, 4) random crops: left, top, width and height, as shares of the image's. aspect: its width / height.
@@ -123,7 +167,7 @@ class Augmentation:
         """Cover a square with the mean colour; what reaches over the edge is cut off."""
         image_size = pixels.shape[-1]
         places = torch.arange(image_size, device=pixels.device)
-        first = (draws[:, MOVES:] * image_size).floor() - self.cutout // 2  # (N, 2): row and column
+        first = (draws[:, MOVES : MOVES + SQUARE] * image_size).floor() - self.cutout // 2  # (N, 2): row and column
         inside = (places >= first[..., None]) & (places < first[..., None] + self.cutout)
         square = inside[:, None, 0, :, None] & inside[:, None, 1, None, :]
         return torch.where(square, pixels.mean((2, 3), keepdim=True), pixels)

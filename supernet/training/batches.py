@@ -59,7 +59,7 @@ class Batches(TorchDataset[Batch | ValueError]):
             images = self._images(indices, draws)
         except ValueError as error:
             return error  # raised in a worker process, it would reach users as that process's traceback
-        batch = Batch(images.pixels, images.labels, draws)
+        batch = Batch(self.schedule.augmentation.operate(images.pixels, draws), images.labels, draws)
         return batch if get_worker_info() is None else _shared(batch)
 
     def augmented(self, batch: Batch, device: torch.device) -> Tensor:

@@ -21,6 +21,8 @@ from supernet.training.loop import Progress, TrainingError, TrainingState, train
 
 log = logging.getLogger("supple.train")
 CHECKPOINT_STEPS = 200  # between two checkpoints
+# The buffers of SGD and AdamW, and their names in a checkpoint.
+BUFFERS = {"momentum_buffer": "momentum", "step": "steps", "exp_avg": "mean", "exp_avg_sq": "mean_square"}
 Packed = tuple[dict[str, Tensor], dict[str, Any]]  # tensors by name, and all else as JSON
 
 
@@ -153,8 +155,8 @@ def _pack(state: TrainingState) -> Packed:
         tensors |= {f"ema.{name}": value for name, value in state.ema.items()}
     if state.optimiser is not None:
         for name, parameter in state.supernet.named_parameters():
-            if "momentum_buffer" in (buffers := state.optimiser.state.get(parameter, {})):
-                tensors[f"momentum.{name}"] = buffers["momentum_buffer"]
+            buffers = state.optimiser.state.get(parameter, {})
+            tensors |= {f"{BUFFERS[buffer]}.{name}": value for buffer, value in buffers.items() if value is not None}
     position = {
         "schedule_hash": state.schedule.hash,
         "space_hash": state.supernet.space.hash,
@@ -191,7 +193,10 @@ def _unpack(tensors: dict[str, Tensor], position: dict[str, Any], state: Trainin
         state.teacher = state.fresh_teacher()
         state.teacher.load_state_dict(teacher)
     if state.step:  # at step 0 the phase starts with a fresh optimiser
-        state.optimiser, momentum = state.fresh_optimiser(), under("momentum.")
-        for name, parameter in state.supernet.named_parameters():
-            if name in momentum:
-                state.optimiser.state[parameter]["momentum_buffer"] = momentum[name].to(device)
+        state.optimiser = state.fresh_optimiser()
+        for buffer, prefix in BUFFERS.items():
+            stored = under(f"{prefix}.")
+            for name, parameter in state.supernet.named_parameters():
+                if name in stored:  # AdamW counts steps on the CPU
+                    value = stored[name] if buffer == "step" else stored[name].to(device)
+                    state.optimiser.state[parameter][buffer] = value

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,8 +17,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from supernet.data import Dataset
 from supernet.families import supernet_class
+from supernet.networks.noise import training_noise
 from supernet.networks.supernet import Supernet
 from supernet.space import Architecture, SearchSpace
+from supernet.streams import Stream, random_generator
 from supernet.training import distributed
 from supernet.training.batches import Batches
 from supernet.training.memory import keep_freed_memory, peak_bytes, reset_peak
@@ -64,7 +66,7 @@ class TrainingState:
     architecture: Architecture | None = None
     start: str = ""
     teacher: nn.Module | None = None
-    optimiser: torch.optim.SGD | None = None
+    optimiser: torch.optim.Optimizer | None = None
     ema: dict[str, Tensor] | None = None
     phase: int = 0
     step: int = 0
@@ -98,8 +100,8 @@ class TrainingState:
         largest = self.supernet.space.largest()
         return self.averaged().extract(largest).to(memory_format=torch.channels_last).requires_grad_(False)
 
-    def fresh_optimiser(self) -> torch.optim.SGD:
-        """SGD with Nesterov momentum. Only the weights of convolutions and linear layers decay."""
+    def fresh_optimiser(self) -> torch.optim.Optimizer:
+        """SGD with Nesterov momentum, or AdamW. Only the weights of convolutions and linear layers decay."""
         decayed: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []
         for name, parameter in self.supernet.named_parameters():
@@ -109,6 +111,8 @@ class TrainingState:
             {"params": decayed, "weight_decay": self.schedule.weight_decay},
             {"params": plain, "weight_decay": 0.0},
         ]
+        if self.schedule.optimiser == "adamw":
+            return torch.optim.AdamW(groups, lr=0.0, betas=self.schedule.betas)
         return torch.optim.SGD(groups, lr=0.0, momentum=self.schedule.momentum, nesterov=True)
 
 
@@ -193,19 +197,22 @@ def start_phase(state: TrainingState, phase: Phase) -> None:
 
 
 def subnet_losses(
-    state: TrainingState, phase: Phase, archs: tuple[Architecture, ...], images: Tensor, labels: Tensor
+    state: TrainingState, phase: Phase, archs: tuple[Architecture, ...], images: Tensor, labels: Tensor, part: int = 0
 ) -> Iterator[Tensor]:
     """Yield the loss of each subnet on a micro-batch, one after another, so that one graph is in memory at a time.
 
-    images: (N, C, R, R), normalised; labels: (N,).
+    images: (N, C, R, R), normalised; labels: (N,), or (N, classes) shares. part: the number of the micro-batch among
+    those of all processes.
     """
     supernet, schedule = state.supernet.train(), state.schedule
     soft_labels = None
     if phase.distillation and state.teacher is not None:
         with torch.no_grad(), _forward_context(schedule, images.device):
             soft_labels = F.softmax(state.teacher.train()(images).float(), dim=1)
-    for arch in archs:
-        with _forward_context(schedule, images.device):
+    for number, arch in enumerate(archs):
+        regularised = number == 0 or phase.sampler != "sandwich"
+        noise = _noise(state, images.device, part, number) if regularised else nullcontext()
+        with _forward_context(schedule, images.device), noise:
             logits = supernet(images, arch).float()
         if phase.sampler == "sandwich" and soft_labels is not None:
             yield F.cross_entropy(logits, soft_labels)
@@ -232,8 +239,10 @@ def _backward(
     micro_batches = pieces // distributed.world()  # of this process
     total_loss = torch.zeros((), device=images.device)
     shares = zip(images.chunk(micro_batches), labels.chunk(micro_batches), strict=True)
-    for micro_batch in _with_equal_statistics(supernet, shares, micro_batches):
-        for loss in subnet_losses(state, phase, archs, *micro_batch):
+    first_part = distributed.rank() * micro_batches
+    for part, share in enumerate(_with_equal_statistics(supernet, shares, micro_batches), first_part):
+        micro_batch = state.schedule.augmentation.mix(*share, supernet.space.classes, _seed(state, Stream.MIXING, part))
+        for loss in subnet_losses(state, phase, archs, *micro_batch, part):
             scaler.scale(loss / pieces).backward()
             total_loss += loss.detach() / pieces
     gradients = [parameter.grad for parameter in supernet.parameters() if parameter.grad is not None]
@@ -338,6 +347,21 @@ def _forward_context(schedule: Schedule, device: torch.device) -> Iterator[None]
     dtype = AUTOCAST.get(schedule.precision)
     with synchronised, torch.autocast(device.type, dtype, enabled=dtype is not None):
         yield
+
+
+def _noise(state: TrainingState, device: torch.device, part: int, subnet: int) -> AbstractContextManager[None]:
+    """Dropout and stochastic depth, as the schedule sets them, for a forward pass of a step."""
+    schedule = state.schedule
+    if not (schedule.dropout or schedule.stochastic_depth):
+        return nullcontext()
+    seed = _seed(state, Stream.DROPOUT, part, subnet)
+    return training_noise(schedule.dropout, schedule.stochastic_depth, seed, device)
+
+
+def _seed(state: TrainingState, stream: Stream, *position: int) -> int:
+    """A seed that follows from the schedule's, the phase and the step."""
+    generator = random_generator(state.schedule.seed, stream, state.phase, state.step, *position)
+    return int(generator.integers(2**62))
 
 
 def _with_equal_statistics(supernet: Supernet, parts: Iterable[T], count: int) -> Iterator[T]:

@@ -11,6 +11,7 @@ from supernet.checks import FORBID_EXTRA, require
 from supernet.training.augmentation import Augmentation
 
 Precision = Literal["fp32", "bf16", "fp16"]
+OptimiserName = Literal["sgd", "adamw"]
 SamplerName = Literal["uniform", "flops_range", "strict_fair", "sandwich", "path_dropout"]
 
 
@@ -93,6 +94,10 @@ class Schedule:
     """How a supernet is trained. Everything random follows from `seed`.
 
     batch_size: images per step, over all processes.
+    optimiser: SGD with Nesterov's momentum, or AdamW (arXiv:1711.05101). momentum: for SGD. betas: for AdamW.
+    dropout: share of features dropped before the classifier. stochastic_depth: share of images for which a residual
+    block is skipped (arXiv:1603.09382, with one rate for all blocks). Under the sandwich rule both apply to the largest
+    subnet alone (BigNAS, arXiv:2003.11142, section 3.2).
     clip: clip the gradient to this norm; None does not clip.
     resolutions: a batch's resolution is drawn from these; None takes the space's.
     ema: decay per step of an average of the weights, which the bundle and the teacher get; a phase starts a new one.
@@ -116,6 +121,10 @@ class Schedule:
     precision: Precision = "fp32"
     micro_batches: int = 1
     sync_batch_norm: bool = False
+    optimiser: OptimiserName = "sgd"
+    betas: tuple[float, float] = (0.9, 0.999)
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
 
     __pydantic_config__ = FORBID_EXTRA
 
@@ -131,6 +140,10 @@ class Schedule:
         require("momentum", self.momentum, 0, below=1)
         require("weight_decay", self.weight_decay, 0)
         require("label_smoothing", self.label_smoothing, 0, below=1)
+        require("dropout", self.dropout, 0, below=1)
+        require("stochastic_depth", self.stochastic_depth, 0, below=1)
+        for beta in self.betas:
+            require("betas", beta, 0, below=1)
         if self.clip is not None:
             require("clip", self.clip, 1e-9)
         if self.ema is not None:

@@ -40,6 +40,7 @@ SCHEDULE = Schedule(
     clip=1.0,
 )
 
+MIXED = Augmentation(flip=True, rand_augment=5, mixup=0.2, cutmix=1.0)
 GROWING = (
     Phase("largest", 2, 0.05, LARGEST, growing=(8, 16)),
     Phase("everything", 2, 0.02, sampler="sandwich", subnets_per_step=2, growing=(8, 12, 16), sort_channels=True),
@@ -135,6 +136,7 @@ def uninterrupted(schedule: Schedule, dataset: Dataset) -> TrainingState:
         (6, {"ema": 0.9, "precision": "bf16", "micro_batches": 2, "batch_size": 4}),  # slow without bf16 instructions
         (7, {"precision": "bf16", "batch_size": 4}),
         (8, {"phases": GROWING}),
+        (7, {"optimiser": "adamw", "augmentation": MIXED, "dropout": 0.2, "stochastic_depth": 0.2, "micro_batches": 2}),
     ],
 )
 def test_resuming_from_any_step_ends_bit_equal_to_never_stopping(
@@ -156,6 +158,24 @@ def test_resuming_from_any_step_ends_bit_equal_to_never_stopping(
     expected, actual = straight.averaged().state_dict(), resumed.averaged().state_dict()
     assert all(torch.equal(expected[key], actual[key]) for key in expected)
     assert losses(resumed) == losses(straight)
+
+
+def test_a_step_is_one_of_adamw_and_decays_the_weights_of_convolutions_and_linear_layers_alone(
+    dataset: Dataset,
+) -> None:
+    """The first step of AdamW goes by the learning rate, against the sign of the gradient (arXiv:1711.05101)."""
+    phase = replace(SCHEDULE.phases[0], warmup_epochs=0.0, learning_rate=0.01)
+    state = TrainingState.fresh(SPACE, Schedule((phase,), 32, optimiser="adamw", weight_decay=0.1))
+    before = {name: value.detach().clone() for name, value in state.supernet.named_parameters()}
+    next(train(state, dataset))
+    for name, value in state.supernet.named_parameters():
+        if value.grad is None:
+            assert torch.equal(value, before[name])
+            continue
+        decay = 1 - 0.01 * 0.1 * (value.ndim == 4 or (value.ndim == 2 and name.endswith("weight")))
+        certain = value.grad.abs() > 1e-5  # where epsilon is small beside the gradient
+        expected = before[name] * decay - 0.01 * value.grad.sign()
+        assert torch.allclose(value[certain], expected[certain], atol=1e-4)
 
 
 def test_a_step_is_one_of_nesterov_and_decays_the_weights_of_convolutions_and_linear_layers_alone(
