@@ -30,5 +30,6 @@ USER supple
 VOLUME /data
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
-    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
+    CMD ["python", "-c", "from urllib.request import ProxyHandler, build_opener; \
+build_opener(ProxyHandler({})).open('http://127.0.0.1:8000/readyz', timeout=4)"]
 CMD ["supple", "serve", "--host", "0.0.0.0"]

@@ -1,12 +1,15 @@
 """A client of the HTTP API, for programs, notebooks and the commands that talk to a service."""
 
+import ipaddress
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
+from urllib.request import proxy_bypass
 
 import httpx2
 
-from service.errors import SuppleError
+from service.errors import SuppleError, without_password
 
 REQUEST_SECONDS = 90.0
 SEARCH_SECONDS = 600.0  # how long to wait for a search
@@ -32,7 +35,8 @@ class Client:
     >>> answer["status"], answer["best"]["flops"] <= 1_000_000
     ('done', True)
 
-    address: such as `http://127.0.0.1:8000`. key: an API key, if the service needs one.
+    address: such as `http://127.0.0.1:8000`. key: an API key, if the service needs one. Requests to this machine never
+    go through a proxy; others go through the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names.
 
     Raises:
         ServiceError: the address or the key cannot be used. Every method raises it too, when the service refuses a
@@ -40,15 +44,32 @@ class Client:
     """
 
     def __init__(self, address: str, key: str | None = None) -> None:
+        self._address = without_password(address)
         if not address.startswith(("http://", "https://")):
-            raise ServiceError(f"the service's address is {address!r}; it must start with http:// or https://", 400)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._address = address
-        try:
-            self._http = httpx2.Client(base_url=address, headers=headers, timeout=REQUEST_SECONDS)
-        except (httpx2.InvalidURL, UnicodeEncodeError) as error:
             raise ServiceError(
-                f"the service's address {address!r} or its key cannot be used in a request: {error}", 400
+                f"the service's address is {self._address!r}; it must start with http:// or https://", 400
+            )
+        try:
+            url = httpx2.URL(address)
+        except httpx2.InvalidURL as error:
+            raise ServiceError(f"the service's address {self._address!r} cannot be used: {error}", 400) from error
+        self._proxy_variable = _proxy_variable(url)
+        try:
+            self._http = httpx2.Client(
+                base_url=url,
+                headers=_authorization(key),
+                timeout=REQUEST_SECONDS,
+                verify=httpx2.create_ssl_context() if url.scheme == "https" else True,
+                trust_env=self._proxy_variable is not None,
+            )
+        except (ImportError, ValueError, httpx2.InvalidURL) as error:
+            if self._proxy_variable is None:
+                raise
+            raise ServiceError(
+                f"requests to {self._address} would go through the proxy that {self._proxy_variable} names, which "
+                f"cannot be used: it must start with http:// or https://; change {self._proxy_variable}, or add "
+                f"{url.host} to NO_PROXY",
+                400,
             ) from error
 
     def __enter__(self) -> Self:
@@ -161,9 +182,11 @@ class Client:
         try:
             return self._http.request(method, path, **parts)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            through = f" through the proxy that {self._proxy_variable} names" if self._proxy_variable else ""
             raise ServiceError(
-                f"the service at {self._address} does not answer: {error or type(error).__name__}; check that it runs "
-                "and that the address is right",
+                f"the service at {self._address} does not answer{through}: {error or type(error).__name__}; check that "
+                "it runs and that the address is right"
+                + (f", or add {self._http.base_url.host} to NO_PROXY" if self._proxy_variable else ""),
                 UNREACHABLE,
             ) from error
 
@@ -173,14 +196,46 @@ class Client:
         Raises:
             ServiceError: the service refused the request, or the response is not JSON.
         """
+        url = without_password(str(response.request.url))
         try:
             data = response.json()
         except ValueError as error:
             raise ServiceError(
-                f"{response.request.url} answered {response.status_code} without JSON; is it a Supple service?",
+                f"{url} answered {response.status_code} without JSON; is it a Supple service?",
                 response.status_code if response.is_error else UNREACHABLE,
             ) from error
         if not response.is_success:
             detail = data.get("detail", response.text) if isinstance(data, dict) else response.text
-            raise ServiceError(f"{response.request.url}: {detail}", response.status_code)
+            raise ServiceError(f"{url}: {detail}", response.status_code)
         return data
+
+
+def _authorization(key: str | None) -> dict[str, str]:
+    """The header that sends a key, without the blanks and line breaks that a file may have around it.
+
+    Raises:
+        ServiceError: the key holds characters that no key has. The message shows only the first of them.
+    """
+    key = (key or "").strip()
+    if strange := next((character for character in key if not "!" <= character <= "~"), None):
+        raise ServiceError(
+            f"the key holds the character U+{ord(strange):04X}, which no key has; copy it again as `supple keys "
+            "create` printed it",
+            400,
+        )
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _proxy_variable(url: httpx2.URL) -> str | None:
+    """The environment variable that names the proxy of requests to this address; None if they go through no proxy."""
+    if _is_loopback(url.host) or proxy_bypass(url.host):
+        return None
+    variables = {name.lower(): name for name in os.environ if os.environ[name]}
+    return variables.get(f"{url.scheme}_proxy") or variables.get("all_proxy")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

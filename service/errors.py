@@ -3,6 +3,7 @@
 The service raises `SuppleError`. The libraries below it raise `ValueError`, which `problem_document_of` translates.
 """
 
+import re
 from http import HTTPStatus
 from typing import Any
 
@@ -94,6 +95,16 @@ def problem_document_of(error: Exception) -> dict[str, Any]:
 def shortened(text: str, max_length: int = 80) -> str:
     """`text`, cut to this length, so that a message does not echo a long value."""
     return text if len(text) <= max_length else f"{text[: max_length - 3]}..."
+
+
+def without_password(address: str) -> str:
+    """The address of a database or a service, well-formed or not, without the parts that could hold a password."""
+    match = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", address)
+    scheme = match[0] if match else ""
+    rest, _, query = address[len(scheme) :].partition("?")
+    if "@" in query:  # a question mark in the password would look like this
+        return f"{scheme}***"
+    return scheme + ("***@" if "@" in rest else "") + rest.rpartition("@")[2]
 
 
 class InputError(ValueError):

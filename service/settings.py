@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """The settings of one process. The defaults work on one machine."""
 
-    model_config = SettingsConfigDict(env_prefix="SUPPLE_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="SUPPLE_", extra="forbid", frozen=True, str_strip_whitespace=True)
 
     data_directory: Path = Field(
         default=Path("supple-data"),

@@ -1,7 +1,11 @@
 import re
 import shlex
+import subprocess
+import sys
+import threading
 import tomllib
 from fnmatch import fnmatch
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +126,27 @@ def test_the_health_check_asks_what_answers_without_a_key(client: TestClient) ->
     assert client.get(address[2]).status_code == 200
     checked = {name for name, service in OURS.items() if not service.get("healthcheck", {}).get("disable")}
     assert checked == {"api"}
+
+
+def test_the_health_check_goes_through_no_proxy(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    command = yaml.safe_load(instructions("HEALTHCHECK")[-1].partition("CMD ")[2])
+    requests: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        code = command[2].replace(":8000/", f":{server.server_port}/")
+        ended = subprocess.run([sys.executable, *command[1:2], code], capture_output=True, check=False)
+        server.server_close()
+    assert (ended.returncode, requests) == (0, ["/readyz"]), ended.stderr
 
 
 def test_the_image_does_not_run_as_root_and_has_the_tested_versions() -> None:

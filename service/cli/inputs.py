@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from service.candidates import queries
-from service.errors import InputError, SuppleError, UnavailableError
+from service.errors import InputError, SuppleError, UnavailableError, without_password
 from service.settings import Settings
 from service.storage.database import Database
 from supernet.space import Architecture, SearchSpace
@@ -32,13 +32,25 @@ def read_settings(**options: Any) -> Settings:
         )
         raise InputError("; ".join(faults)) from error
     try:
-        make_url(settings.database)
+        url = make_url(settings.database)
     except (ArgumentError, ValueError) as error:
         raise InputError(
             f"SUPPLE_DATABASE_URL is {without_password(settings.database)!r}, which is not the address of a database; "
             "write sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/NAME"
         ) from error
+    if url.get_backend_name() != "sqlite":
+        _check_password(settings.database)
     return settings
+
+
+def _check_password(database_url: str) -> None:
+    """Refuse a password with an @. It would end there, and the rest would be taken for the host and be printed."""
+    rest = re.sub(r"^[\w+]+://([^:/]*(:[^@]*)?@)?", "", database_url)  # as SQLAlchemy reads it
+    if "@" in rest.partition("=")[0]:
+        raise InputError(
+            f"SUPPLE_DATABASE_URL is {without_password(database_url)!r}, whose password holds an @; write it as %40 "
+            "and a % as %25, or leave the password out and set PGPASSWORD"
+        )
 
 
 @contextmanager
@@ -164,12 +176,3 @@ def explain(error: Exception) -> tuple[str, int] | None:
 def one_line(error: object) -> str:
     """An error's message without its line breaks."""
     return re.sub(r"\s*\n\s*", "; ", str(error).strip())
-
-
-def without_password(database_url: str) -> str:
-    """The address of a database, well-formed or not, without the parts that could hold a password."""
-    address = database_url.partition("?")[0]
-    if "@" not in address:
-        return address
-    scheme, separator, _ = address.partition("://")
-    return f"{scheme + separator if separator else ''}***@{address.rpartition('@')[2]}"

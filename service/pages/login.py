@@ -24,6 +24,7 @@ def login(
     request: Request, context: ContextOf, key: Annotated[str, Form()] = "", next: Annotated[str, Form()] = "/"
 ) -> Response:
     """Keep a key in a cookie that no script reads and no other site's form sends. A link from elsewhere may."""
+    key = key.strip()
     try:
         if not key.isascii():
             raise UnauthorizedError("no key has such characters; `supple keys create NAME` makes one")

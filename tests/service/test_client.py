@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -19,6 +20,7 @@ class Answers(HTTPServer):
     """Answers every request with the next of `answers`, and the last one again and again."""
 
     answers: list[tuple[int, Any]]
+    headers: list[Message]  # of each request
 
     @property
     def address(self) -> str:
@@ -30,6 +32,7 @@ class Handler(BaseHTTPRequestHandler):
         assert isinstance(self.server, Answers)
         length = int(self.headers.get("Content-Length", 0))
         self.rfile.read(length)
+        self.server.headers.append(self.headers)
         answers = self.server.answers
         status, body = answers.pop(0) if len(answers) > 1 else answers[0]
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -47,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Answers]:
     server = Answers(("127.0.0.1", 0), Handler)
-    server.answers = [(200, {})]
+    server.answers, server.headers = [(200, {})], []
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server
@@ -69,6 +72,68 @@ def test_a_service_that_is_not_there_is_named(server: Answers) -> None:
         with pytest.raises(ServiceError, match=r"the service at http://127\.0\.0\.1:1 does not answer") as raised:
             client.get_device("board")
     assert raised.value.status == 503
+
+
+def test_a_service_on_this_machine_is_reached_past_any_proxy(server: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, proxy in (("HTTP_PROXY", "http://127.0.0.1:1"), ("all_proxy", "socks5://127.0.0.1:1")):
+        monkeypatch.setenv(name, proxy)
+        for address in (server.address, server.address.replace("127.0.0.1", "localhost")):
+            with Client(address) as client:
+                assert client.is_ready()
+
+
+@pytest.mark.parametrize("proxy", ["socks5://user:hunter2@proxy", "nonsense://hunter2"])
+def test_a_proxy_that_cannot_be_used_is_named(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(
+        ServiceError, match=r"the proxy that ALL_PROXY names, which cannot be used: .*NO_PROXY"
+    ) as raised:
+        Client("http://service.example")
+    assert raised.value.status == 400
+    assert "hunter2" not in str(raised.value)
+    monkeypatch.setenv("NO_PROXY", "service.example")
+    Client("http://service.example")
+
+
+def test_a_proxy_that_does_not_answer_is_named(server: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with (
+        Client("http://service.example") as client,
+        pytest.raises(ServiceError, match=r"does not answer through the proxy that http_proxy names: .*NO_PROXY"),
+    ):
+        client.get_device("board")
+    server.answers = [(200, {"name": "board"})]
+    monkeypatch.setenv("http_proxy", server.address)
+    with Client("http://service.example") as client:
+        assert client.get_device("board") == {"name": "board"}
+
+
+def test_blanks_around_a_key_are_not_sent(server: Answers) -> None:
+    with Client(server.address, " supple_key\r\n") as client:
+        client.get_device("board")
+    assert server.headers[-1]["Authorization"] == "Bearer supple_key"
+
+
+@pytest.mark.parametrize(
+    ("key", "character"), [("hunter\r2", "U\\+000D"), ("hünter2", "U\\+00FC"), ("a b", "U\\+0020")]
+)
+def test_a_key_that_cannot_be_sent_is_not_printed(key: str, character: str) -> None:
+    with pytest.raises(ServiceError, match=f"the key holds the character {character}, which no key has") as raised:
+        Client("http://127.0.0.1:1", key)
+    assert key not in str(raised.value)
+
+
+def test_a_password_in_the_address_is_not_printed(server: Answers) -> None:
+    address = server.address.replace("//", "//user:hunter2@")
+    with Client(address) as client:
+        for status, body in ((500, b"<html>"), (422, {"detail": "no"})):
+            server.answers = [(status, body)]
+            with pytest.raises(ServiceError) as raised:
+                client.get_device("board")
+            assert "hunter2" not in str(raised.value)
+    with Client("http://user:hunter2@127.0.0.1:1") as client, pytest.raises(ServiceError) as raised:
+        client.get_device("board")
+    assert "hunter2" not in str(raised.value)
 
 
 def test_what_answers_without_json_is_no_service_of_ours(server: Answers) -> None:

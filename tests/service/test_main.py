@@ -20,11 +20,10 @@ from evolution.costs import CostTables
 from service.bundles.paths import check_output
 from service.candidates.queries import architecture
 from service.cli import display
-from service.cli.inputs import without_password
 from service.context import Context
 from service.costs import cost_kind
 from service.devices.measurements import fit_measurements_file
-from service.errors import InputError
+from service.errors import InputError, without_password
 from service.quantities import BYTES, COUNTS, MILLISECONDS, PLAIN, Units, fraction, quantity, round_amount, rounded
 from service.storage.database import Database
 from service.storage.tables import ApiKey, Candidate
@@ -139,6 +138,10 @@ def test_a_database_without_its_tables(command: str, bundle_path: Path, run: Run
         ("foo", 2, "SUPPLE_DATABASE_URL is 'foo', which is not the address of a database; write sqlite:///FILE or"),
         (f"postgresql:/user:{SECRET}@host/supple", 2, r"SUPPLE_DATABASE_URL is '\*\*\*@host/supple', which is no"),
         (f"postgresql://user:{SECRET}@host:port/supple", 2, r"is 'postgresql://\*\*\*@host:port/supple', which is no"),
+        ("postgresql://user:a@hunter2@host/supple", 2, r"'postgresql://\*\*\*@host/supple', whose .* write it as %40"),
+        ("postgresql://user:a@1/hunter2@host/supple", 2, r"'postgresql://\*\*\*@host/supple', whose .* it as %40"),
+        ("postgresql://user:a@1?hunter2@host/supple", 2, r"'postgresql://\*\*\*', whose .* it as %40"),
+        ("postgresql://user:?/hunter2@127.0.0.1:1/supple", 1, r"at postgresql://\*\*\* cannot be used: .*refused"),
         ("sqlite:///BUNDLE/manifest.json", 1, "cannot be used: file is not a database"),
         ("mysql://host/supple", 2, "use sqlite:///FILE or postgresql"),
     ],
@@ -153,10 +156,16 @@ def test_a_database_that_cannot_be_used(
 
 
 @pytest.mark.slow
-@given(st.text(max_size=20), st.sampled_from(["postgresql://", "", "x:/"]))
-def test_no_password_is_printed(noise: str, scheme: str) -> None:
-    assert SECRET not in without_password(f"{scheme}user:{noise}{SECRET}@host?password={SECRET}")
+@given(st.text(max_size=20), st.text(max_size=20), st.sampled_from(["postgresql://", "", "x:/"]))
+def test_no_password_is_printed(noise: str, more: str, scheme: str) -> None:
+    assert SECRET not in without_password(f"{scheme}user:{noise}{SECRET}{more}@host?password={SECRET}")
     assert without_password("postgresql://host/name") == "postgresql://host/name"
+
+
+def test_blanks_around_settings_are_removed(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SUPPLE_DATABASE_URL", f"sqlite:///{tmp_path / 'some.db'}\r\n")
+    assert run("db", "upgrade").code == 0
+    assert (tmp_path / "some.db").is_file()
 
 
 def test_a_bad_setting_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -576,7 +576,7 @@ def test_a_key_opens_the_pages_until_signing_out(keyed: tuple[TestClient, str, s
     assert wrong.status_code == 401
     assert "This key is not known" in text(wrong.text)
     assert COOKIE not in client.cookies
-    answer = client.post("/login", data={"key": key, "next": path}, follow_redirects=False)
+    answer = client.post("/login", data={"key": f" {key}\r\n", "next": path}, follow_redirects=False)
     assert answer.status_code == 303
     assert answer.headers["location"] == path
     cookie = answer.headers["set-cookie"].lower()
