@@ -27,6 +27,7 @@ CACHE_BYTES = 4 * 2**30  # a split of image files that decodes to more than this
 UNLABELLED = -1  # the label of an image whose class is not known
 CROP = 0.875  # the share of the shorter side that the centre crop keeps, as in Once-for-All's evaluation on ImageNet
 RARE = 20  # training images; a class with fewer is rare
+DARK = 16  # of 255: the brightest level of images that use 12 of their 16 bits
 OnBadImage = Literal["refuse", "skip"]
 
 
@@ -138,7 +139,7 @@ class Dataset:
     train: for weights and batch-norm statistics. holdout: taken from the training data, for the predictor and for
     search. test: used once, for the final report; None if the source has no test split.
     split: for files, which of them are in which split, as it was when the run was started; a run keeps it for `load`.
-    remarks: what was found and is not used, for people. lost: files that a resumed run was started with.
+    remarks: what was found and is not used, for people. lost_files: those that are gone since the run was started.
     """
 
     name: str
@@ -149,7 +150,7 @@ class Dataset:
     normalization: Normalization
     split: FileSplit | None = None
     remarks: tuple[str, ...] = ()
-    lost: tuple[str, ...] = ()
+    lost_files: tuple[str, ...] = ()
 
     @property
     def hash(self) -> str:
@@ -209,15 +210,15 @@ def load(
         ValueError: the source is unknown, the folder has another layout, images cannot be decoded, a class has no
             training image, so many images cannot be held out, or the files are not those of `run_split`.
     """
-    named: dict[str, Callable[[], _InMemory]] = {
+    in_memory: dict[str, Callable[[], _InMemory]] = {
         "digits": lambda: _digits(resolution, seed),
         "cifar10": lambda: _cifar("CIFAR10", root, resolution),
         "cifar100": lambda: _cifar("CIFAR100", root, resolution),
     }
-    if channels is not None and (source in (*named, "imagenet") or channels not in (1, 3)):
+    if channels is not None and (source in (*in_memory, "imagenet") or channels not in (1, 3)):
         raise ValueError(f"channels is {channels}; it is 1 or 3, for folders only: named datasets fix it")
-    if source in named:
-        classes, images, test = named[source]()
+    if source in in_memory:
+        classes, images, test = in_memory[source]()
         count = len(images)
         if not 0 < holdout < count:
             raise ValueError(
@@ -229,7 +230,7 @@ def load(
     folder = _image_folder(source, root)
     training, testing, remarks, all_grey = _intact(folder, root, on_bad_image)
     channels = channels or (run_split.channels if run_split else GREY if all_grey else COLOUR)
-    lost: list[str] = []
+    lost_files: list[str] = []
     if run_split is None:
         shuffled = random_generator(seed, Stream.HOLDOUT).permutation(len(training))
         for_training, for_holdout = hold_out(training.labels, holdout, shuffled)
@@ -238,7 +239,7 @@ def load(
         )
         split = run_split
     else:
-        split, lost = run_split.resumed(training, testing)
+        split, lost_files = run_split.resumed(training, testing)
 
     def files(part: ClassFolders, listed: Files) -> ImageFiles:
         return ImageFiles(part.root, listed.paths, torch.from_numpy(listed.labels), resolution, channels)
@@ -255,7 +256,7 @@ def load(
         Normalization.from_images(sample),
         run_split,
         remarks,
-        tuple(lost),
+        tuple(lost_files),
     )
 
 
@@ -345,10 +346,13 @@ def _intact(
     """The files that can be decoded, for training and for the test; remarks; and whether all of them are grey.
 
     Raises:
-        ValueError: files cannot be decoded and are to be refused, or all images of a class cannot be decoded.
+        ValueError: files cannot be decoded and are to be refused, all images of a class cannot be decoded, or all
+            images of 16 bits use a small part of them.
     """
     splits: list[Files] = []
-    faults, channels = [], set()
+    faults: list[str] = []
+    channels: set[int] = set()
+    brightest: list[int] = []  # of the images of 16 bits
     for part in (folder.train, folder.test):
         if part is None:
             continue
@@ -362,6 +366,7 @@ def _intact(
         ]
         intact = np.array([result.fault is None for result in results], np.bool_)
         channels |= {result.channels for result in results if result.fault is None}
+        brightest += [result.brightest for result in results if result.brightest is not None]
         paths = np.array([os.fsencode(path) for path in part.paths])
         sizes = np.array([result.size for result in results], np.int64)
         splits.append(Files(paths, np.array(part.labels, np.int64), sizes).take(intact))
@@ -371,13 +376,18 @@ def _intact(
             f"{len(faults):,} of {count:,} images cannot be read; replace or remove them, or leave them out with "
             f"`dataset: {{on_bad_image: skip}}`:\n" + "\n".join(faults)
         )
+    if brightest and max(brightest) <= DARK:
+        raise ValueError(
+            f"none of the {len(brightest):,} images of 16 bits has a value above {257 * max(brightest) + 128:,} of "
+            "65,535, so all would be nearly black; save them scaled to the full range, or with 8 bits"
+        )
     counts = np.bincount(splits[0].labels, minlength=len(folder.classes))
     if not counts.all():
         names = ", ".join(folder.classes[label] for label in np.flatnonzero(counts == 0))
         raise ValueError(f"no image can be read of the classes {names}; replace their images or remove the folders")
-    skipped = tuple(f"left out, since it cannot be read: {fault}" for fault in faults)
+    skipped_files = tuple(f"left out, since it cannot be read: {fault}" for fault in faults)
     test = splits[1] if folder.test is not None else None
-    return splits[0], test, (*folder.remarks, *skipped), channels == {GREY}
+    return splits[0], test, (*folder.remarks, *skipped_files), channels == {GREY}
 
 
 def sample_folder(folder: Path, resolution: int, *, limit: int, seed: int, channels: int = COLOUR) -> Images:

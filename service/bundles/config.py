@@ -89,6 +89,11 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if not self.space and self.init is None:
             raise ValueError("space is empty; name a preset, or give `init`, the folder of a bundle to start from")
+        first = self.schedule.phases[0]
+        if first.distillation and self.init is None:
+            raise ValueError(
+                f"phase {first.name} cannot distil: its result is the teacher. Set distillation: 0, or give `init`"
+            )
         if self.threads is not None:
             require("threads", self.threads, 1)
         require("keep_checkpoints", self.keep_checkpoints, 1)

@@ -178,8 +178,8 @@ def _make_bundle(
     genomes = stratified(space, rng, config.evaluation.subnets)
     assert state.checkpoint is not None  # since the end of the last phase, at the latest
     measured_on = {"weights": sha256(state.checkpoint), **evaluation_settings(config)}
-    if dataset.lost:
-        measured_on["lost_images"] = list(dataset.lost)
+    if dataset.lost_files:
+        measured_on["lost_images"] = list(dataset.lost_files)
     pairs = Pairs(folder / "pairs.jsonl", measured_on)
     for done, scored in pairs.measure(evaluator, space, genomes):
         yield Step("measure subnets", done, len(genomes), f"accuracy {scored.accuracy:.3f}")
@@ -195,7 +195,7 @@ def _make_bundle(
             "classes": dataset.class_counts(),
             "rare": dataset.rare_classes(),
             "remarks": list(dataset.remarks),
-            "lost": list(dataset.lost),
+            "lost": list(dataset.lost_files),
         },
         "init": start,
         "phases": _phases(state.curves),

@@ -133,11 +133,11 @@ def show_dataset(dataset: "Dataset", console: Console) -> None:
         console.print(f"rare classes: {escape(lines)}", highlight=False)
     for remark in dataset.remarks:
         console.print(escape(remark), highlight=False)
-    if dataset.lost:
-        lost = escape(", ".join(dataset.lost))
+    if dataset.lost_files:
+        lost = escape(", ".join(dataset.lost_files))
         console.print(
-            f"[yellow]{len(dataset.lost):,} images are lost since the run was started[/]; others of their classes take "
-            f"their places in training: {lost}",
+            f"[yellow]{len(dataset.lost_files):,} images are lost since the run was started[/]; others of their "
+            f"classes take their places in training: {lost}",
             highlight=False,
         )
 

@@ -5,14 +5,14 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import PIL
 
 from supernet.files import write_atomically
-from supernet.images.decode import count_channels
+from supernet.images.decode import examine
 
 RULES = f"1, Pillow {PIL.__version__}"  # results of other rules are not used; raise the number when decoding changes
 CHUNK = 256  # images between two reports of progress
@@ -20,14 +20,15 @@ CHUNK = 256  # images between two reports of progress
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """The result for a file. size: bytes; changed: nanoseconds, the file's time of change; channels: 1 or 3.
+    """The result for a file. size: bytes; modified: nanoseconds, the file's time of change.
 
-    fault: why the file cannot be decoded, or None.
+    channels, brightest: as in `decode.Facts`. fault: why the file cannot be decoded, or None.
     """
 
     size: int
-    changed: int
+    modified: int
     channels: int
+    brightest: int | None
     fault: str | None
 
 
@@ -61,19 +62,15 @@ class ImageCheck:
         try:
             status = place.stat()
         except OSError as error:  # a symbolic link that leads nowhere
-            return Checked(0, 0, 0, error.strerror)
-        known = self.results.get(path)
-        if known is not None and (known.size, known.changed) == (status.st_size, status.st_mtime_ns):
-            return known
+            return Checked(0, 0, 0, None, error.strerror)
+        earlier = self.results.get(path)
+        if earlier is not None and (earlier.size, earlier.modified) == (status.st_size, status.st_mtime_ns):
+            return earlier
         try:
-            return Checked(status.st_size, status.st_mtime_ns, count_channels(place), None)
+            return Checked(status.st_size, status.st_mtime_ns, *examine(place), None)
         except Exception as error:  # Pillow raises many kinds of errors for broken files
-            fault = (
-                error.strerror
-                if isinstance(error, OSError) and error.strerror
-                else str(error).replace(str(place), "it")
-            )
-            return Checked(status.st_size, status.st_mtime_ns, 0, fault or type(error).__name__)
+            fault = getattr(error, "strerror", None) or str(error).replace(str(place), "it") or type(error).__name__
+            return Checked(status.st_size, status.st_mtime_ns, 0, None, fault)
 
     def _load(self) -> dict[str, Checked]:
         try:
@@ -85,9 +82,7 @@ class ImageCheck:
         return {}
 
     def _save(self) -> None:
-        results = {
-            path: (result.size, result.changed, result.channels, result.fault) for path, result in self.results.items()
-        }
+        results = {path: astuple(result) for path, result in self.results.items()}
         with suppress(OSError):  # without the file, the next run checks again
             self._file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._file, json.dumps({"rules": RULES, "files": results}).encode())

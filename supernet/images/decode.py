@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,14 @@ SIDEWAYS = tuple(UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
 SCALED = ("JPEG", "MPO")  # formats that are decoded at part of their size
 Boxes = Callable[[int, float], Tensor]
 Box = tuple[float, float, float, float]  # left, top, width, height, as fractions of the upright photograph's
+
+
+class Facts(NamedTuple):
+    """What a file holds. channels: 1 or 3. brightest: of an image of 16 bits, its largest value, from 0 to 255."""
+
+    channels: int
+    brightest: int | None
+
 
 _large_image = threading.RLock()
 
@@ -72,14 +80,13 @@ def decode(
     return pixels
 
 
-def count_channels(path: Path) -> int:
-    """1 if a file holds a grey image, 3 if it holds a colour image. Decodes the whole file.
+def examine(path: Path) -> Facts:
+    """Decode a whole file, as far as `decode` would, at the smallest size.
 
     Raises:
-        Exception: the file cannot be decoded to either; Pillow raises many kinds of errors for broken files.
+        Exception: the file cannot be decoded; Pillow raises many kinds of errors for broken files.
     """
-    _, grey = _read(path, 1, MODES[COLOUR], lambda aspect: _centre(aspect, 1.0))
-    return GREY if grey else COLOUR
+    return _read(path, 1, MODES[COLOUR], lambda aspect: _centre(aspect, 1.0))[1]
 
 
 def printable(path: Path | str) -> str:
@@ -87,8 +94,8 @@ def printable(path: Path | str) -> str:
     return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _read(path: Path, resolution: int, mode: str, box: Callable[[float], Box]) -> tuple[Image.Image, bool]:
-    """A box of an image, resized, and whether the file's image is grey.
+def _read(path: Path, resolution: int, mode: str, box: Callable[[float], Box]) -> tuple[Image.Image, Facts]:
+    """A box of an image, resized, and what the file holds.
 
     `draft` decodes a JPEG at 1/2, 1/4 or 1/8 if that is at least twice the target. box: a function of the upright
     photograph's width / height.
@@ -104,12 +111,14 @@ def _read(path: Path, resolution: int, mode: str, box: Callable[[float], Box]) -
         across, down = math.ceil(2 * resolution / width), math.ceil(2 * resolution / height)
         file.draft(None, (down, across) if sideways else (across, down))
         with _in_turn(file, True):
-            image = _with_8_bits(file).convert(mode)
+            image = _with_8_bits(file)
+            facts = Facts(GREY if _is_grey(file) else COLOUR, None if image is file else image.getextrema()[1])
+            image = image.convert(mode)
             if turn is not None:
                 image = image.transpose(turn)
             right, bottom = min(1.0, left + width) * image.width, min(1.0, top + height) * image.height
             place = (left * image.width, top * image.height, right, bottom)
-            return image.resize((resolution, resolution), Image.Resampling.BILINEAR, place), _is_grey(file)
+            return image.resize((resolution, resolution), Image.Resampling.BILINEAR, place), facts
 
 
 def _in_turn(image: Image.Image, applies: bool) -> AbstractContextManager[Any]:

@@ -23,31 +23,31 @@ def start_from(state: TrainingState, source: Supernet, *, same_classes: bool, id
     Raises:
         ValueError: the source has another space.
     """
-    space, trained = state.supernet.space, source.space
-    if replace(trained, classes=space.classes, in_channels=space.in_channels) != space:
+    space = state.supernet.space
+    if replace(source.space, classes=space.classes, in_channels=space.in_channels) != space:
         raise ValueError(
-            f"the weights are of the space {trained.name}, not of {space.name} with the same choices; train in the "
-            "space of the weights"
+            f"the weights are of the space {source.space.name}, not of {space.name} with the same choices; train in "
+            "the space of the weights"
         )
     new: set[str] = set()
     if not same_classes:
-        new |= _differing(space, replace(space, classes=space.classes + 1))
-    if trained.in_channels != space.in_channels:
-        new |= _differing(space, replace(space, in_channels=space.in_channels + 1))
-    weights, shared = state.supernet.state_dict(), source.state_dict()
-    taken = [name for name in weights if name not in new]
-    state.supernet.load_state_dict(weights | {name: shared[name] for name in taken})
+        new |= _reshaped(space, replace(space, classes=space.classes + 1))
+    if source.space.in_channels != space.in_channels:
+        new |= _reshaped(space, replace(space, in_channels=space.in_channels + 1))
+    weights, source_weights = state.supernet.state_dict(), source.state_dict()
+    names = [name for name in weights if name not in new]
+    state.supernet.load_state_dict(weights | {name: source_weights[name] for name in names})
     state.start = identity
     if not new and any(phase.distillation for phase in state.schedule.phases):
         state.teacher = state.fresh_teacher()
-    return {"taken": taken, "new": sorted(new)}
+    return {"taken": names, "new": sorted(new)}
 
 
-def _differing(space: SearchSpace, other: SearchSpace) -> Set[str]:
+def _reshaped(space: SearchSpace, other: SearchSpace) -> Set[str]:
     """The names of the tensors that have other shapes in the supernet of another space."""
     shapes = []
     with torch.device("meta"):
-        for each in (space, other):
-            supernet: Supernet = supernet_class(each.family)(each)
+        for variant in (space, other):
+            supernet: Supernet = supernet_class(variant.family)(variant)
             shapes.append({name: tensor.shape for name, tensor in supernet.state_dict().items()})
     return {name for name, shape in shapes[0].items() if shapes[1][name] != shape}

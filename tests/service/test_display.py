@@ -50,5 +50,5 @@ def test_the_images_of_each_class_and_split_and_rare_classes_are_shown(tmp_path:
     assert "rare classes: 0 (5 to train on)\n" in file.getvalue()
     assert "img: 3 files are not used (3 .heic)" in file.getvalue()
     file = io.StringIO()
-    display.show_dataset(replace(dataset, lost=("cat/3.png",)), Console(file=file, width=200))
+    display.show_dataset(replace(dataset, lost_files=("cat/3.png",)), Console(file=file, width=200))
     assert "1 images are lost since the run was started" in file.getvalue()

@@ -101,6 +101,29 @@ def test_a_bundle_without_weights_is_searched_and_not_exported(files: Path, tmp_
 
 
 @pytest.mark.slow
+def test_training_starts_from_its_weights(bundle: Path, tmp_path: Path) -> None:
+    from service.bundles.config import DatasetConfig, TrainingConfig, load_data
+    from service.bundles.train import start_of
+    from supernet.training.loop import TrainingState
+    from supernet.training.schedule import Phase, Schedule
+
+    rng = np.random.default_rng(0)
+    for path in (tmp_path / "img" / name / f"{number}.png" for name in ("cat", "dog") for number in range(3)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+    schedule = Schedule((Phase("elastic", 1, 0.01, sampler="sandwich"),), 4)
+    config = TrainingConfig("x", "", DatasetConfig(str(tmp_path / "img"), 2), schedule, init=str(bundle))
+    dataset, space = load_data(config, tmp_path)
+    assert dataset.normalization == Bundle.open(bundle).normalization
+    state = TrainingState.fresh(space, schedule)
+    start = start_of(config, state, dataset)
+    assert start is not None
+    assert start["new"] == ["head.4.bias", "head.4.weight"]
+    published = Bundle.open(bundle).supernet().state_dict()
+    assert all(torch.equal(state.supernet.state_dict()[name], published[name]) for name in start["taken"])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(6))
 def test_exported_with_stored_statistics_a_subnet_has_the_published_logits(
     number: int, bundle: Path, tmp_path: Path, run: Run

@@ -86,7 +86,7 @@ def test_a_run_goes_on_after_an_image_was_taken_away(tmp_path: Path, monkeypatch
     steps = train_bundle(config, run, data_root=tmp_path / "data", checkpoint_steps=1, show_dataset=shown.append)
     next(step for step in steps if step.stage == "train" and step.done == 3)  # with a checkpoint
     del steps
-    assert shown[0].lost == ()
+    assert shown[0].lost_files == ()
     with pytest.raises(InputError, match="holds an unfinished run; pass `resume`"):
         next(step for step in train_bundle(config, run, data_root=tmp_path / "data") if step.stage == "train")
     (tmp_path / "img/cat/3.png").unlink()
@@ -108,9 +108,9 @@ def test_training_starts_from_a_bundle_and_says_what_is_taken_and_new(tmp_path: 
     bundle, other = Bundle.open(tmp_path / "run" / "bundle"), Bundle.open(tmp_path / "other")
     assert bundle.space == other.space
     assert bundle.normalization == other.normalization
-    told = bundle.report["init"]
-    assert (told["bundle"], told["name"], told["new"]) == (other.hash, "small", [])
-    assert set(told["taken"]) == set(other.supernet().state_dict())
+    start = bundle.report["init"]
+    assert (start["bundle"], start["name"], start["new"]) == (other.hash, "small", [])
+    assert set(start["taken"]) == set(other.supernet().state_dict())
     with pytest.raises(ValueError, match=r"was trained from the weights of .*other"):
         rank_bundle(bundle, tmp_path / "ranking", nets=3, epochs=1, seed=0, data_root=tmp_path)
 

@@ -176,6 +176,16 @@ def test_grey_images_of_16_bits_are_scaled(tmp_path: Path, suffix: str) -> None:
     assert torch.equal(pixels_of(tmp_path / f"a{suffix}", 3)[1], pixels_of(tmp_path / f"a{suffix}")[0])
 
 
+def test_a_folder_that_uses_few_of_16_bits_is_refused_as_nearly_black(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "img", {"cat": 3, "dog": 3}, grey=True)
+    for path in folder.rglob("*.png"):
+        Image.fromarray(RNG.integers(0, 4096, (12, 16), np.uint16)).save(path)
+    with pytest.raises(ValueError, match="none of the 6 images of 16 bits has a value above 4,"):
+        loaded(folder)
+    Image.fromarray(RNG.integers(0, 65536, (12, 16), np.uint16)).save(folder / "cat" / "0.png")
+    assert loaded(folder).train.channels == 1
+
+
 def test_sixteen_bits_whose_zero_is_white_are_inverted(tmp_path: Path) -> None:
     ramp = np.broadcast_to(np.linspace(0, 65535, 16), (16, 16)).astype(np.uint16)
     Image.fromarray(ramp).save(tmp_path / "a.tif", tiffinfo={decode.PHOTOMETRIC: decode.WHITE_IS_ZERO})
@@ -256,11 +266,11 @@ def test_files_are_decoded_once_until_they_change(tmp_path: Path, monkeypatch: p
     break_files(folder, "cat/0.png")
     decoded: list[str] = []
 
-    def recorded(path: Path) -> int:
+    def recorded(path: Path) -> decode.Facts:
         decoded.append(path.name)
-        return decode.count_channels(path)
+        return decode.examine(path)
 
-    monkeypatch.setattr(check, "count_channels", recorded)
+    monkeypatch.setattr(check, "examine", recorded)
     data = tmp_path / "data"
     assert list(check_images(str(folder), data)) == [(6, 6)]
     assert len(decoded) == 6
@@ -328,14 +338,14 @@ def test_a_run_that_is_resumed_may_lose_images_and_says_so(tmp_path: Path) -> No
     before = start.train[:]
     again = resumed(folder, start)
     assert again.hash == start.hash
-    assert again.lost == ()
+    assert again.lost_files == ()
     lost_training = os.fsdecode(start.split.train.paths[3])
     lost_holdout = os.fsdecode(start.split.holdout.paths[0])
     for name in (f"train/{lost_training}", f"train/{lost_holdout}", "test/dog/1.png"):
         (folder / name).unlink()
     later = resumed(folder, start)
     assert later.hash == start.hash
-    assert set(later.lost) == {lost_training, lost_holdout, "dog/1.png"}
+    assert set(later.lost_files) == {lost_training, lost_holdout, "dog/1.png"}
     assert torch.equal(later.train.labels, start.train.labels)
     assert len(later.holdout) == len(start.holdout) - 1
     assert len(later.test or ()) == 3

@@ -41,8 +41,8 @@ def converted() -> Supernet:
     return convert(network, SIZE, "converted").supernet
 
 
-def equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return bool(torch.allclose(one, other, atol=1e-4 * float(other.detach().abs().max())))
+def equal(actual: torch.Tensor, expected: torch.Tensor) -> bool:
+    return bool(torch.allclose(actual, expected, atol=1e-4 * float(expected.detach().abs().max())))
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +61,15 @@ def test_the_classifier_and_the_stem_are_new_where_they_differ(name: str, same_c
     space = replace(source.space, classes=source.space.classes + (not same_classes), in_channels=channels)
     state = TrainingState.fresh(space, ELASTIC)
     random = {key: value.clone() for key, value in state.supernet.state_dict().items()}
-    told = start_from(state, source, same_classes=same_classes, identity="abc")
+    tensors = start_from(state, source, same_classes=same_classes, identity="abc")
     after, before = state.supernet.state_dict(), source.state_dict()
-    assert set(told["taken"]) | set(told["new"]) == set(after)
+    assert set(tensors["taken"]) | set(tensors["new"]) == set(after)
     differing = [key for key in after if after[key].shape != before[key].shape]
-    assert sorted(told["new"]) == sorted(differing)
+    assert sorted(tensors["new"]) == sorted(differing)
     assert len([key for key in differing if after[key].ndim == 4]) == (channels == 2)  # the stem
     assert len([key for key in differing if after[key].ndim == 2]) == (not same_classes)  # the classifier
-    assert all(torch.equal(after[key], before[key]) for key in told["taken"])
-    assert all(torch.equal(after[key], random[key]) for key in told["new"])
+    assert all(torch.equal(after[key], before[key]) for key in tensors["taken"])
+    assert all(torch.equal(after[key], random[key]) for key in tensors["new"])
     if same_classes and channels == 3:
         images = torch.randn(4, 3, space.resolutions[0], space.resolutions[0])
         arch = space.smallest().at(space.resolutions[0])
@@ -78,8 +78,8 @@ def test_the_classifier_and_the_stem_are_new_where_they_differ(name: str, same_c
 
 def test_other_classes_of_the_same_number_get_a_new_classifier() -> None:
     state = TrainingState.fresh(SPACE, ELASTIC)
-    told = start_from(state, trained(), same_classes=False, identity="abc")
-    assert len(told["new"]) == 2
+    tensors = start_from(state, trained(), same_classes=False, identity="abc")
+    assert len(tensors["new"]) == 2
     assert state.teacher is None
 
 
