@@ -1,4 +1,4 @@
-"""Training batches, each a function of (seed, phase, step). Worker processes decode images on disk ahead."""
+"""Training batches, each a function of (seed, phase, step). Worker processes prepare batches ahead if that is slow."""
 
 import ctypes
 import multiprocessing
@@ -77,18 +77,21 @@ class Batches(TorchDataset[Batch | ValueError]):
         return self.images.cropped(indices, lambda i, aspect: augmentation.boxes(draws[i : i + 1], aspect)[0])
 
     def steps(self, first: int, last: int, workers: int, pinned: bool) -> Iterator[Batch]:
-        """The batches of steps `first` to `last` - 1; if images are files, `workers` processes decode them ahead.
+        """The batches of steps `first` to `last` - 1.
+
+        If images are files, or RandAugment changes them, `workers` processes make batches ahead.
 
         pinned: use pinned memory, from which copies to CUDA are fast.
 
         Raises:
             ValueError: a file cannot be decoded, or a worker has no memory; the message says which.
         """
+        slow = isinstance(self.images, ImageFiles) or self.schedule.augmentation.rand_augment > 0
         loader: DataLoader[Batch | ValueError] = DataLoader(
             self,
             batch_size=None,
             sampler=range(first, last),
-            num_workers=workers if isinstance(self.images, ImageFiles) else 0,
+            num_workers=workers if slow else 0,
             pin_memory=pinned,
             generator=torch.Generator(),  # seeds the workers' generators, which nothing here uses
             worker_init_fn=_end_with_parent,
@@ -102,8 +105,8 @@ class Batches(TorchDataset[Batch | ValueError]):
             if "DataLoader worker" not in str(error):
                 raise
             raise ValueError(
-                f"a process that decodes images was ended from outside, as happens when memory runs out: {error}. "
-                "Decode with fewer, or with `dataset: {workers: 0}` in the training process itself"
+                f"a process that prepares images was ended from outside, as happens when memory runs out: {error}. "
+                "Take fewer workers, or `dataset: {workers: 0}` to prepare images in the training process itself"
             ) from error
 
 

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from supernet.data import Images
 from supernet.training.augmentation import Augmentation, random_numbers
+from supernet.training.batches import Batches
+from supernet.training.schedule import Phase, Schedule
 
 PIXELS = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(6)
@@ -25,6 +28,15 @@ def test_an_image_is_changed_by_its_own_random_number_alone(channels: int) -> No
     order = torch.tensor([3, 0, 5, 1, 2, 4])
     assert torch.equal(augmentation.operate(pixels[order], draws()[order]), changed[order])
     assert Augmentation().operate(pixels, draws()) is pixels
+
+
+def test_workers_operate_on_images_in_memory_as_the_training_process_does() -> None:
+    schedule = Schedule((Phase("all", 1, 0.1),), 2, augmentation=Augmentation(rand_augment=9))
+    loader = Batches(Images(PIXELS, LABELS), schedule, 0)
+    ahead, here = (list(loader.steps(0, 3, workers, False)) for workers in (1, 0))
+    for batch, expected in zip(ahead, here, strict=True):
+        assert torch.equal(batch.pixels, expected.pixels)
+        assert not torch.equal(batch.pixels, PIXELS[batch.labels])
 
 
 def test_mixup_adds_shares_of_two_images_and_of_their_labels() -> None:

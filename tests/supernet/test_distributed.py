@@ -19,6 +19,7 @@ from supernet.bundle import Bundle
 from supernet.data import Dataset, load
 from supernet.families import preset
 from supernet.training import distributed
+from supernet.training.augmentation import Augmentation
 from supernet.training.loop import TrainingState, train
 from supernet.training.schedule import Phase, Schedule
 from tests.support.photographs import photographs
@@ -34,6 +35,9 @@ SCHEDULE = Schedule(
     batch_size=32,
     clip=1.0,
     ema=0.5,
+    augmentation=Augmentation(rand_augment=5, mixup=0.4, cutmix=1.0),
+    dropout=0.2,
+    stochastic_depth=0.2,
 )
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

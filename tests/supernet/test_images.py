@@ -1,6 +1,7 @@
 """Images as people have them: folders one level off, photographs lying down, broken files, rare classes, links."""
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -300,6 +301,19 @@ def test_a_full_shared_memory_is_named_with_what_to_set(tmp_path: Path, monkeypa
     with pytest.raises(ValueError, match=r"does not fit into shared memory.*`dataset: \{workers: 0\}`.*shm_size"):
         list(loader.steps(0, 1, 1, False))
     assert len(list(loader.steps(0, 1, 0, False))) == 1
+
+
+def test_a_worker_that_is_killed_ends_training_with_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(Batches, "_images", killed)
+    images = ImageFiles(tmp_path, np.array([b"0.png", b"1.png"]), torch.zeros(2), 16, 3)
+    loader = Batches(images, Schedule((Phase("one", 1, 0.1),), 2), 0)
+    with pytest.raises(ValueError, match=r"ended from outside, as happens when memory runs out.*workers: 0"):
+        list(loader.steps(0, 1, 1, False))
 
 
 # Splits.
