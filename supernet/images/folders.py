@@ -59,36 +59,41 @@ def read_image_folder(folder: Path) -> ImageFolder:
     if "train" not in folders:
         if test_name is not None:
             raise ValueError(f"{folder} has {test_name}/ but no train/; images to train on belong in train/CLASS/")
-        train = read_classes(folder)
+        train = read_classes(folder, {})
         return ImageFolder(train.classes, train, None, train.remarks)
     if unknown := [name for name in splits if name not in ("train", *TEST_FOLDERS)]:
         raise ValueError(
             f"{folder} holds {_listed(unknown)} beside train/; the test split belongs in test/ or val/. Rename the "
             "folder, or move it away"
         )
-    train = read_classes(folder / "train")
+    unused = [f"{folder / 'val'} is not used, since there is test/"] if len(splits) == 3 else []
+    if others := [name for name in folders if name not in splits]:
+        unused.append(f"{folder}: folders beside train/ are not used ({_listed(others)})")
+    seen: Seen = {}
+    train = read_classes(folder / "train", seen)
     if test_name is None:
-        return ImageFolder(train.classes, train, None, train.remarks)
-    test = read_classes(folder / test_name)
+        return ImageFolder(train.classes, train, None, (*train.remarks, *unused))
+    test = read_classes(folder / test_name, seen)
     if test.classes != train.classes:
         names = ", ".join(sorted(set(test.classes) ^ set(train.classes))[:SHOWN])
         raise ValueError(f"{folder}: train/ and {test_name}/ must have the same classes; they differ in {names}")
-    unused = [f"{folder / 'val'} is not used, since there is test/"] if len(splits) == 3 else []
     return ImageFolder(train.classes, train, test, (*train.remarks, *test.remarks, *unused))
 
 
-def read_classes(folder: Path) -> ClassFolders:
+def read_classes(folder: Path, seen: Seen) -> ClassFolders:
     """Find the images of a folder that holds a folder for each class.
 
+    seen: folders that were read before; this call adds its own.
+
     Raises:
-        ValueError: there are fewer than two classes, a folder is not a class, or a class holds no images.
+        ValueError: there are fewer than two classes, a folder is not a class, a class holds no images, or a symbolic
+            link leads to a folder that was read.
     """
     classes = _subfolders(folder)
     _check_names(folder, classes)
     paths: list[str] = []
     labels: list[int] = []
     passed_over: Counter[str] = Counter()
-    seen: Seen = {}
     nested, empty = [], []
     for label, name in enumerate(classes):
         images = list(_walk(folder, name, seen, passed_over))

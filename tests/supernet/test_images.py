@@ -97,6 +97,14 @@ def test_a_link_that_would_count_images_twice_is_refused(tmp_path: Path, target:
             read()
 
 
+def test_a_test_split_that_is_the_training_split_is_refused(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "img", {"train/cat": 3, "train/dog": 3, "annotations": 0})
+    assert any("folders beside train/ are not used (annotations)" in remark for remark in loaded(folder).remarks)
+    (folder / "val").symlink_to("train")
+    with pytest.raises(ValueError, match=r"val/cat and .*train/cat are the same folder"):
+        loaded(folder)
+
+
 def test_many_kinds_of_files_are_read_and_the_others_are_counted(tmp_path: Path) -> None:
     folder = fill(tmp_path / "img", {"dog": 3})
     for suffix in (".gif", ".jfif", ".jpe", ".jp2", ".avif", ".JPG", ".webp"):
