@@ -2,6 +2,7 @@
 
 import ipaddress
 from pathlib import Path
+from urllib.parse import quote
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -33,7 +34,7 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         """The database's URL: `database_url` or its default."""
-        return self.database_url or f"sqlite:///{self.data_directory / 'supple.db'}"
+        return self.database_url or sqlite_url(self.data_directory / "supple.db")
 
     @property
     def store_directory(self) -> Path:
@@ -52,3 +53,8 @@ class Settings(BaseSettings):
     def needs_key(self) -> bool:
         """Whether requests must carry a key."""
         return not self.loopback and not self.insecure
+
+
+def sqlite_url(file: Path) -> str:
+    """The address of a SQLite file, with `?`, `%` and other signs that mean something in an address as escapes."""
+    return f"sqlite:///{quote(str(file), safe=' +/')}"

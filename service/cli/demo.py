@@ -16,12 +16,12 @@ from rich.console import Console
 from service.bundles.config import read_config
 from service.bundles.train import finished_bundle, train_bundle
 from service.cli import processes
-from service.cli.display import Bar, architecture_lines, show_corners, tau, watch
+from service.cli.display import Bar, architecture_lines, show_corners, tau, warn_if_busy, watch
 from service.client import Client
 from service.devices import probe
 from service.devices.measure import measure_machine
 from service.searches.finalists import ROUND, ROUNDS
-from service.settings import Settings
+from service.settings import Settings, sqlite_url
 from service.storage.database import Database
 from service.storage.store import Store
 from service.supernets.register import register_supernet
@@ -93,7 +93,7 @@ def demo_settings(directory: Path, port: int) -> Settings:
     """Settings that keep everything in the demo's own directory, whatever the environment says."""
     return Settings(
         data_directory=directory,
-        database_url=f"sqlite:///{directory / 'supple.db'}",
+        database_url=sqlite_url(directory / "supple.db"),
         store=directory / "store",
         host="127.0.0.1",
         port=port,
@@ -126,10 +126,7 @@ def _measurements(directory: Path, space: SearchSpace, seconds: float, out: Cons
         measured = measure_machine(space, path, seconds=seconds, progress=bar)
     out.print(f"{measured['host']['processor']}, {measured['host']['runtime']}, one thread: ", end="")
     out.print(f"{len(measured['blocks'])} blocks and {len(measured['networks'])} whole networks measured")
-    if measured["busy"] > probe.BUSY:
-        out.print(
-            f"[yellow]other programs used the processor for {measured['busy']:.0%} of the time; latencies are off[/]"
-        )
+    warn_if_busy(measured["busy"], out)
     return _device_name(), measured
 
 

@@ -1,5 +1,6 @@
 """The `supple` command. Each command reads its input, calls one function, and prints what it returns."""
 
+import io
 import json
 import logging
 import os
@@ -88,6 +89,9 @@ class KindOption(StrEnum):
 
 def main() -> None:
     """Run the command line. Exit code 2: bad input. Exit code 1: the machine prevents it (a full disk, no network)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? for what it lacks
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()
@@ -357,7 +361,7 @@ def probe(
     device: Annotated[str | None, typer.Option(help="Name of this machine at that service.")] = None,
 ) -> None:
     """Measure latencies on this machine with onnxruntime: every block of the bundle's space, some whole networks."""
-    from service.cli.display import Bar
+    from service.cli.display import Bar, warn_if_busy
     from service.client import Client
     from service.devices.measure import measure_machine
 
@@ -371,6 +375,7 @@ def probe(
     with Bar(err) as bar:
         measured = measure_machine(space, output, threads=threads, batch_size=batch_size, seconds=seconds, progress=bar)
     out.print(f"{len(measured['blocks'])} blocks and {len(measured['networks'])} networks measured; {output} written")
+    warn_if_busy(measured["busy"], err)
     if server and device:
         with Client(server, os.environ.get("SUPPLE_KEY")) as client:
             card = client.post_measurements(device, measured)["card"]

@@ -96,7 +96,7 @@ class Database:
 def alembic_config() -> Config:
     """Alembic's configuration for the migrations that are installed with the package."""
     config = Config()
-    config.set_main_option("script_location", str(files("migrations")))
+    config.set_main_option("script_location", str(files("migrations")).replace("%", "%%"))  # % begins a reference
     return config
 
 

@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -84,10 +85,13 @@ class Store:
         if target.exists() or source.absolute() == target:
             return target
         with self._staged(digest) as staged:
-            shutil.copytree(source, staged)
-            for path in staged.rglob("*"):
+            # Contents alone: with the modes of a read-only folder nobody but root could rename or remove the copy.
+            shutil.copytree(source, staged, copy_function=shutil.copyfile)
+            for path in (staged, *staged.rglob("*")):
                 if path.is_file():
                     sync(path)
+                else:
+                    path.chmod(path.stat().st_mode | stat.S_IRWXU)
             try:
                 _publish(staged, target)
             except OSError:

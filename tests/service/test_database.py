@@ -1,7 +1,9 @@
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from alembic.util.exc import CommandError
 from sqlalchemy import MetaData, Table, func, inspect, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 
+import migrations
 from migrations.tables import JOB_ENGINE_TABLES
 from service.storage.database import Database, alembic_config, make_engine
 from service.storage.tables import ApiKey, Base, Candidate, Search, Supernet, new_id
@@ -332,3 +335,11 @@ def test_ids_sort_by_time_of_making() -> None:
     assert len(set(ids)) == 2000
     assert all(len(name) == 32 for name in ids)
     assert [name[:12] for name in ids] == sorted(name[:12] for name in ids)
+
+
+def test_migrations_run_from_a_path_with_percent_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = shutil.copytree(Path(migrations.__path__[0]), tmp_path / "100%20" / "migrations")
+    monkeypatch.setattr("service.storage.database.files", lambda _: package)
+    upgrade(f"sqlite:///{tmp_path / 'new.db'}")
+    with closing(Database(f"sqlite:///{tmp_path / 'new.db'}")) as database:
+        assert database.is_current()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -454,3 +455,20 @@ def test_a_predictor_that_ranks_nothing_is_shown(capsys: pytest.CaptureFixture[s
     display.show_corners({"corners": {}, "predictor": card}, Console())
     assert "Kendall tau none" in capsys.readouterr().out
     assert display.tau({"kendall_tau": 0.987}) == "0.99"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_is_not_utf8_is_printed_to(encoding: str, bundle_path: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(bundle_path, tmp_path / "\N{GREEK SMALL LETTER LAMDA}")
+    command = [sys.executable, "-m", "service.cli", "export", bundle, "--arch", "smallest", "-o", f"{bundle}.onnx"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    ended = subprocess.run(command, env=environment, capture_output=True, encoding=encoding, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "?.onnx written" in ended.stdout
+
+
+def test_other_programs_that_disturb_a_measurement_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for busy, said in ((0.05, False), (0.3, True)):
+        display.warn_if_busy(busy, Console())
+        assert ("other programs held the processor for 30% of the time" in capsys.readouterr().out) == said

@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
+from service.app import create_app
 from service.cli import processes
 from service.cli.demo import demo_settings
 from service.errors import UnavailableError
 from service.settings import Settings
+from service.upgrade import upgrade
 from tests.support.waiting import wait
 
 pytestmark = pytest.mark.slow  # it trains, or starts processes
@@ -122,6 +125,22 @@ def test_a_child_imports_nothing_from_the_working_directory(
         assert worker.poll() is None
     finally:
         processes.stop(worker, 10)
+
+
+def test_a_worker_runs_in_a_folder_whose_name_holds_signs_of_addresses(tmp_path: Path) -> None:
+    directory = tmp_path / "a?b#c%20d"
+    settings = Settings(data_directory=directory, port=0)
+    upgrade(settings.database)
+    assert sorted(path.name for path in directory.iterdir()) == ["supple.db"]
+    worker = processes.start("worker", settings)
+    try:
+        wait(lambda: worker_is_ready(directory) or worker.poll() is not None, "a ready worker")
+        assert worker.poll() is None
+        with TestClient(create_app(settings), base_url="http://localhost:8000") as client:
+            wait(lambda: client.get("/readyz").json()["workers"] == 1, "a worker that the service sees")
+    finally:
+        processes.stop(worker, 10)
+    assert [path.name for path in tmp_path.iterdir()] == [directory.name]
 
 
 def test_a_port_that_is_taken_is_named() -> None:

@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ def make_bundle(directory: Path) -> Path:
     (directory / "manifest.json").write_text("{}")
     (directory / "weights.safetensors").write_bytes(b"weights")
     return directory
+
+
+def test_a_copy_of_a_read_only_bundle_is_its_owners(store: Store, tmp_path: Path) -> None:
+    source = make_bundle(tmp_path / "mine")
+    for path in (*source.iterdir(), source):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    stored = store.add_bundle(source, "ab" * 32)
+    assert all(path.stat().st_mode & stat.S_IWUSR for path in (stored, *stored.iterdir()))
+    assert (stored / "weights.safetensors").read_bytes() == b"weights"
 
 
 def full_disk(*_: Any) -> None:
