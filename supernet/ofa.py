@@ -1,4 +1,6 @@
-"""Reads what Once-for-All published (arXiv:1908.09791): checkpoints, an accuracy predictor and latency tables.
+"""Reads what Once-for-All published (arXiv:1908.09791): checkpoints, accuracy predictors and latency tables.
+
+ProxylessNAS's latency table (arXiv:1812.00332), from the same authors, is read, too.
 
 The results are plain arrays and numbers. torch and PyYAML load inside the functions that need them. Files of torch are
 read with `weights_only=True`, so that nothing in them is executed.
@@ -16,11 +18,14 @@ from numpy.typing import NDArray
 
 from supernet.costs.tables import PartTables
 from supernet.families import preset, supernet_class
+from supernet.families.mobilenetv2 import MobileNetV2Layout
 from supernet.families.mobilenetv3 import MobileNetV3Layout
 from supernet.operators import Operator, Operators, Parallel, block_key, flat
 from supernet.space import SearchSpace
 
-PREDICTOR_LAYERS = ("0", "2", "4", "6")  # the linear layers of an nn.Sequential, with ReLU between them
+# The linear layers of an nn.Sequential, with ReLU between them: of the MobileNetV3 predictor, and of the ResNet-50's.
+PREDICTOR_LAYERS, RESNET_PREDICTOR_LAYERS = ("0", "2", "4", "6"), ("layers.0.0", "layers.1.0", "layers.2.0", "layers.3")
+RESNET_BIAS = "base_acc"  # of the last layer
 COUNTER = "num_batches_tracked"  # in every batch norm; no output depends on it
 
 
@@ -180,48 +185,97 @@ LAYERS: dict[str, Callable[[SearchSpace], list[str]]] = {
 
 
 def read_predictor(path: Path) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]:
-    """The layers of Once-for-All's accuracy predictor: weights (inputs, outputs) and biases (outputs,).
+    """The layers of one of Once-for-All's accuracy predictors: weights (inputs, outputs) and biases (outputs,).
 
     Raises:
         ValueError: the file is not such a predictor; the message names the file. OSError: the file cannot be read.
     """
     tensors = _state_dict(path)
-    names = {f"{layer}.{kind}" for layer in PREDICTOR_LAYERS for kind in ("weight", "bias")}
+    if RESNET_BIAS in tensors:  # the last layer has no bias, and this is added to its output
+        tensors = {**tensors, f"{RESNET_PREDICTOR_LAYERS[-1]}.bias": tensors[RESNET_BIAS].reshape(-1)}
+        del tensors[RESNET_BIAS]
+        layers = RESNET_PREDICTOR_LAYERS
+    else:
+        layers = PREDICTOR_LAYERS
+    names = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
     if tensors.keys() != names:
         raise ValueError(
             f"{path} is not Once-for-All's accuracy predictor: it holds {_listed(tensors)}, not {_listed(names)}"
         )
-    return tuple((tensors[f"{layer}.weight"].T, tensors[f"{layer}.bias"]) for layer in PREDICTOR_LAYERS)
+    return tuple((tensors[f"{layer}.weight"].T, tensors[f"{layer}.bias"]) for layer in layers)
 
 
-def read_latency_tables(directory: Path, space: SearchSpace) -> dict[int, dict[str, float]]:
-    """Latencies in milliseconds by resolution and `block_key`, from Once-for-All's `RESOLUTION_lookup_table.yaml`.
+def read_latency_tables(path: Path, space: SearchSpace) -> dict[int, dict[str, float]]:
+    """Latencies in milliseconds by resolution and `block_key`.
 
-    A resolution without a file has no entry. The same block can have different latencies at two resolutions, because
-    each table was measured separately.
+    path: a folder of Once-for-All's tables, `RESOLUTION_lookup_table.yaml`, or one file in the form of ProxylessNAS's
+    `mobile_trim.yaml`, whose entries name their image sizes themselves.
+
+    A resolution without a table has no entry. The same block can have different latencies at two resolutions, because
+    each of Once-for-All's tables was measured separately.
 
     Raises:
-        ValueError: the space is of another family, no resolution has a file, a file is not a latency table, or a file
+        ValueError: the space is of another family, no resolution has a table, a file is not a latency table, or a file
             lacks a block; the message names the space or the file.
     """
+    if path.is_file():
+        return _read_proxyless_table(path, space)
     if not isinstance(space.layout, MobileNetV3Layout):
         raise ValueError(f"Once-for-All's latency tables are for MobileNetV3 spaces, and {space.name} is not one")
-    files = latency_table_files(directory, space)
+    files = latency_table_files(path, space)
     if not files:
         resolutions = ", ".join(map(str, space.resolutions))
         raise ValueError(
-            f"{directory} holds no RESOLUTION_lookup_table.yaml for a resolution of {space.name}: {resolutions}"
+            f"{path} holds no RESOLUTION_lookup_table.yaml for a resolution of {space.name}: {resolutions}"
         )
-    return {resolution: _read_table(path, space, resolution) for resolution, path in files.items()}
+    return {resolution: _read_table(file, space, resolution) for resolution, file in files.items()}
 
 
 def latency_table_files(directory: Path, space: SearchSpace) -> dict[int, Path]:
-    """The files of the space's latency tables that a folder holds, by resolution."""
+    """The files of the space's Once-for-All tables that a folder holds, by resolution."""
     paths = {resolution: directory / f"{resolution}_lookup_table.yaml" for resolution in space.resolutions}
     return {resolution: path for resolution, path in paths.items() if path.is_file()}
 
 
 def _read_table(path: Path, space: SearchSpace, resolution: int) -> dict[str, float]:
+    rows, names = _rows(path), _names_by_block(space, resolution, _table_names)
+    if missing := _missing(rows, names):
+        raise ValueError(f"{path} lacks {_listed(missing)}; the table is incomplete, or not for {space.name}")
+    return _block_times(path, rows, names)
+
+
+def _read_proxyless_table(path: Path, space: SearchSpace) -> dict[int, dict[str, float]]:
+    """Latencies by resolution and `block_key`, at every resolution at which the file has all entries."""
+    if not _has_plain_inverted_residuals(space):
+        raise ValueError(
+            f"{path} is one file, in ProxylessNAS's form, which is for inverted residuals with ReLU6 and without "
+            f"squeeze-and-excite, and {space.name} has others; give a folder of RESOLUTION_lookup_table.yaml"
+        )
+    rows = _rows(path)
+    names = {resolution: _names_by_block(space, resolution, _proxyless_names) for resolution in space.resolutions}
+    missing = {resolution: _missing(rows, blocks) for resolution, blocks in names.items()}
+    complete = [resolution for resolution, entries in missing.items() if not entries]
+    if not complete:
+        closest = min(missing, key=lambda resolution: len(missing[resolution]))
+        raise ValueError(
+            f"{path} is complete at no resolution; of {space.name} at {closest} it lacks {_listed(missing[closest])}; "
+            "the table is incomplete, or of another space"
+        )
+    return {resolution: _block_times(path, rows, names[resolution]) for resolution in complete}
+
+
+def _has_plain_inverted_residuals(space: SearchSpace) -> bool:
+    layout = space.layout
+    if isinstance(layout, MobileNetV3Layout):
+        return not any(layout.squeeze_excite) and layout.feature_width is None and {*layout.activations} == {"relu6"}
+    return isinstance(layout, MobileNetV2Layout)
+
+
+Names = Mapping[Operators, list[str]]  # by the records of a part, the entries of a table that it takes
+
+
+def _rows(path: Path) -> dict[str, Any]:
+    """The entries of a table by name."""
     import yaml
 
     try:
@@ -230,12 +284,21 @@ def _read_table(path: Path, space: SearchSpace, resolution: int) -> dict[str, fl
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(rows, dict):
         raise ValueError(f"{path} is not a latency table: it holds no entries by name")
-    blocks = [records for records in dict.fromkeys(PartTables(space, resolution).operators) if records]
-    names = {records: _table_names(records) for records in blocks}
-    if missing := sorted({name for entries in names.values() for name in entries} - rows.keys()):
-        raise ValueError(f"{path} lacks {_listed(missing)}; the table is incomplete, or not for {space.name}")
+    return rows
+
+
+def _names_by_block(space: SearchSpace, resolution: int, names: Callable[[Operators], list[str]]) -> Names:
+    blocks = dict.fromkeys(PartTables(space, resolution).operators)
+    return {records: names(records) for records in blocks if records}
+
+
+def _missing(rows: Mapping[str, Any], names: Names) -> list[str]:
+    return sorted({name for entries in names.values() for name in entries} - rows.keys())
+
+
+def _block_times(path: Path, rows: Mapping[str, Any], names: Names) -> dict[str, float]:
     milliseconds = {name: _mean(path, name, rows[name]) for entries in names.values() for name in entries}
-    return {block_key(records): sum(milliseconds[name] for name in names[records]) for records in blocks}
+    return {block_key(records): sum(milliseconds[name] for name in entries) for records, entries in names.items()}
 
 
 def _mean(path: Path, name: str, row: Any) -> float:
@@ -253,6 +316,30 @@ def _table_names(records: Operators) -> list[str]:
         _layer_name(record) if isinstance(record, Operator) else _inverted_residual_name(record.branches[1])
         for record in records
     ]
+
+
+def _proxyless_names(records: Operators) -> list[str]:
+    """The entries of one part in ProxylessNAS's table. `Logits` is everything after the last convolution."""
+    first, last = records[0], records[-1]
+    if isinstance(first, Operator) and first.groups == 1 and first.kernel_size > 1:  # the stem and the block after it
+        return [_layer_name(first), _proxyless_block_name(records[1:])]
+    if isinstance(first, Operator) and isinstance(last, Operator) and last.kind == "linear":
+        inputs = _shape("input", first.out_side, first.out_channels)
+        return [_layer_name(first), f"Logits-{inputs}-output:{last.out_channels}"]
+    return [_proxyless_block_name(records)]
+
+
+def _proxyless_block_name(records: Operators) -> str:
+    """Unlike in Once-for-All's tables, `expand` is the ratio, and nothing is said of activations."""
+    residual = isinstance(records[0], Parallel)
+    body = list(flat(records))
+    depthwise = next(record for record in body if record.groups > 1)
+    return (
+        f"expanded_conv-{_shape('input', body[0].side, body[0].in_channels)}"
+        f"-{_shape('output', body[-1].out_side, body[-1].out_channels)}"
+        f"-expand:{round(depthwise.in_channels / body[0].in_channels)}-kernel:{depthwise.kernel_size}"
+        f"-stride:{depthwise.stride}-idskip:{int(residual)}"
+    )
 
 
 def _inverted_residual_name(body: Operators, *, residual: bool = True) -> str:

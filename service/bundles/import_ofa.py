@@ -23,7 +23,15 @@ from supernet.networks.supernet import Supernet
 from supernet.space import SearchSpace
 
 WIDTHS = {"1.0": "mbv3-imagenet-w1.0", "1.2": "mbv3-imagenet-w1.2"}
-PREDICTOR_SPACE = WIDTHS["1.2"]  # the space of the published predictor
+ALL_RESOLUTIONS = "-r25"  # ends the names of the same networks at 25 resolutions
+SPACES = (  # that something was published for
+    *(name + ending for name in WIDTHS.values() for ending in ("", ALL_RESOLUTIONS)),
+    "proxyless-imagenet-w1.3",
+    "proxyless-imagenet-w1.0",
+    "fairnas-imagenet",
+    "resnet50d-imagenet",
+)
+PREDICTOR_SPACES = {"mobilenetv3": WIDTHS["1.2"], "resnet": "resnet50d-imagenet"}  # of the published predictors
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CALIBRATION_IMAGES = 2_000  # as in Once-for-All's recalibration of batch norm
 CALIBRATION_SEED = 0
@@ -38,12 +46,14 @@ def import_once_for_all(
     latency_tables: Path | None = None,
     device: str | None = None,
     width: str | None = None,
+    space: str | None = None,
     calibration: Path | None = None,
     name: str | None = None,
 ) -> Bundle:
     """Write a bundle of the given files, completely or not at all.
 
-    device: a name for the device of the latency tables. width: a key of `WIDTHS`, needed without a checkpoint.
+    latency_tables: a folder of Once-for-All's tables, or a file in the form of ProxylessNAS's. device: a name for
+    their device. width: a key of `WIDTHS`; space: one of `SPACES`. Without a checkpoint one of the two is needed.
     calibration: a folder of images for batch-norm recalibration.
 
     Raises:
@@ -72,16 +82,16 @@ def import_once_for_all(
     if output.exists() and not (output / MANIFEST).is_file():
         raise InputError(f"`output` is {output}, which exists and is not a bundle; choose a new folder", "output")
     read = None if checkpoint is None else ofa.read_checkpoint(checkpoint)
-    space = _space(width, read, checkpoint)
-    accuracy = None if predictor is None else _accuracy_predictor(predictor, space)
-    devices = {} if device is None or latency_tables is None else {device: _device(device, latency_tables, space)}
-    images = None if calibration is None else calibration_images(calibration, space)
-    tables = [] if latency_tables is None else list(ofa.latency_table_files(latency_tables, space).values())
+    made_of = _space(width, space, read, checkpoint)
+    accuracy = None if predictor is None else _accuracy_predictor(predictor, made_of)
+    devices = {} if device is None or latency_tables is None else {device: _device(device, latency_tables, made_of)}
+    images = None if calibration is None else calibration_images(calibration, made_of)
+    tables = [] if latency_tables is None else _table_files(latency_tables, made_of)
     return write_bundle(
         output,
-        name=name or f"once-for-all {space.name}",
-        space=space,
-        supernet=None if read is None else _supernet(read),
+        name=name or f"once-for-all {made_of.name}",
+        space=made_of,
+        supernet=None if read is None else _supernet(read, made_of),
         classes=_imagenet_classes(),
         normalization=IMAGENET,
         calibration=images,
@@ -131,8 +141,8 @@ def abilities(bundle: Bundle) -> list[str]:
         if bundle.predictor_path
         else "search: no, there is no accuracy predictor; add one with --predictor FILE.pth"
     ]
-    if bundle.predictor_path and bundle.space.name != PREDICTOR_SPACE:
-        lines.append(f"the predictor was published for {PREDICTOR_SPACE}; its error on {bundle.space.name} is unknown")
+    if bundle.predictor_path:
+        lines += _warnings(bundle)
     if not bundle.has_weights:
         return [*lines, "export: no, there is no checkpoint; add one with --checkpoint FILE.pth"]
     count = bundle.manifest["images"]["calibration"]
@@ -144,22 +154,52 @@ def abilities(bundle: Bundle) -> list[str]:
     return [*lines, "verified accuracy: none, since there are no held-out images"]
 
 
-def _space(width: str | None, read: ofa.Checkpoint | None, checkpoint: Path | None) -> SearchSpace:
+def _warnings(bundle: Bundle) -> list[str]:
+    """Where the error of a published predictor is unknown."""
+    lines, name = [], bundle.space.name
+    published = PREDICTOR_SPACES[bundle.space.family]
+    if name.removesuffix(ALL_RESOLUTIONS) != published:
+        lines.append(f"the predictor was published for {published}; its error on {name} is unknown")
+    if between := bundle.report["predictor"].get("interpolated_resolutions"):
+        resolutions = ", ".join(map(str, between))
+        lines.append(f"predictions are interpolated, with an unknown error, at resolutions {resolutions}")
+    return lines
+
+
+def _space(width: str | None, space: str | None, read: ofa.Checkpoint | None, checkpoint: Path | None) -> SearchSpace:
     if width is not None and width not in WIDTHS:
         raise InputError(f"`width` is {width}; Once-for-All's MobileNetV3 has {' and '.join(WIDTHS)}", "width")
+    if space is not None and space not in SPACES:
+        raise InputError(f"`space` is {space}; files were published for {', '.join(SPACES)}", "space")
+    if width is not None and space is not None:
+        raise InputError(f"`width` is {width} and `space` is {space}; omit `width`", "width", "space")
     if read is None:
-        if width is None:
-            raise InputError(f"`width` is missing, and no checkpoint shows it; give {' or '.join(WIDTHS)}", "width")
-        return preset(WIDTHS[width])
+        if width is None and space is None:
+            raise InputError(
+                f"`width` is missing, and no checkpoint shows it; give {' or '.join(WIDTHS)}, or `space`",
+                "width",
+                "space",
+            )
+        return preset(space or WIDTHS[width or ""])
     if width is not None and WIDTHS[width] != read.space.name:
         raise InputError(f"`width` is {width}, but {checkpoint} holds {read.space.name}; omit `width`", "width")
-    return read.space
+    if space is None:
+        return read.space
+    if space.removesuffix(ALL_RESOLUTIONS) != read.space.name:
+        raise InputError(f"`space` is {space}, but {checkpoint} holds {read.space.name}; omit `space`", "space")
+    return preset(space)
 
 
-def _supernet(read: ofa.Checkpoint) -> Supernet:
-    supernet: Supernet = supernet_class(read.space.family)(read.space)
+def _supernet(read: ofa.Checkpoint, space: SearchSpace) -> Supernet:
+    supernet: Supernet = supernet_class(space.family)(space)
     supernet.load_state_dict({name: torch.from_numpy(array) for name, array in read.weights.items()})
     return supernet
+
+
+def _table_files(latency_tables: Path, space: SearchSpace) -> list[Path]:
+    if latency_tables.is_file():
+        return [latency_tables]
+    return list(ofa.latency_table_files(latency_tables, space).values())
 
 
 def _accuracy_predictor(path: Path, space: SearchSpace) -> AccuracyPredictor:
@@ -171,7 +211,7 @@ def _accuracy_predictor(path: Path, space: SearchSpace) -> AccuracyPredictor:
         "rmse": None,
         "kendall_tau": None,
         "kendall_tau_accuracy": None,
-        "source": f"Once-for-All's predictor of ImageNet top-1 on {PREDICTOR_SPACE}",
+        "source": f"Once-for-All's predictor of ImageNet top-1 on {PREDICTOR_SPACES.get(space.family)}",
     }
     layers = ofa.read_predictor(path)
     try:
@@ -180,14 +220,15 @@ def _accuracy_predictor(path: Path, space: SearchSpace) -> AccuracyPredictor:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _device(name: str, directory: Path, space: SearchSpace) -> dict[str, Any]:
+def _device(name: str, latency_tables: Path, space: SearchSpace) -> dict[str, Any]:
     """A device as a bundle stores it: the settings that identify it, and its latency model."""
     try:
         device = DeviceIn.model_validate({"name": name, "runtime": RUNTIME})
     except ValidationError as error:
         raise InputError(f"`device` is {name!r}: {error.errors()[0]['msg']}", "device") from error
-    tables = ofa.read_latency_tables(directory, space)
-    model = LatencyModel.from_published(CostTables(space), tables, "latency tables that Once-for-All published")
+    tables = ofa.read_latency_tables(latency_tables, space)
+    source = "ProxylessNAS" if latency_tables.is_file() else "Once-for-All"
+    model = LatencyModel.from_published(CostTables(space), tables, f"latency tables that {source} published")
     return {**device.model_dump(exclude={"name"}), "latency_model": model.to_json()}
 
 

@@ -262,10 +262,21 @@ def import_ofa(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the bundle.")],
     checkpoint: Annotated[Path | None, typer.Option(help="A published supernet: FILE.pth.")] = None,
     predictor: Annotated[Path | None, typer.Option(help="The published accuracy predictor: FILE.pth.")] = None,
-    latency_tables: Annotated[Path | None, typer.Option(help="Folder of files RESOLUTION_lookup_table.yaml.")] = None,
+    latency_tables: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of files RESOLUTION_lookup_table.yaml, or a file like ProxylessNAS's mobile_trim.yaml."
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="A name for the device of the latency tables.")] = None,
     width: Annotated[
         str | None, typer.Option(help="Width of the supernet, 1.0 or 1.2. A checkpoint shows its width.")
+    ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(
+            help="The search space instead of its width, such as mbv3-imagenet-w1.2-r25 or resnet50d-imagenet."
+        ),
     ] = None,
     calibration: CalibrationOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the bundle.")] = None,
@@ -284,6 +295,7 @@ def import_ofa(
             latency_tables=latency_tables,
             device=device,
             width=width,
+            space=space,
             calibration=calibration,
             name=name,
         )

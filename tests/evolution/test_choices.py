@@ -17,6 +17,7 @@ from evolution.search import STRATEGIES, Search, solve
 from evolution.sensitivity import sensitivities
 from supernet.families import preset, presets
 from supernet.space import Architecture, Gene, Genomes, SearchSpace, Value
+from tests.support.additive import random_ridge
 from tests.support.neighbours import neighbours
 from tests.support.restrictions import obeys, random_restrictions
 from tests.support.tiny import TINY, enumerate_space, random_cost, smooth_accuracy
@@ -230,6 +231,25 @@ def test_the_best_of_a_tiny_space_is_found_among_open_choices(seed: int) -> None
     result = solve(problem, seed=seed)
     assert result.accuracy == pytest.approx(problem.predictor.predict(inside).max(), rel=1e-12)
     assert result.evaluations <= len(inside)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_exact_search_proves_is_the_best_of_the_open_choices(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    costs = [random_cost(TABLES, rng, f"cost{i}") for i in range(seed % 3)]
+    constraints = tuple(Constraint(cost, float(np.quantile(cost(ALL), 0.5))) for cost in costs)
+    restrictions, predictor = random_restrictions(TINY, rng, 2), random_ridge(TINY, rng)
+    problem = Problem(TABLES, predictor, constraints, choices=Choices(TINY, restrictions))
+    inside = ALL[problem.within(ALL) & obeys(TINY, restrictions, ALL)]
+    if not len(inside):
+        with pytest.raises(Infeasible):
+            solve(problem, strategy="exact")
+        return
+    result = solve(problem, strategy="exact")
+    assert obeys(TINY, restrictions, result.evaluated.genomes).all()
+    assert result.accuracy == pytest.approx(predictor.predict(inside).max(), rel=1e-12)
+    assert result.optimality is not None
+    assert result.optimality.proven
 
 
 @pytest.mark.parametrize("strategy", ["evolution", "nsga2"])

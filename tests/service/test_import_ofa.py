@@ -23,7 +23,9 @@ from tests.support.published import (
     image,
     milliseconds,
     predictor_state,
+    resnet_predictor_state,
     tolerance,
+    write_proxyless_table,
     write_tables,
 )
 
@@ -40,6 +42,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published")
     torch.save({"state_dict": generated_state(PUBLISHED["state_dict_shapes"])}, folder / "checkpoint.pth")
     torch.save(predictor_state(), folder / "predictor.pth")
+    torch.save(resnet_predictor_state(), folder / "resnet.pth")
+    write_proxyless_table(folder / "mobile_trim.yaml", "proxyless-imagenet-w1.0")
     write_tables(folder / "tables", SPACE.name, (128, 160))
     (folder / "images").mkdir()
     rng = np.random.default_rng(0)
@@ -124,6 +128,48 @@ def test_training_starts_from_its_weights(bundle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_predictor_of_the_resnet_is_searched_with(files: Path, tmp_path: Path, run: Run) -> None:
+    ran = imported(run, files, tmp_path / "b", "--predictor FILES/resnet.pth --space resnet50d-imagenet")
+    assert ran.code == 0, ran.stderr
+    assert "predictions are interpolated, with an unknown error, at resolutions 208" in ran.stdout
+    assert "its error on" not in ran.stdout
+    options = ["--max-flops", "2G", "--choices", "stem.width=0.65", "--evaluations", "300", "--json"]
+    best = json.loads(run("search", str(tmp_path / "b"), *options).stdout)["best"]
+    assert best["flops"] <= 2e9
+    assert best["arch"]["stem.width"] == 0.65
+
+
+@pytest.mark.slow
+def test_all_resolutions_of_once_for_all_are_searched(files: Path, tmp_path: Path, run: Run) -> None:
+    options = (
+        "--predictor FILES/predictor.pth --latency-tables FILES/tables --device phone --space mbv3-imagenet-w1.0-r25"
+    )
+    ran = imported(run, files, tmp_path / "b", f"{options} --checkpoint FILES/checkpoint.pth")
+    assert ran.code == 0, ran.stderr
+    assert "predictions are interpolated, with an unknown error, at resolutions 132, 136, 140, 148" in ran.stdout
+    assert "(resolutions 128, 160; published" in ran.stdout
+    bundle = Bundle.open(tmp_path / "b")
+    assert bundle.space == preset("mbv3-imagenet-w1.0-r25")
+    assert bundle.has_weights
+    ran = run(
+        "search", str(tmp_path / "b"), "--resolution", "140", "--max-flops", "300M", "--evaluations", "100", "--json"
+    )
+    assert json.loads(ran.stdout)["best"]["arch"]["resolution"] == 140
+
+
+def test_the_table_of_proxylessnas_is_a_device(files: Path, tmp_path: Path, run: Run) -> None:
+    options = "--latency-tables FILES/mobile_trim.yaml --device pixel-1 --space proxyless-imagenet-w1.0"
+    ran = imported(run, files, tmp_path / "b", options)
+    assert ran.code == 0, ran.stderr
+    assert "search: no, there is no accuracy predictor" in ran.stdout
+    bundle = Bundle.open(tmp_path / "b")
+    card = bundle.devices["pixel-1"]["latency_model"]["card"]
+    assert card["resolutions"] == [224]
+    assert card["source"] == "latency tables that ProxylessNAS published"
+    assert set(bundle.manifest["imported"]) == {"mobile_trim.yaml"}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(6))
 def test_exported_with_stored_statistics_a_subnet_has_the_published_logits(
     number: int, bundle: Path, tmp_path: Path, run: Run
@@ -205,6 +251,11 @@ def test_a_bundle_says_what_it_was_made_from(files: Path, tmp_path: Path, run: R
         ("--predictor FILES/predictor.pth", "--width is missing, and .* give 1.0 or 1.2"),
         ("--predictor FILES/predictor.pth --width 1.1", "--width is 1.1; Once-for-All's MobileNetV3 has 1.0 and 1.2"),
         ("--checkpoint FILES/checkpoint.pth --width 1.2", "--width is 1.2, but .*.pth holds mbv3-imagenet-w1.0"),
+        ("--predictor FILES/predictor.pth --space x", "--space is x; files were published for mbv3-imagenet-w1.0, mb"),
+        ("--predictor FILES/predictor.pth --width 1.0 --space fairnas-imagenet", "--width is 1.0 and --space is fairn"),
+        ("--checkpoint FILES/checkpoint.pth --space resnet50d-imagenet", "--space is resnet50d-imagenet, but .* holds"),
+        ("--predictor FILES/resnet.pth --width 1.0", "resnet.pth: Once-for-All's predictor is of its ResNet-50, which"),
+        ("--latency-tables FILES/mobile_trim.yaml --device a --width 1.0", "mobile_trim.yaml is one file, in Proxyl"),
         ("--latency-tables FILES/tables --width 1.0", "--latency-tables and --device belong together"),
         ("--predictor FILES/predictor.pth --device phone --width 1.0", "--latency-tables and --device belong together"),
         ("--latency-tables FILES/tables --device a/b --width 1.0", "--device is 'a/b': String should match pattern"),

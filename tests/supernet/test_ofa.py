@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from tests.support.published import (
     image,
     milliseconds,
     predictor_state,
+    proxyless_entries,
     table,
     tolerance,
+    write_proxyless_table,
     write_tables,
 )
 
@@ -223,6 +226,31 @@ def test_tables_add_up_as_once_for_all_adds_them(name: str, tmp_path: Path) -> N
         expected = sum(milliseconds(side, entry) for entry in entries(name, arch)) if side in sides else np.inf
         assert predicted == pytest.approx(expected)
     assert model.card["resolutions"] == list(sides)
+
+
+@pytest.mark.parametrize("name", ["proxyless-imagenet-w1.0", "fairnas-imagenet"])
+def test_latencies_of_proxylessnas_are_the_sums_of_its_entries(name: str, tmp_path: Path) -> None:
+    space = preset(name)
+    blocks = dict(enumerate(product((3, 6), (3, 5, 7))))
+    by_resolution = read_latency_tables(write_proxyless_table(tmp_path / "mobile_trim.yaml", name), space)
+    assert list(by_resolution) == [224]
+    model = LatencyModel.from_published(CostTables(space), by_resolution, "a test")
+    archs = [space.decode(genome) for genome in space.sample(np.random.default_rng(0), 100)]
+    for arch, predicted in zip(archs, model.predict(np.stack([space.encode(arch) for arch in archs])), strict=True):
+        stages = [[block if len(block) == 2 else blocks[block[0]][::-1] for block in stage] for stage in arch.stages]
+        times = [milliseconds(224, entry) for entry in proxyless_entries(name, 224, stages)]
+        assert predicted == pytest.approx(sum(times) if arch.resolution == 224 else np.inf)
+
+
+def test_a_table_of_proxylessnas_is_of_plain_inverted_residuals_and_complete(tmp_path: Path) -> None:
+    path = write_proxyless_table(tmp_path / "mobile_trim.yaml", "proxyless-imagenet-w1.0")
+    for other in ("mbv3-imagenet-w1.0", "mbv3-lite-imagenet-w1.0", "resnet50d-imagenet"):
+        with pytest.raises(
+            ValueError, match=r"mobile_trim.yaml is one file, in ProxylessNAS's form, .*, and .* has others"
+        ):
+            read_latency_tables(path, preset(other))
+    with pytest.raises(ValueError, match=r"complete at no resolution; of fairnas-imagenet at 224 it lacks .*56x56x32"):
+        read_latency_tables(path, preset("fairnas-imagenet"))
 
 
 def test_tables_of_another_family_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,60 @@ def write_tables(folder: Path, space: str, resolutions: tuple[int, ...]) -> Path
     for resolution in resolutions:
         (folder / f"{resolution}_lookup_table.yaml").write_text(json.dumps(table(space, resolution)))  # JSON is YAML
     return folder
+
+
+# ProxylessNAS's latency table, as `ProxylessNASLatencyTable` of Once-for-All's code names its entries. The published
+# file is not at hand; this one has its form.
+
+PROXYLESS_WIDTHS = {
+    "proxyless-imagenet-w1.0": (24, 40, 80, 96, 192, 320),
+    "fairnas-imagenet": (32, 40, 80, 96, 192, 320),
+}
+PROXYLESS_STRIDES = (2, 2, 2, 1, 2, 1)
+
+
+def proxyless_entries(space: str, resolution: int, stages: Sequence[Sequence[tuple[int, int]]]) -> list[str]:
+    """The entries whose times add up to a network's. stages: per stage, each block's kernel size and ratio."""
+    side, inputs = resolution // 2, 16
+    names = [
+        f"Conv-input:{resolution}x{resolution}x3-output:{side}x{side}x32",
+        f"expanded_conv-input:{side}x{side}x32-output:{side}x{side}x16-expand:1-kernel:3-stride:1-idskip:0",
+    ]
+    for blocks, outputs, first_stride in zip(stages, PROXYLESS_WIDTHS[space], PROXYLESS_STRIDES, strict=True):
+        for number, (kernel, ratio) in enumerate(blocks):
+            stride = 1 if number else first_stride
+            after = -(-side // stride)
+            names.append(
+                f"expanded_conv-input:{side}x{side}x{inputs}-output:{after}x{after}x{outputs}"
+                f"-expand:{ratio}-kernel:{kernel}-stride:{stride}-idskip:{int(number > 0)}"
+            )
+            side, inputs = after, outputs
+    return [
+        *names,
+        f"Conv_1-input:{side}x{side}x{inputs}-output:{side}x{side}x1280",
+        f"Logits-input:{side}x{side}x1280-output:1000",
+    ]
+
+
+def write_proxyless_table(path: Path, space: str, resolution: int = 224) -> Path:
+    """A table as a file: every entry that any architecture needs at one resolution."""
+    uniform = [(kernel, ratio) for kernel in (3, 5, 7) for ratio in (3, 6)]
+    stages = [[[block] * 4] * 6 for block in uniform]
+    names = {name for each in stages for name in proxyless_entries(space, resolution, each)}
+    rows = {name: {"mean": milliseconds(resolution, name), "std": 0.01} for name in sorted(names)}
+    path.write_text(json.dumps(rows))  # JSON is YAML
+    return path
+
+
+def resnet_predictor_state(seed: int = 0) -> dict[str, torch.Tensor]:
+    """The state dict of a ResNet-50 predictor that has learnt nothing, in the form of Once-for-All's code."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {"base_acc": torch.tensor([0.75])}
+    for layer, inputs in {"layers.0.0": 82, "layers.1.0": 400, "layers.2.0": 400}.items():
+        state[f"{layer}.weight"] = (2 / inputs) ** 0.5 * torch.randn(400, inputs, generator=generator)
+        state[f"{layer}.bias"] = 0.1 * torch.randn(400, generator=generator)
+    state["layers.3.weight"] = 0.05 * (2 / 400) ** 0.5 * torch.randn(1, 400, generator=generator)
+    return state
 
 
 def predictor_state(seed: int = 0) -> dict[str, torch.Tensor]:
