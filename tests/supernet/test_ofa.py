@@ -237,7 +237,9 @@ def test_latencies_of_proxylessnas_are_the_sums_of_its_entries(name: str, tmp_pa
     model = LatencyModel.from_published(CostTables(space), by_resolution, "a test")
     archs = [space.decode(genome) for genome in space.sample(np.random.default_rng(0), 100)]
     for arch, predicted in zip(archs, model.predict(np.stack([space.encode(arch) for arch in archs])), strict=True):
-        stages = [[block if len(block) == 2 else blocks[block[0]][::-1] for block in stage] for stage in arch.stages]
+        stages = [
+            [block if len(block) == 2 else blocks[int(block[0])][::-1] for block in stage] for stage in arch.stages
+        ]
         times = [milliseconds(224, entry) for entry in proxyless_entries(name, 224, stages)]
         assert predicted == pytest.approx(sum(times) if arch.resolution == 224 else np.inf)
 

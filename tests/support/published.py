@@ -128,7 +128,7 @@ PROXYLESS_WIDTHS = {
 PROXYLESS_STRIDES = (2, 2, 2, 1, 2, 1)
 
 
-def proxyless_entries(space: str, resolution: int, stages: Sequence[Sequence[tuple[int, int]]]) -> list[str]:
+def proxyless_entries(space: str, resolution: int, stages: Sequence[Sequence[Sequence[float]]]) -> list[str]:
     """The entries whose times add up to a network's. stages: per stage, each block's kernel size and ratio."""
     side, inputs = resolution // 2, 16
     names = [
