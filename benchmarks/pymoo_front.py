@@ -39,7 +39,7 @@ from supernet.bundle import Bundle
 POPULATION = 100
 
 
-class TwoObjectives(PymooProblem):  # type: ignore[misc]
+class TwoObjectives(PymooProblem):
     """Error and latency of genomes as pymoo asks for them. asked: the objectives of everything evaluated."""
 
     def __init__(self, problem: Problem) -> None:

@@ -41,7 +41,8 @@ class Operator:
     norm: a batch norm with `norm_eps` follows and runs in place. activation: follows it and runs in place.
     padding: pixels around the input of conv, max_pool and avg_pool. With None the output is the input divided by the
     stride, rounded up: conv and max_pool pad half of the kernel, the last window of avg_pool ends at the edge.
-    dilation: of a conv's kernel.
+    dilation: of a conv's kernel. extra_padding: more pixels at the bottom and the right of a conv than at the top and
+    the left, as TensorFlow pads.
 
     Raises:
         ValueError: without `padding`, a kernel size with which the output would not be the input divided by the stride.
@@ -60,6 +61,7 @@ class Operator:
     activation: Activation = None
     padding: int | None = None
     dilation: int = 1
+    extra_padding: int = 0
 
     def __post_init__(self) -> None:
         if self.padding is not None:
@@ -77,7 +79,8 @@ class Operator:
             return 1
         if self.padding is None:
             return downsampled(self.side, self.stride)
-        return (self.side + 2 * self.padding - self.dilation * (self.kernel_size - 1) - 1) // self.stride + 1
+        padded = self.side + 2 * self.padding + self.extra_padding
+        return (padded - self.dilation * (self.kernel_size - 1) - 1) // self.stride + 1
 
     @property
     def flops(self) -> int:
@@ -161,12 +164,12 @@ def block_key(operators: Operators) -> str:
 
 
 def _key_fields(record: Operator | Parallel) -> tuple[Any, ...]:
-    """A record's fields. Stored latency tables are older than `padding` and `dilation`, which count only if set."""
+    """A record's fields. The last three are younger than stored latency tables, so they count only if they are set."""
     if isinstance(record, Parallel):
         branches = tuple(tuple(map(_key_fields, branch)) for branch in record.branches)
         return (record.join, branches, *astuple(replace(record, branches=()))[2:])
     fields = astuple(record)
-    return fields if (record.padding, record.dilation) != (None, 1) else fields[:-2]
+    return fields[:-3] if fields[-3:] == (None, 1, 0) else fields
 
 
 @dataclass(frozen=True, slots=True)

@@ -297,8 +297,8 @@ class _Builder:
         width, weight = self.groups.widths[reads], layer.weight.detach()
         if isinstance(layer, nn.Conv2d):
             writes = self._output_group(step.name, layer, reads)
-            kernel_size, padding = layer.kernel_size[0], int(layer.padding[0])
-            half = kernel_size % 2 == 1 and padding == kernel_size // 2 and layer.dilation[0] == 1
+            kernel_size, (padding, after) = layer.kernel_size[0], step.padding
+            half = kernel_size % 2 == 1 and padding == after == kernel_size // 2 and layer.dilation[0] == 1
             record = Layer(
                 "conv",
                 reads,
@@ -309,6 +309,7 @@ class _Builder:
                 layer.bias is not None,
                 padding=None if half else padding,
                 dilation=layer.dilation[0],
+                extra_padding=after - padding,
             )
             flow.side = record.record(self.groups.widths.__getitem__, flow.side).out_side
         else:
@@ -388,5 +389,6 @@ def _active(unit: Unit) -> bool:
 _UNCOVERED = {
     "add_number": "adds a number; only relu6(x + 3) / 6 is covered, so fold it into the layer before",
     "multiply_number": "multiplies with a number; only relu6(x + 3) / 6 is covered, so fold it into the layer before",
+    "pad": "pads a map for something else than a convolution; let that layer pad",
     "half_mean": "averages one dimension alone; average over height and width",
 }

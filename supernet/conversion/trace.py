@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -40,6 +41,7 @@ StepKind = Literal[
     "add_number",
     "multiply_number",
     "half_mean",
+    "pad",
 ]
 
 
@@ -53,7 +55,8 @@ class Step:
 
     name: the layer's path in the network, or the node's name. inputs: the steps that it reads. shape: of its output,
     without the batch. layer: the module with its weights. activation: which, for an activation. number: the constant
-    that it adds or multiplies with. window: kernel size, stride and padding of a pooling step.
+    that it adds or multiplies with. window: kernel size, stride and padding of a pooling step. padding: pixels of zeros
+    at the top and left, and at the bottom and right, of a convolution or of a step that only pads.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Step:
     activation: Activation = None
     number: float = 0.0
     window: tuple[int, int, int] = (1, 1, 0)
+    padding: tuple[int, int] = (0, 0)
 
     @property
     def side(self) -> int:
@@ -110,7 +114,7 @@ def trace(network: nn.Module, image_size: int) -> Trace:
         raise ConversionError(
             f"forward needs {len(needed)} inputs, {' and '.join(needed)}; give all but the images a default"
         )
-    recorder = _Recorder(fx.GraphModule(network, graph))
+    recorder = _Recorder(network, graph)
     parameter = next(network.parameters())
     image = torch.zeros(IMAGES, first.in_channels, image_size, image_size, dtype=parameter.dtype)
     try:
@@ -143,8 +147,8 @@ class _Tracer(fx.Tracer):
 class _Recorder(fx.Interpreter):
     """Runs a trace and records its steps."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module, garbage_collect_values=False)
+    def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(network, garbage_collect_values=False, graph=graph)
         self.extra_traceback = False
         self.steps: dict[fx.Node, Step] = {}
         self.remarks: list[str] = []
@@ -187,8 +191,9 @@ class _Recorder(fx.Interpreter):
             handler, what = _FUNCTIONS.get(node.target), str(getattr(node.target, "__name__", node.target))
         if handler is None:
             raise self.refusal("is not covered", _ADVICE.get(re.sub(r"(\dd)?_*$", "", what.lower()), _GENERAL_ADVICE))
+        weights = node.args[1:3] if node.target is F.conv2d else ()
         for argument in node.all_input_nodes:
-            if argument not in self.steps and isinstance(self.env[argument], Tensor):
+            if argument not in self.steps and argument not in weights and isinstance(self.env[argument], Tensor):
                 raise self.refusal(
                     f"reads the tensor {argument.target!r} of the network directly", "use a layer of torch.nn instead"
                 )
@@ -255,7 +260,6 @@ _ADVICE = {
     "cat": "concatenated channels cannot be elastic; use a network that adds its branches",
     "concat": "concatenated channels cannot be elastic; use a network that adds its branches",
     "conv": "a convolution without a layer of its own is not covered; use torch.nn.Conv2d",
-    "pad": "padding apart from the layer is not covered; give the convolution the padding of half its kernel",
     "log_softmax": "return the logits, and apply the softmax outside",
     "softmax": "return the logits, and apply the softmax outside",
     "logsoftmax": "return the logits, and apply the softmax outside",
@@ -276,9 +280,46 @@ def _single(value: Any, what: str) -> int:
 def _conv(recorder: _Recorder, value: Tensor, conv: nn.Conv2d, x: Tensor) -> Step:
     if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
         raise TypeError("padding must be in pixels and of zeros")
-    for name in ("kernel_size", "stride", "padding", "dilation"):
-        _single(getattr(conv, name), name)
-    return recorder.step(value, "conv", layer=conv)
+    return _conv_step(recorder, value, conv, str(recorder.node.target), _single(conv.padding, "padding"))
+
+
+def _conv_step(recorder: _Recorder, value: Tensor, conv: nn.Conv2d, name: str, pixels: int) -> Step:
+    """A convolution and the padding before it. pixels: of its own padding."""
+    for setting in ("kernel_size", "stride", "dilation"):
+        _single(getattr(conv, setting), setting)
+    (x,) = (step for step in recorder.inputs)
+    before, after = x.padding if x.kind == "pad" else (0, 0)
+    inputs = x.inputs if x.kind == "pad" else (x,)
+    padding = (before + pixels, after + pixels)
+    return Step(name, "conv", inputs, tuple(value.shape[1:]), layer=conv, padding=padding)
+
+
+def _functional_conv(
+    recorder: _Recorder, value: Tensor, x: Tensor, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    dilation: Any = 1, groups: int = 1,
+) -> Step:  # fmt: skip
+    """`conv2d` inside the forward of a subclass of `torch.nn.Conv2d`, with the layer's own weights."""
+    node = recorder.node.args[1] if len(recorder.node.args) > 1 else None
+    path = str(node.target).rpartition(".")[0] if isinstance(node, fx.Node) and node.op == "get_attr" else ""
+    conv = recorder.module.get_submodule(path) if path else None
+    if not isinstance(conv, nn.Conv2d) or weight is not conv.weight or bias is not conv.bias:
+        raise recorder.refusal("runs a convolution without a layer of its own", _ADVICE["conv"])
+    pairs = [tuple(np.broadcast_to(setting, 2).tolist()) for setting in (stride, dilation)]
+    if [conv.stride, conv.dilation] != pairs or conv.groups != groups:
+        raise TypeError("stride, dilation and groups differ from the layer's")
+    return _conv_step(recorder, value, conv, path, _single(padding, "padding"))
+
+
+def _pad(
+    recorder: _Recorder, output: Tensor, x: Tensor, pad: Any, mode: str = "constant", value: float | None = None
+) -> Step:
+    if mode != "constant" or value not in (None, 0) or len(pad) != 4 or pad[:2] != pad[2:] or not 0 <= pad[0] <= pad[1]:
+        raise TypeError(f"padding by {tuple(pad)}; only zeros, equal at the top and left and at the bottom and right")
+    return recorder.step(output, "pad", padding=(int(pad[0]), int(pad[1])))
+
+
+def _pad_layer(recorder: _Recorder, value: Tensor, pad: nn.ZeroPad2d, x: Tensor) -> Step:
+    return _pad(recorder, value, x, tuple(pad.padding))
 
 
 def _linear(recorder: _Recorder, value: Tensor, linear: nn.Linear, x: Tensor) -> Step:
@@ -469,6 +510,7 @@ def _clipped_shift(step: Step) -> Step | None:
 
 _LAYERS: dict[type[nn.Module], Callable[..., Step]] = {
     **dict.fromkeys((nn.Conv2d, DepthwiseConv2d, PointwiseConv2d), _conv),
+    nn.ZeroPad2d: _pad_layer,
     **dict.fromkeys((nn.BatchNorm2d, nn.BatchNorm1d, nn.SyncBatchNorm), _norm),
     nn.Linear: _linear,
     nn.ReLU: _activation("relu"),
@@ -491,6 +533,8 @@ _FUNCTIONS: Mapping[Any, Callable[..., Step]] = {
     **dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), _multiply),
     **dict.fromkeys((operator.truediv, operator.itruediv, torch.div, "div", "div_"), _divide),
     **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"), _activation("relu")),
+    F.conv2d: _functional_conv,
+    F.pad: _pad,
     F.relu6: _relu6,
     F.hardswish: _activation("h_swish"),
     F.hardsigmoid: _activation("h_sigmoid"),

@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from supernet.networks.depthwise import DepthwiseConv2d
 from supernet.networks.noise import Classifier
 from supernet.networks.pointwise import GlobalAvgPool2d, PointwiseConv2d
+from supernet.networks.static import UnevenConv2d
 
 OPSET = 18
 IR_VERSION = 8  # the version that came with opset 18; older runtimes on small devices refuse newer versions
@@ -176,9 +177,15 @@ def _conv(writer: _Writer, conv: nn.Conv2d, x: _Value) -> _Value:
         inputs.append(writer.constant("bias", conv.bias))
     return writer.emit(
         "Conv", inputs, (x.shape[0], conv.out_channels, *_window(conv, x)),
-        kernel_shape=conv.kernel_size, strides=conv.stride, pads=conv.padding * 2,
+        kernel_shape=conv.kernel_size, strides=conv.stride, pads=_pads(conv),
         dilations=conv.dilation, group=conv.groups,
     )  # fmt: skip
+
+
+def _pads(conv: nn.Conv2d) -> tuple[int, ...]:
+    """Pixels at the top, left, bottom and right."""
+    extra = conv.extra_padding if isinstance(conv, UnevenConv2d) else 0
+    return (*conv.padding, *(pixels + extra for pixels in conv.padding))
 
 
 def _batch_norm(writer: _Writer, norm: nn.BatchNorm2d, x: _Value) -> _Value:
@@ -254,8 +261,9 @@ def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
 def _window(layer: nn.Conv2d | nn.MaxPool2d, x: _Value) -> tuple[int, ...]:
     """Height and width of the output of a layer with a sliding window."""
     settings = (_pair(value) for value in (layer.kernel_size, layer.stride, layer.padding, layer.dilation))
+    extra = layer.extra_padding if isinstance(layer, UnevenConv2d) else 0
     return tuple(
-        (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        (side + 2 * padding + extra - dilation * (kernel - 1) - 1) // stride + 1
         for side, kernel, stride, padding, dilation in zip(_sizes(x)[1:], *settings, strict=True)
     )
 
@@ -379,7 +387,7 @@ def _plain(function: Callable[..., _Value]) -> Callable[..., _Value]:
 
 
 _LAYERS: dict[type[nn.Module], Callable[..., Any]] = {
-    **dict.fromkeys((nn.Conv2d, DepthwiseConv2d, PointwiseConv2d), _conv),
+    **dict.fromkeys((nn.Conv2d, DepthwiseConv2d, PointwiseConv2d, UnevenConv2d), _conv),
     nn.BatchNorm2d: _batch_norm,
     **dict.fromkeys((nn.Linear, Classifier), _linear),
     nn.ReLU: _plain(_relu),

@@ -56,6 +56,7 @@ class Layer:
     activation: Activation = None
     padding: int | None = None
     dilation: int = 1
+    extra_padding: int = 0
 
     def record(self, width: Callable[[int], int], side: int) -> Operator:
         """The operator on an input of this side. width: the kept channels of a group, by its number."""
@@ -74,6 +75,7 @@ class Layer:
             self.activation,
             self.padding,
             self.dilation,
+            self.extra_padding,
         )
 
 

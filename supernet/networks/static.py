@@ -6,6 +6,7 @@ from functools import reduce
 from operator import add, mul
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supernet.networks.depthwise import DepthwiseConv2d
@@ -36,21 +37,17 @@ def static_conv(record: Operator) -> nn.Sequential:
     """Convolution, batch norm and activation of one record, with fresh weights."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     half_padded = record.padding is None and record.dilation == 1
+    padding = record.kernel_size // 2 if record.padding is None else record.padding
     if record.groups == record.in_channels == record.out_channels and half_padded and not record.bias:
         layers["conv"] = DepthwiseConv2d(record.out_channels, record.kernel_size, record.stride)
     elif (record.kernel_size, record.stride, record.groups) == (1, 1, 1) and half_padded:
         layers["conv"] = PointwiseConv2d(record.in_channels, record.out_channels, bias=record.bias)
     else:
-        layers["conv"] = nn.Conv2d(
-            record.in_channels,
-            record.out_channels,
-            record.kernel_size,
-            record.stride,
-            record.kernel_size // 2 if record.padding is None else record.padding,
-            record.dilation,
-            groups=record.groups,
-            bias=record.bias,
-        )
+        sizes = record.in_channels, record.out_channels, record.kernel_size, record.stride, padding, record.dilation
+        conv = nn.Conv2d(*sizes, groups=record.groups, bias=record.bias)
+        if record.extra_padding:
+            conv = UnevenConv2d(*sizes, groups=record.groups, bias=record.bias, extra_padding=record.extra_padding)
+        layers["conv"] = conv
     _append_norm_and_activation(layers, record)
     return nn.Sequential(layers)
 
@@ -69,6 +66,18 @@ def _append_norm_and_activation(layers: OrderedDict[str, nn.Module], record: Ope
         # A pointwise convolution may return a view. Autograd is slow with changes in place of a view.
         # Nor may an activation change a tensor that another branch reads.
         layers["activation"] = activation(record.activation, inplace=record.norm)
+
+
+class UnevenConv2d(nn.Conv2d):
+    """A convolution with more padding at the bottom and the right than at the top and the left."""
+
+    def __init__(self, *sizes: int, groups: int, bias: bool, extra_padding: int) -> None:
+        super().__init__(*sizes, groups=groups, bias=bias)
+        self.extra_padding = extra_padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, H, W); returns a map as large as `Operator.out_side` says."""
+        return super().forward(F.pad(x, (0, self.extra_padding, 0, self.extra_padding)))
 
 
 class Branches(nn.Module):

@@ -230,10 +230,34 @@ class PlainNet(nn.Module):
         return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x)))))
 
 
+class SamePadded(nn.Conv2d):
+    """A convolution padded as TensorFlow pads, at even image sizes (EfficientNet-PyTorch's style)."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, bias=False, **options)
+        total = self.kernel_size[0] - self.stride[0]
+        self.static_padding = nn.ZeroPad2d((total // 2, total - total // 2, total // 2, total - total // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.static_padding(x)
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def same_padded() -> nn.Module:
+    return nn.Sequential(
+        SamePadded(3, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU6(),
+        SamePadded(16, 16, 5, 2, groups=16), nn.BatchNorm2d(16), nn.ReLU6(),
+        SamePadded(16, 24, 1, 1), nn.BatchNorm2d(24),
+        nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(24, 32, 2, bias=True), nn.SiLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, CLASSES),
+    )  # fmt: skip
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "cifar-resnet": CifarResNet,
     "squeezed-resnext": squeezed_resnext,
     "mobilenet": MobileNet,
     "pre-activation-resnet": pre_activation_resnet,
+    "same-padded": same_padded,
     "plain": PlainNet,
 }
