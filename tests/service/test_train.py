@@ -11,7 +11,7 @@ from PIL import Image
 
 from evolution.predictors.fitting import MIN_PAIRS
 from service.bundles import config as training_config
-from service.bundles.config import DatasetConfig, EvaluationConfig, TrainingConfig, load_data
+from service.bundles.config import DatasetConfig, EvaluationConfig, TrainingConfig, load_data, read_config
 from service.bundles.export import export_subnet_of
 from service.bundles.rank import rank_bundle
 from service.bundles.search import search_bundle
@@ -113,6 +113,25 @@ def test_training_starts_from_a_bundle_and_says_what_is_taken_and_new(tmp_path: 
     assert set(start["taken"]) == set(other.supernet().state_dict())
     with pytest.raises(ValueError, match=r"was trained from the weights of .*other"):
         rank_bundle(bundle, tmp_path / "ranking", nets=3, epochs=1, seed=0, data_root=tmp_path)
+
+
+def test_the_recipe_for_a_start_runs_in_the_space_of_any_bundle_for_other_classes(tmp_path: Path) -> None:
+    write(tmp_path / "other", classes=tuple("abcdefghij"))
+    recipe = read_config(Path(__file__).parents[2] / "configs" / "start.yaml")
+    (phase,) = recipe.schedule.phases
+    config = replace(
+        recipe,
+        init=str(tmp_path / "other"),
+        dataset=DatasetConfig("digits", holdout=1400, workers=0),
+        evaluation=EvaluationConfig(MIN_PAIRS, 8),
+        schedule=replace(recipe.schedule, batch_size=8, phases=(replace(phase, epochs=2),)),
+        threads=1,
+    )
+    for _ in train_bundle(config, tmp_path / "run", data_root=tmp_path):
+        pass
+    bundle = Bundle.open(tmp_path / "run" / "bundle")
+    assert bundle.report["init"]["new"] == ["head.4.bias", "head.4.weight"]
+    assert bundle.report["curves"][-1]["loss"] < bundle.report["curves"][0]["loss"]
 
 
 @pytest.mark.parametrize(

@@ -296,7 +296,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_phase_of_every_configuration_draws_subnets(path: Path) -> None:
     config = read_config(path)
-    space = preset(config.space)
+    space = preset(config.space or "mbv3-imagenet-w1.0")  # one that `init` may have
     for number, phase in enumerate(config.schedule.phases):
         sampler = make_sampler(space, config.schedule, number, 1000)
         for step in (0, 999):
