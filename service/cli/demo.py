@@ -16,7 +16,7 @@ from rich.console import Console
 from service.bundles.config import read_config
 from service.bundles.train import finished_bundle, train_bundle
 from service.cli import processes
-from service.cli.display import Bar, architecture_lines, show_corners, tau, warn_if_busy, watch
+from service.cli.display import Bar, architecture_lines, predicted_accuracy, show_corners, tau, warn_if_busy, watch
 from service.client import Client
 from service.devices import probe
 from service.devices.measure import measure_machine
@@ -181,7 +181,7 @@ def _search(
     in_views = f", held out, each perturbed in {views} ways" if views else ", held out"
     limits = {limit["cost"]: limit for limit in answer["limits"]}
     rows = [
-        ("predicted accuracy", f"{best['predicted_accuracy']:.4f}"),
+        ("predicted accuracy", predicted_accuracy(best)),
         ("verified accuracy", f"{best['verified_accuracy']:.4f}   on {best['verified_images']} images{in_views}"),
         ("predicted latency", f"{best['predicted_latency_ms'][device]:.4f} ms"),
         ("measured latency", f"{_measured(best, device)}   limit {limits['latency_ms']['max']:g} ms"),

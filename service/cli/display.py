@@ -326,6 +326,13 @@ def _exact(value: float | None) -> str:
     return "cannot be predicted" if value is None else all_digits(value)
 
 
+def predicted_accuracy(candidate: Mapping[str, Any]) -> str:
+    """A candidate's predicted accuracy, with its 95 % interval where the predictor's errors are known."""
+    std = candidate["predicted_accuracy_std"]
+    interval = "" if std is None else f" ± {DEVIATIONS * std:.4f} (95 % interval)"
+    return f"{candidate['predicted_accuracy']:.4f}{interval}"
+
+
 def show_answer(answer: Mapping[str, Any], genes: Sequence[str], console: Console) -> None:
     """The answer of `supple search`, each cost beside its limit. genes: the names of a block's genes."""
     best, min_accuracy = answer["best"], answer["request"]["min_accuracy"]
@@ -344,9 +351,7 @@ def show_answer(answer: Mapping[str, Any], genes: Sequence[str], console: Consol
         label, images = f"inherited {metric.replace('_', ' ')}", f"on {inherited['images']:,} held-out images"
         console.print(f"{label:<22} {inherited[metric]:.4f} {images}{reached}", highlight=False)
         reached = ""
-    std = best["predicted_accuracy_std"]
-    interval = "" if std is None else f" ± {DEVIATIONS * std:.4f} (95 % interval)"
-    console.print(f"predicted accuracy     {best['predicted_accuracy']:.4f}{interval}{reached}", highlight=False)
+    console.print(f"predicted accuracy     {predicted_accuracy(best)}{reached}", highlight=False)
     for device in answer["latency_models"]:
         ms = best["predicted_latency_ms"].get(device)
         shown = "not known" if ms is None else f"{ms:.4g} ms"

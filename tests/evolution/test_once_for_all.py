@@ -49,6 +49,7 @@ def test_once_for_alls_predictor_predicts_what_its_features_say(tmp_path: Path) 
     assert loaded.predict(genomes) == pytest.approx(expected, abs=1e-5)
     assert (loaded.predict(genomes) == loaded.score(genomes)).all()
     assert loaded.card == {"kind": "published"}
+    assert loaded.predict_std(genomes) is None  # it was published without an error
 
 
 @pytest.mark.parametrize(("resolution", "below", "above"), [(128, 128, 128), (140, 128, 144), (196, 192, 208)])

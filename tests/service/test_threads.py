@@ -1,4 +1,4 @@
-"""Predictions run on one thread of the BLAS, in the API and in a search without a server, whatever was set before."""
+"""Predictions run on one thread of the BLAS: in the API, in workers, and in a search without a server."""
 
 import threading
 from collections.abc import Iterator
@@ -10,6 +10,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from evolution.predictors.accuracy import AccuracyPredictor
 from service.bundles.search import search_bundle
+from service.context import Context
+from service.settings import Settings
+from service.worker import run_worker
 from supernet.bundle import Bundle
 from supernet.space import Genomes
 from tests.support.service import ask
@@ -59,3 +62,15 @@ def test_a_search_of_a_bundle_takes_one_and_gives_the_others_back(bundle_path: P
 def test_the_api_takes_one_as_long_as_it_runs(client: TestClient, seen: set[int]) -> None:
     assert ask(client, max_flops=2e6).status_code == 201
     assert seen == {1}
+
+
+def test_a_worker_takes_one(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = []
+
+    def run_jobs(context: Context, handlers: object) -> None:
+        numbers.append(blas_threads())
+        context.close()
+
+    monkeypatch.setattr("service.worker.runner.run_worker", run_jobs)
+    run_worker(settings)
+    assert numbers == [{1}]
