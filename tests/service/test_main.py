@@ -461,7 +461,7 @@ def test_a_predictor_that_ranks_nothing_is_shown(capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_terminal_that_is_not_utf8_is_printed_to(encoding: str, bundle_path: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(bundle_path, tmp_path / "\N{GREEK SMALL LETTER LAMDA}")
-    command = [sys.executable, "-m", "service.cli", "export", bundle, "--arch", "smallest", "-o", f"{bundle}.onnx"]
+    command = [sys.executable, "-m", "service.cli", "export", str(bundle), "--arch", "smallest", "-o", f"{bundle}.onnx"]
     environment = os.environ | {"PYTHONIOENCODING": encoding}
     ended = subprocess.run(command, env=environment, capture_output=True, encoding=encoding, check=False)
     assert ended.returncode == 0, ended.stderr
