@@ -40,13 +40,15 @@ def convert_network(
     image_size: int = 224,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    classes: Path | None = None,
     name: str | None = None,
 ) -> Converted:
     """Write a bundle whose largest subnet is the network that a factory returns, completely or not at all.
 
     factory: MODULE:FACTORY; the module may lie in the working directory. weights: a state dict for the network, as
     safetensors or as torch saves it; reading it runs no code. mean, std: of each image channel, on pixels in [0, 1], as
-    the network was trained; ImageNet's unless given.
+    the network was trained; ImageNet's unless given. classes: a text file with the name of a class on each line, in the
+    order of the logits; numbers unless given.
 
     Raises:
         InputError: an argument cannot be used. ConversionError (a ValueError): the network is not covered; the message
@@ -64,7 +66,7 @@ def convert_network(
         name=space.name,
         space=space,
         supernet=conversion.supernet,
-        classes=tuple(map(str, range(space.classes))),
+        classes=_class_names(space.classes, classes),
         normalization=_normalization(space.in_channels, mean, std),
         calibration=None,
         holdout=None,
@@ -190,6 +192,19 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
+
+
+def _class_names(count: int, path: Path | None) -> tuple[str, ...]:
+    if path is None:
+        return tuple(map(str, range(count)))
+    names = tuple(path.read_text().splitlines())
+    if len(names) != count or len(set(names)) != count or "" in names:
+        raise InputError(
+            f"`classes` is {path} with {len(set(names) - {''})} different names on {len(names)} lines; the network has "
+            f"{count} classes, so it needs {count} different names, one on each line",
+            "classes",
+        )
+    return names
 
 
 def _normalization(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalization:

@@ -318,6 +318,9 @@ def convert(
         str | None, typer.Option(help="Mean of each channel that the network expects, as in 0.5,0.5,0.5 (ImageNet's).")
     ] = None,
     std: Annotated[str | None, typer.Option(help="Standard deviation of each channel (ImageNet's).")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Text file of the classes' names, one on each line, in the order of the logits.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the bundle (the factory's).")] = None,
 ) -> None:
     """Turn a network that you trained into a bundle whose largest subnet it is, to train, search and export from.
@@ -327,8 +330,9 @@ def convert(
     from service.bundles.convert import convert_network
     from service.cli.display import show_conversion
 
-    if weights is not None:
-        check_input("--weights", weights)
+    for option, path in (("--weights", weights), ("--classes", classes)):
+        if path is not None:
+            check_input(option, path)
     with err.status("converting"):
         converted = convert_network(
             factory,
@@ -337,6 +341,7 @@ def convert(
             image_size=image_size,
             mean=read_numbers("--mean", mean),
             std=read_numbers("--std", std),
+            classes=classes,
             name=name,
         )
     show_conversion(converted.bundle, out)

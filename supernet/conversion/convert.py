@@ -406,9 +406,10 @@ def _remarks(network: nn.Module, traced: Trace, space: SearchSpace) -> list[str]
     remarks = list(traced.remarks)
     if traced.fixed_size:
         remarks.append(f"the resolution stays {space.resolutions[0]}: a layer needs a map of just this size")
-    dropped = [name for name, layer in network.named_modules() if isinstance(layer, DROPPED) and _acts(layer)]
+    dropped = [type(layer).__name__ for layer in network.modules() if isinstance(layer, DROPPED) and _acts(layer)]
     if dropped:
-        remarks.append(f"training runs without the dropout of {', '.join(dropped)}")
+        kinds = ", ".join(f"{dropped.count(kind)} x {kind}" for kind in dict.fromkeys(dropped))
+        remarks.append(f"left out, as a training file sets its own: {kinds}")
     return remarks
 
 

@@ -20,6 +20,7 @@ from torchvision.ops import StochasticDepth
 from torchvision.ops.stochastic_depth import stochastic_depth
 
 from supernet.networks.depthwise import DepthwiseConv2d
+from supernet.networks.noise import Classifier
 from supernet.networks.pointwise import GlobalAvgPool2d, PointwiseConv2d
 from supernet.operators import Activation
 
@@ -512,7 +513,7 @@ _LAYERS: dict[type[nn.Module], Callable[..., Step]] = {
     **dict.fromkeys((nn.Conv2d, DepthwiseConv2d, PointwiseConv2d), _conv),
     nn.ZeroPad2d: _pad_layer,
     **dict.fromkeys((nn.BatchNorm2d, nn.BatchNorm1d, nn.SyncBatchNorm), _norm),
-    nn.Linear: _linear,
+    **dict.fromkeys((nn.Linear, Classifier), _linear),
     nn.ReLU: _activation("relu"),
     nn.ReLU6: _relu6,
     nn.Hardswish: _activation("h_swish"),

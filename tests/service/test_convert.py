@@ -149,6 +149,15 @@ def test_images_of_one_channel_need_their_mean(folder: Path, run: Run) -> None:
     assert Bundle.open(folder / "start").normalization.mean == (0.5,)
 
 
+def test_the_classes_have_names(folder: Path, run: Run) -> None:
+    (folder / "names.txt").write_text("ant\nbee\ncat\ndog\nelk\n")
+    ran = convert(run, "--classes", "names.txt")
+    assert ran.code == 0, ran.stderr
+    assert Bundle.open(folder / "start").classes == ["ant", "bee", "cat", "dog", "elk"]
+    (folder / "names.txt").write_text("ant\nbee\nbee\n\nelk\n")
+    refused(convert(run, "--classes", "names.txt"), "--classes is names.txt with 3 different names on 5 lines")
+
+
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
