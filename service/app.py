@@ -78,10 +78,13 @@ def check_ready(context: Context) -> None:
         with context.database.reading() as session:
             session.execute(text("SELECT 1"))
         current = context.database.is_current()
+        writable = context.database.is_writable()
     except SQLAlchemyError as error:
         raise UnavailableError("the database does not answer") from error
     if not current:
         raise UnavailableError("the database is not at this release's version; run `supple db upgrade`")
+    if not writable:
+        raise UnavailableError("the database is read-only, as a standby is and a file without the right to write")
     try:
         context.store.check()
     except OSError as error:

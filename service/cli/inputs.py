@@ -14,7 +14,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from service.candidates import queries
 from service.errors import InputError, SuppleError, UnavailableError, without_password
 from service.settings import Settings
-from service.storage.database import Database
+from service.storage.database import Database, explain_error
 from supernet.space import Architecture, SearchSpace
 
 
@@ -63,9 +63,9 @@ def naming_database(settings: Settings) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
+        _, advice = explain_error(error)
         raise UnavailableError(
-            f"the database at {without_password(settings.database)} cannot be used: {one_line(error.orig)}; check "
-            "SUPPLE_DATABASE_URL and that the server runs"
+            f"the database at {without_password(settings.database)} cannot be used: {one_line(error.orig)}; {advice}"
         ) from error
 
 
@@ -84,6 +84,7 @@ def current_database(settings: Settings) -> Iterator[Database]:
                     f"the database at {without_password(settings.database)} is not at this release's version; "
                     "run `supple db upgrade`"
                 )
+            database.check_sessions()
             yield database
         finally:
             database.close()

@@ -20,7 +20,7 @@ from functools import partial
 from typing import NoReturn, Protocol, TypeVar
 
 from dbos import DBOS, DBOSPortableJSONSerializer, StepOptions
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 
 from service.errors import UnavailableError
 from service.jobs.locks import lock_patiently, remove_stale_locks, try_lock
@@ -58,6 +58,7 @@ def run_worker(context: C, handlers: Mapping[str, Handler[C]]) -> NoReturn:
     worker_id = context.settings.worker_id or f"{socket.gethostname()}-{os.getpid()}"
     if not context.database.is_current():
         raise UnavailableError("the database is not at this release's version; run `supple db upgrade`")
+    context.database.check_sessions()
     lock = lock_patiently(context.database, worker_id)
     remove_stale_locks(context.database)
 
@@ -99,7 +100,7 @@ def _as_workflow(handler: Handler[C], context: C, idle: threading.Event) -> Call
         idle.clear()
         try:
             handler(context, _run_step, subject)
-        except (OperationalError, InterfaceError) as error:
+        except (OperationalError, InterfaceError, InternalError) as error:  # the last: a standby, after a failover
             _die(error)
         finally:
             idle.set()

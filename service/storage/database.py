@@ -5,6 +5,7 @@ them then fails. Here a writing transaction takes the write lock at its start, w
 transaction takes no write lock.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -14,11 +15,28 @@ from typing import Any
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 
+from service.errors import UnavailableError
+
 BUSY_TIMEOUT_MS = 30_000  # how long a SQLite writer waits for another writer
+READ_ONLY, NO_RIGHT = "25006", "42501"  # SQLSTATE of PostgreSQL
+# By the start of a SQLSTATE, or of the name of an error of SQLite: what a database is or does, and what to do.
+EXPLANATIONS = {
+    READ_ONLY: ("is read-only", "it may be a standby; give SUPPLE_DATABASE_URL the address of the primary server"),
+    NO_RIGHT: ("denies this user a right", "grant it; the user should own the database or its schema"),
+    "22": ("cannot hold a value", "shorten the value, and use printable text"),
+    "53": ("has no room or takes no more connections", "make room or raise its limits"),
+    "SQLITE_READONLY": ("is read-only", "give this user the right to write the file and its folder"),
+    "SQLITE_BUSY": ("is locked", "end the program that holds it locked, or try again"),
+    "SQLITE_LOCKED": ("is locked", "end the program that holds it locked, or try again"),
+    "SQLITE_CANTOPEN": ("cannot be opened", "check that its folder exists and that this user may read and write it"),
+    "SQLITE_NOTADB": ("is no database", "name another file in SUPPLE_DATABASE_URL"),
+    "SQLITE_FULL": ("has no room", "make room on its disk"),
+}
 SILENCE_MS = 15_000  # a PostgreSQL server that acknowledges nothing for this long counts as gone
 
 
@@ -31,12 +49,15 @@ def make_engine(database_url: str) -> Engine:
     url = make_url(database_url)
     backend = url.get_backend_name()
     if backend == "postgresql":
-        return create_engine(
+        engine = create_engine(
             url.set(drivername="postgresql+psycopg"),
             pool_pre_ping=True,
             pool_size=10,
             connect_args={"tcp_user_timeout": SILENCE_MS},
         )
+        event.listen(engine, "connect", _check_encoding, insert=True)  # before SQLAlchemy reads any text
+        event.listen(engine, "handle_error", _as_unusable)
+        return engine
     if backend != "sqlite" or not url.database or url.database == ":memory:":
         raise ValueError(f"database_url is {url.render_as_string()!r}; use sqlite:///FILE or postgresql://HOST/NAME")
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
@@ -44,6 +65,39 @@ def make_engine(database_url: str) -> Engine:
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _check_encoding(connection: Any, record: Any) -> None:
+    if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
+        raise UnavailableError(
+            "the database has the encoding SQL_ASCII, which does not say what its bytes mean; create it with the "
+            "encoding UTF8: CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0"
+        )
+
+
+def _as_unusable(context: ExceptionContext) -> OperationalError | None:
+    """Errors that say that the server cannot be used as it is count as such, like a lost connection.
+
+    After a failover the connections of the pool may lead to a standby. They are closed, so that the next ones lead to
+    the new primary.
+    """
+    code = getattr(context.original_exception, "sqlstate", None)
+    if code not in (READ_ONLY, NO_RIGHT):
+        return None
+    context.is_disconnect = code == READ_ONLY
+    return OperationalError(context.statement, context.parameters, context.original_exception)
+
+
+def explain_error(error: DBAPIError) -> tuple[str, str]:
+    """What a database is or does, by an error of its driver, and what to do about it."""
+    orig = error.orig
+    code = getattr(orig, "sqlstate", None) or getattr(orig, "sqlite_errorname", None) or ""
+    for start, explanation in EXPLANATIONS.items():
+        if code.startswith(start):
+            return explanation
+    if "FATAL:" in str(orig):
+        return "refuses this user", "the server runs; check the user, the password and the name of the database"
+    return "does not answer", "check SUPPLE_DATABASE_URL and that the server runs"
 
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:
@@ -85,6 +139,35 @@ class Database:
     def is_sqlite(self) -> bool:
         """Whether this is SQLite, as opposed to PostgreSQL."""
         return self.engine.dialect.name == "sqlite"
+
+    def is_writable(self) -> bool:
+        """Whether transactions can write. False for a standby, and for a SQLite file or folder without the right."""
+        if self.is_sqlite:
+            file = Path(self.engine.url.database or "")
+            return os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
+        with self._reading.connect() as connection:
+            writable = connection.scalar(text("SHOW transaction_read_only")) == "off"
+        if not writable:
+            self.engine.dispose()  # the next connections may lead to the new primary
+        return bool(writable)
+
+    def check_sessions(self) -> None:
+        """Check that each connection has a session of its own, to which the locks of workers belong.
+
+        Raises:
+            UnavailableError: a pooler such as PgBouncer gives each transaction another session.
+        """
+        if self.is_sqlite:
+            return
+        engine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        with engine.connect() as first, engine.connect() as second:
+            rounds = [[c.scalar(text("SELECT pg_backend_pid()")) for c in (first, second)] for _ in range(4)]
+        if any(pids != rounds[0] for pids in rounds) or rounds[0][0] == rounds[0][1]:
+            raise UnavailableError(
+                "the database is behind a pooler that gives each transaction another session, such as PgBouncer in "
+                "transaction mode; workers hold locks in a session: set pool_mode = session there, or give "
+                "SUPPLE_DATABASE_URL the address of the PostgreSQL server itself"
+            )
 
     def is_current(self) -> bool:
         """Whether every migration has run."""

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from service.errors import SuppleError, make_problem_document, problem_document_of, shortened
+from service.storage.database import explain_error
 
 log = logging.getLogger("supple")
 
@@ -85,7 +86,9 @@ def _methods(request: Request) -> set[str]:
 
 def _explain_database_error(request: Request, error: Exception) -> Explanation:
     log.error("%s %s", request.method, request.url.path, exc_info=error)
-    return make_problem_document(503, "the database does not answer or is locked; try again"), {"Retry-After": "1"}
+    assert isinstance(error, OperationalError)
+    cause, _ = explain_error(error)
+    return make_problem_document(503, f"the database {cause}; try again"), {"Retry-After": "1"}
 
 
 def _explain_unfit_data(request: Request, error: Exception) -> Explanation:
