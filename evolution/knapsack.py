@@ -332,6 +332,42 @@ class Solver:
         self._close()
         return nodes
 
+    def front(self, pair: tuple[int, int], known: Genomes, width: int) -> tuple[Genomes, Floats]:
+        """The whole front of two costs within all limits, if no more than `width` partial genomes are needed per gene.
+
+        pair: which of the K costs. known: (N, G) genomes within the limits, the more of the front the faster.
+        Returns (M, G) genomes that, with the known ones, hold the front; and (L, 2) points that no architecture left
+        out is better than in any of the two costs. Without these, the front is whole.
+        """
+        columns, problems = list(pair), np.flatnonzero(self._open)
+        weights = self._multipliers[problems] / self._arrays.unit[problems]
+        eliminated, caps = self._eliminate(problems, weights), self._weighted_caps(problems, weights)
+        scale, offset = (array[problems][:, columns] for array in (self._arrays.scale, self._arrays.offset))
+        genomes = np.zeros((len(problems), self._elimination.num_genes), np.int8)
+        genomes[:, 0] = self._knapsacks.resolutions[problems]
+        beam = _Beam(np.arange(len(problems)), genomes, eliminated.minimum.reshape(-1, caps.shape[1]))
+        index = self._tables.index(known)
+        stairs = np.stack([self._costs[column].at(index, known[:, 0]) for column in pair], axis=1)
+        stairs = stairs[np.argsort(stairs[:, 0])]
+        lowest = np.minimum.accumulate(np.append(np.inf, stairs[:, 1]))  # of the second cost, up to one in the first
+        left_out = [np.zeros((0, 2))]
+        for level in reversed(range(len(self._elimination.buckets))):
+            beam = self._extend(level, beam, eliminated, caps)
+            best = beam.bounds[:, columns] * scale[beam.problems] + offset[beam.problems]  # (n, 2) as costs
+            beaten = lowest[np.searchsorted(stairs[:, 0], best[:, 0], side="right")] <= best[:, 1]
+            beam, best = beam[~beaten], best[~beaten]
+            rows = self._undominated(level, beam)
+            if len(rows) > width:
+                rows = rows[np.lexsort((best[rows, 1], beam.problems[rows]))]
+                positions = np.unique(np.linspace(0, len(rows) - 1, width).astype(np.intp))
+                others = best[np.delete(rows, positions)]
+                left_out.append(others[non_dominated(others)])
+                rows = rows[positions]
+            beam = beam[rows]
+            if not len(beam):
+                break
+        return beam.genomes, np.concatenate(left_out)
+
     def _extend(self, level: int, beam: _Beam, eliminated: Eliminated, caps: Floats) -> _Beam:
         """Every choice of this level's gene for every partial genome, unless a bound exceeds its cap, (A, K + 1)."""
         bucket, sums = self._elimination.buckets[level], caps.shape[1]
@@ -351,6 +387,8 @@ class Solver:
 
         Of partial genomes with equal sums and equal completions, the first one stays.
         """
+        if not len(beam):
+            return np.zeros(0, np.intp)
         frontier = self._elimination.frontiers[level]  # the chosen genes that completions depend on
         keys = beam.problems.copy()
         for gene in frontier:

@@ -229,12 +229,11 @@ class Search:
 
     @property
     def _optimality(self) -> Optimality | None:
-        """The certificate of the best so far; None without a proof."""
+        """The certificate of what was evaluated so far; None without a proof."""
         if not isinstance(self._strategy, ProvingStrategy):
             return None
-        _, _, genome, accuracy = self._leader()
-        minimise = self.problem.minimise
-        return self._strategy.certify(accuracy, float(minimise(genome[None])[0]) if minimise else 0.0)
+        evaluated, fitness = self._evaluated()
+        return self._strategy.certify(Scores(fitness, evaluated.accuracy, evaluated.costs))
 
     def _improve(self) -> None:
         """Score some architectures one move from the best, then some two moves from it; end when none is left.

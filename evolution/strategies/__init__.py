@@ -53,7 +53,8 @@ class SearchStrategy(Protocol):
 class Optimality:
     """A certificate: how good an answer is beside the best that could be, for the predictor and not in truth.
 
-    bound: no architecture within the limits has a higher predicted accuracy, or a lower minimised cost; up to rounding.
+    bound: no architecture within the limits has a higher predicted accuracy, or a lower minimised cost, or no front a
+        larger hypervolume; up to rounding.
     gap: the distance of the answer from the bound. proven: whether it is 0, so that the answer is optimal.
     """
 
@@ -66,8 +67,5 @@ class Optimality:
 class ProvingStrategy(SearchStrategy, Protocol):
     """A strategy that knows how good an answer is."""
 
-    def certify(self, accuracy: float, price: float) -> Optimality | None:
-        """The certificate of an answer with this predicted accuracy and this minimised cost, 0 unless there is one.
-
-        None if nothing is known.
-        """
+    def certify(self, scores: Scores) -> Optimality | None:
+        """The certificate of the best of all scored genomes, or of their front; None if nothing is known."""

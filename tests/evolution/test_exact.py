@@ -9,6 +9,7 @@ import pytest
 from evolution.choices import Choices
 from evolution.costs import AdditiveCost, CostTables, PeakCost
 from evolution.limits import Constraint
+from evolution.pareto import non_dominated
 from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.predictors.layers import Layers
 from evolution.problem import Problem
@@ -136,6 +137,48 @@ def test_finalists_are_the_best_near_the_answer() -> None:
     assert (result.finalists.accuracy[1:101] >= best).all()
 
 
+@pytest.mark.parametrize("limits", [0, 1, 2, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_front_is_that_of_enumeration(seed: int, limits: int) -> None:
+    rng = np.random.default_rng([seed, limits])
+    problem = random_problem(rng, limits)
+    cost = problem.constraints[0].cost if limits == 2 else random_cost(TABLES, rng)
+    problem = replace(problem, pareto=(cost,))
+    inside = ALL[problem.within(ALL)]
+    objectives = np.column_stack([1 - problem.predictor.predict(inside), cost(inside)])
+    front = objectives[non_dominated(objectives)]
+    result = solve(problem)
+    assert result.strategy == "exact"
+    assert result.front.objectives == pytest.approx(front[np.argsort(front[:, 1])], rel=1e-9)
+    volume = result.front.hypervolume(problem.reference)
+    assert result.optimality == Optimality(proven=True, bound=pytest.approx(volume), gap=0.0)  # type: ignore[arg-type]
+
+
+def test_a_front_with_more_members_than_evaluations_says_how_much_is_missing() -> None:
+    problem = Problem(IMAGENET, random_ridge(IMAGENET.space, np.random.default_rng(0)), pareto=(IMAGENET.flops_cost,))
+    whole, part = solve(problem), solve(problem, evaluations=60)
+    assert whole.optimality is not None
+    assert part.optimality is not None
+    assert whole.optimality.proven
+    assert len(part.front) < len(whole.front)
+    assert part.optimality.bound == pytest.approx(whole.optimality.bound)
+    assert part.optimality.gap == pytest.approx(
+        whole.front.hypervolume(problem.reference) - part.front.hypervolume(problem.reference)
+    )
+    members = {genome.tobytes() for genome in whole.front.genomes}
+    assert all(genome.tobytes() in members for genome in part.front.genomes)
+
+
+def test_a_front_that_is_cut_off_has_no_larger_hypervolume_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem(IMAGENET, random_ridge(IMAGENET.space, np.random.default_rng(1)), pareto=(IMAGENET.params_cost,))
+    volume = solve(problem).front.hypervolume(problem.reference)
+    monkeypatch.setattr(exact, "FRONT_WIDTH", 100)
+    result = solve(problem)
+    assert result.optimality is not None
+    assert not result.optimality.proven
+    assert result.front.hypervolume(problem.reference) < volume < result.optimality.bound
+
+
 # Certificates.
 
 
@@ -182,17 +225,19 @@ def test_no_other_strategy_finds_better() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("minimise", [False, True])
-def test_a_resumed_search_gives_the_same_answer(steps: int, minimise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("objective", ["accuracy", "flops", "front"])
+def test_a_resumed_search_gives_the_same_answer(steps: int, objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "MAX_NODES", 500)
     problem = imagenet_problem(3)
-    if minimise:
+    if objective == "flops":
         problem = replace(problem, minimise=IMAGENET.flops_cost, min_accuracy=0.55)
+    if objective == "front":
+        problem = replace(problem, constraints=(), pareto=(IMAGENET.flops_cost,))
     whole = Search(problem, evaluations=600)
     search = Search(problem, evaluations=600)
     run = search.run()
     for _ in range(steps):
-        next(run)
+        next(run, None)
     resumed = Search.resume(problem, search.state())
     assert same(whole.run_to_end(), resumed.run_to_end())
 
