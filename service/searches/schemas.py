@@ -111,7 +111,7 @@ class SearchIn(ShorthandLimitsIn):
         None,
         max_length=32,
         description="The search strategy. By default `exact` where the accuracy predictor is a sum over genes, so that "
-        "it can prove its answer; otherwise `evolution`, and `nsga2` for a front.",
+        "it can prove its answer, and for a front only of one cost; otherwise `evolution`, and `nsga2` for a front.",
     )
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of all random choices. The same inputs and seed give the same answer."
@@ -189,10 +189,13 @@ class SearchSummary(Answer):
 class Optimality(Answer):
     """A certificate: how good the answer is beside the best that could be. For the predictor, and not in truth."""
 
-    proven: bool = Field(description="Whether the answer is proven optimal for the predictor: `gap` is 0.")
+    proven: bool = Field(
+        description="Whether the answer is proven optimal for the predictor: `gap` is 0. Of a front: that it is whole."
+    )
     bound: float = Field(
         description="It is certain, up to rounding, that no architecture within the limits has a higher predicted "
-        "accuracy; or, for a cost as objective that reaches `min_accuracy`, a lower cost."
+        "accuracy; or, for a cost as objective that reaches `min_accuracy`, a lower cost; or, for a front, none "
+        "has a larger hypervolume."
     )
     gap: float = Field(description="The distance of the answer from `bound`, in the same unit.")
 

@@ -253,9 +253,12 @@ def test_a_front_is_asked_for_and_shown_with_its_hypervolume(client: TestClient,
     assert shown.index("Pareto front") < shown.index("Its most accurate network")
     volumes = search["hypervolume"]["per_generation"]
     assert f"Hypervolume {volumes[-1]:.5g}, counted up to accuracy 0 %, Latency on board 0.0900 ms" in shown
-    drawn = re.search(r'id="volume-data">(.*?)</script>', page.text)
+    assert "proven the whole front for the predictor" in shown
+    body = {"objective": "pareto", "objectives": ["flops"], "strategy": "nsga2"}
+    step_by_step = client.post("/v1/searches", json=body).json()
+    drawn = re.search(r'id="volume-data">(.*?)</script>', client.get(f"/searches/{step_by_step['id']}").text)
     assert drawn
-    assert json.loads(drawn[1])["sizes"] == volumes
+    assert json.loads(drawn[1])["sizes"] == step_by_step["hypervolume"]["per_generation"]
     chart = data_of(page)
     assert chart["axes"][chart["axis"]]["name"] == f"Latency on {device}"
     assert '<option value="latency_ms" selected>the front against latency' in page.text

@@ -512,7 +512,8 @@ def test_a_front_is_sought_over_all_budgets_up_to_a_limit(client: TestClient, de
     assert (np.diff(front[:, 1]) > 0).all()
     assert front[:, 1].max() <= 0.09
     assert search["best"] == search["front"][-1]
-    assert search["strategy"] == "nsga2"
+    assert search["strategy"] == "exact"
+    assert search["optimality"]["proven"]
     volumes, reference = search["hypervolume"]["per_generation"], search["hypervolume"]["reference"]
     assert reference == {"error": 1.0, f"latency_ms@{device}": 0.09}
     assert (np.diff(volumes) >= 0).all()
@@ -527,6 +528,8 @@ def test_a_front_has_up_to_three_objectives(client: TestClient, device: str, tab
     front = points(search["front"], lambda one: one["predicted_latency_ms"][device], lambda one: one["flops"])
     assert non_dominated(front).all()
     assert (np.diff(front[:, 1]) >= 0).all()
+    assert search["strategy"] == "nsga2"
+    assert search["optimality"] is None
     assert search["request"]["objectives"] == ["latency_ms", "flops"]
     reference = search["hypervolume"]["reference"]
     assert list(reference) == ["error", f"latency_ms@{device}", "flops"]
