@@ -42,6 +42,7 @@ LARGEST = 64.0  # multiplier of cutting planes, for sums in units of about 1
 CONVERGED = 1e-6  # of the objective's largest value: cutting planes end this close to the highest bound
 WIDTHS = (64, 512, 4096)  # partial genomes that a pass keeps per gene
 NARROW = 64  # kept per gene once the nodes are spent
+COMPARED = 8_192  # partial genomes compared at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -385,7 +386,8 @@ class Solver:
     def _undominated(self, level: int, beam: _Beam) -> NDArray[np.intp]:
         """The partial genomes that no other one of their problem dominates: with equal completions, in every sum.
 
-        Of partial genomes with equal sums and equal completions, the first one stays.
+        Of partial genomes with equal sums and equal completions, one stays. With more than three sums, they are compared
+        in pieces, since comparing all takes quadratic time; some dominated ones may then stay.
         """
         if not len(beam):
             return np.zeros(0, np.intp)
@@ -396,9 +398,11 @@ class Solver:
         sums = beam.bounds[:, :-1]
         if sums.shape[1] == 2:
             return _undominated_pairs(keys, sums)
-        order = np.argsort(keys, kind="stable")
+        order = np.lexsort((beam.bounds[:, -1], keys))
         groups = np.split(order, np.flatnonzero(np.diff(keys[order])) + 1)
-        return np.sort(np.concatenate([group[non_dominated(sums[group])] for group in groups]))
+        piece = COMPARED if sums.shape[1] > 3 else len(order)
+        pieces = [group[start : start + piece] for group in groups for start in range(0, len(group), piece)]
+        return np.sort(np.concatenate([rows[non_dominated(sums[rows])] for rows in pieces]))
 
     def _weighted(self, problems: NDArray[np.intp], weights: Floats) -> Floats:
         """(A, F') the weighted sum of the tables of problems (A,); inf where blocked."""
