@@ -386,7 +386,7 @@ class Solver:
     def _undominated(self, level: int, beam: _Beam) -> NDArray[np.intp]:
         """The partial genomes that no other one of their problem dominates: with equal completions, in every sum.
 
-        Of partial genomes with equal sums and equal completions, one stays. With more than three sums, they are compared
+        Of partial genomes with equal sums and equal completions, one stays. With more than three sums they are compared
         in pieces, since comparing all takes quadratic time; some dominated ones may then stay.
         """
         if not len(beam):
