@@ -68,7 +68,8 @@ def _compare(
     count: int,
     rng: np.random.Generator,
 ) -> None:
-    exact_seconds, evolution_seconds, gaps, gains, off, refused = [], [], [], [], [], 0
+    lists: tuple[list[float], ...] = ([], [], [], [], [])
+    (exact_seconds, evolution_seconds, gaps, gains, differences), refused = lists, 0
     other_gains: dict[str, list[float]] = {name: [] for name in OTHERS}
     while len(gaps) < count:
         limits = random_limits(tables, latency, 1 + len(gaps) % 3, rng)
@@ -89,7 +90,7 @@ def _compare(
             for name in OTHERS:
                 other_gains[name].append(result.accuracy - _timed(problem, name)[0].accuracy)
         if everything is not None:
-            off.append(everything.best(limits) - result.accuracy)
+            differences.append(everything.best(limits) - result.accuracy)
             assert everything.best(limits) <= result.optimality.bound + 1e-9
         gaps.append(result.optimality.gap)
     proven = sum(gap == 0 for gap in gaps)
@@ -97,7 +98,7 @@ def _compare(
     print(f"  {refused} budgets that nothing fits were drawn anew")
     print(f"  proven: {proven} of {count}; largest gap {max(gaps):.6f}")
     if everything is not None:
-        print(f"  against enumeration: largest difference {max(map(abs, off)):.1e}")
+        print(f"  against enumeration: largest difference {max(map(abs, differences)):.1e}")
     ours, theirs = ([1e3 * seconds for seconds in times] for times in (exact_seconds, evolution_seconds))
     print(
         f"  exact: median {median(ours):.0f} ms, largest {max(ours):.0f} ms; evolution: median {median(theirs):.0f} ms"
