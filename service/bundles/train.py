@@ -42,6 +42,7 @@ from supernet.training.start import start_from
 
 log = logging.getLogger("supple.train")
 SPLIT = "images.npz"  # in the folder of a run: which image files are in which split
+PAIRS = "pairs.jsonl"  # in the folder of a run, until the bundle is written: the subnets measured so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ def train_bundle(
     checkpoints = folder / "checkpoints"
     with distributed.process_group(device):
         if distributed.from_first_process(lambda: finished_bundle(config, folder) is not None):
+            (folder / PAIRS).unlink(missing_ok=True)  # left by a process that was killed after it wrote the bundle
             return
         if config.schedule.precision == "bf16" and device.type == "cpu" and not depthwise.SUPPORTED[torch.bfloat16]:
             log.warning("precision is bf16, for which this processor has no kernels; fp32 is most likely faster")
@@ -180,7 +182,7 @@ def _make_bundle(
     measured_on = {"weights": sha256(state.checkpoint), **evaluation_settings(config)}
     if dataset.lost_files:
         measured_on["lost_images"] = list(dataset.lost_files)
-    pairs = Pairs(folder / "pairs.jsonl", measured_on)
+    pairs = Pairs(folder / PAIRS, measured_on)
     for done, scored in pairs.measure(evaluator, space, genomes):
         yield Step("measure subnets", done, len(genomes), f"accuracy {scored.accuracy:.3f}")
     predictor = AccuracyPredictor.fit(space, genomes, *pairs.scores(genomes), rng, config.evaluation.predictor)

@@ -62,6 +62,9 @@ def test_a_bundle_of_before_an_option_there_is_now_is_still_the_finished_one(tmp
         del phase["growing"]
     write(tmp_path / "bundle", provenance={"config": recorded})
     assert finished_bundle(config, tmp_path) is not None
+    (tmp_path / "pairs.jsonl").write_text("")  # as a process leaves it that is killed right after it wrote the bundle
+    assert list(train_bundle(config, tmp_path, data_root=tmp_path)) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     assert finished_bundle(replace(config, name="y"), tmp_path) is None
     write(tmp_path / "bundle", provenance={"config": {**recorded, "abolished": 1}})
     assert finished_bundle(config, tmp_path) is None
