@@ -28,6 +28,7 @@ from service.web.dependencies import ContextOf
 from service.web.guard import Guard
 from service.web.metrics import Metrics
 from service.web.problems import install
+from service.web.root_path import RootPath
 from service.web.schemas import Answer
 
 log = logging.getLogger("supple")
@@ -111,11 +112,19 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         context.close()
 
-    app = FastAPI(title="Supple", description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Supple",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
+    )
     app.state.context = context
     install(app)
     app.add_middleware(Guard, context=context)
     app.add_middleware(metrics.middleware)
+    app.add_middleware(RootPath, prefix=settings.root_path)  # added last, so it comes first
     app.include_router(health)
 
     @app.get("/metrics", tags=["health"], summary="Get metrics", response_class=Response)

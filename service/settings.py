@@ -1,11 +1,14 @@
 """Settings of the service, from environment variables named `SUPPLE_` and the setting's name in capitals."""
 
 import ipaddress
+import re
 from pathlib import Path
 from urllib.parse import quote
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+OWN_PATHS = ("v1", "static", "docs", "searches", "fronts", "login", "logout")
 
 
 class Settings(BaseSettings):
@@ -24,12 +27,37 @@ class Settings(BaseSettings):
     store: Path | None = Field(default=None, description="The artifact store; unset: `store` in the data directory.")
     host: str = Field(default="127.0.0.1", description="Address to listen on. Off loopback, requests need a key.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on.")
+    root_path: str = Field(
+        default="", description="Path prefix under which a reverse proxy offers the service, such as /supple."
+    )
+    trusted_proxies: str = Field(
+        default="127.0.0.1,::1",
+        description="Addresses or networks of reverse proxies, with commas between them. X-Forwarded-For and "
+        "X-Forwarded-Proto count from these alone.",
+    )
     insecure: bool = Field(default=False, description="Serve any address without keys.")
     worker_id: str = Field(
         default="",
         pattern=r"^[A-Za-z0-9._-]{0,64}$",
         description="Name of this worker, unique among living workers; empty: host and process id.",
     )
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_prefix(cls, path: str) -> str:
+        path = path.rstrip("/")
+        if not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*", path):
+            raise ValueError("write a path such as /supple or /tools/supple")
+        if path and path.split("/")[1] in OWN_PATHS:
+            raise ValueError("paths of the service itself begin so; choose another prefix")
+        return path
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, proxies: str) -> str:
+        for proxy in filter(None, map(str.strip, proxies.split(","))):
+            ipaddress.ip_network(proxy)  # its ValueError names the text
+        return proxies
 
     @property
     def database(self) -> str:

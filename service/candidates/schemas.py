@@ -127,7 +127,7 @@ class CandidateOut(Counted):
         description="By device, how the latency was measured."
     )
     measured_latency_reason: str | None = Field(description="Why there is no measured latency.")
-    onnx: str = Field(description="The address of the ONNX file.")
+    onnx: str = Field(description="The path of the ONNX file below the service's address.")
     created_at: datetime
 
 

@@ -33,6 +33,7 @@ def serve(settings: Settings, *, with_worker: bool) -> None:
         port=settings.port,
         log_level="warning",
         timeout_graceful_shutdown=REQUEST_SECONDS,
+        forwarded_allow_ips=settings.trusted_proxies,
     )
     server = uvicorn.Server(config)
 

@@ -4,7 +4,7 @@ from functools import partial
 
 from fastapi import FastAPI, Request, Response
 
-from service.pages.pages import HEADERS, templates
+from service.pages.pages import HEADERS, render_page
 from service.web.openapi import document
 
 # The style sheet of Swagger UI draws its arrows from data: addresses.
@@ -20,4 +20,4 @@ def install(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False)
     def docs(request: Request) -> Response:
-        return templates.TemplateResponse(request, "docs.html", headers=DOCS_HEADERS)
+        return render_page(request, "docs.html", 200, DOCS_HEADERS)

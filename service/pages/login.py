@@ -34,13 +34,14 @@ def login(
     own = next.startswith("/") and not next.startswith(("//", "/\\"))
     response = RedirectResponse(next if own else "/", 303, HEADERS)
     secure = request.url.scheme == "https"
-    response.set_cookie(COOKIE, key, httponly=True, samesite="lax", secure=secure)
+    path = context.settings.root_path or "/"
+    response.set_cookie(COOKIE, key, path=path, httponly=True, samesite="lax", secure=secure)
     return response
 
 
 @login_router.post("/logout", dependencies=[Depends(same_origin)])
-def logout() -> Response:
+def logout(context: ContextOf) -> Response:
     """Forget the key."""
     response = RedirectResponse("/login", 303, HEADERS)
-    response.delete_cookie(COOKIE, httponly=True, samesite="lax")
+    response.delete_cookie(COOKIE, path=context.settings.root_path or "/", httponly=True, samesite="lax")
     return response

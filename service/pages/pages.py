@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from service.errors import SuppleError
 from service.web import problems
 from service.web.auth import COOKIE
+from service.web.dependencies import get_context
 
 HERE = Path(__file__).parent
 HEADERS = {
@@ -68,4 +69,5 @@ def render_page(
 ) -> Response:
     """A template as a response, with the headers of every page."""
     values["signed_in"] = COOKIE in request.cookies
+    values["root"] = get_context(request).settings.root_path
     return templates.TemplateResponse(request, template, values, status, {**HEADERS, **(headers or {})})

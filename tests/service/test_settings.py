@@ -24,7 +24,20 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.store_directory == Path("/elsewhere")
 
 
-@pytest.mark.parametrize("setting", [{"port": 70_000}, {"worker_id": "../other"}, {"colour": "red"}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"port": 70_000},
+        {"worker_id": "../other"},
+        {"colour": "red"},
+        {"root_path": "supple"},
+        {"root_path": "/../supple"},
+        {"root_path": "//elsewhere"},
+        {"root_path": "/v1"},
+        {"trusted_proxies": "proxy.example"},
+        {"trusted_proxies": "10.0.0.1/8"},
+    ],
+)
 def test_bad_settings_are_refused(setting: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(setting))):
         Settings.model_validate(setting)
@@ -33,3 +46,8 @@ def test_bad_settings_are_refused(setting: dict[str, object]) -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1
+
+
+@pytest.mark.parametrize(("root_path", "prefix"), [("", ""), ("/", ""), ("/supple/", "/supple"), ("/a/b", "/a/b")])
+def test_a_root_path_ends_without_a_slash(root_path: str, prefix: str) -> None:
+    assert Settings(root_path=root_path).root_path == prefix
