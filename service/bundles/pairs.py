@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evolution.arrays import Floats
 from evolution.costs import CostTables
@@ -36,13 +37,17 @@ def stratified(space: SearchSpace, rng: np.random.Generator, count: int) -> Geno
     correlated = rng.binomial(space.num_choices - 1, rng.random((POOL // 2, 1))).astype(np.int8)
     pool = np.concatenate([corners, space.sample(rng, POOL // 2), space.canonical(correlated)])
     pool = pool[np.sort(np.unique(pool, axis=0, return_index=True)[1])]
-    flops = CostTables(space).flops(pool)
+    return pool[spread(CostTables(space).flops(pool), count)]
+
+
+def spread(flops: Floats, count: int) -> NDArray[np.intp]:
+    """(at most count,) rows of (N,) FLOPs, from each of `STRATA` equal ranges in turn, a range's first row first."""
     strata = np.digitize(flops, np.linspace(flops.min(), flops.max(), STRATA + 1)[1:-1])
-    turns = np.empty(len(pool), np.intp)
+    turns = np.empty(len(flops), np.intp)
     for stratum in range(STRATA):
         members = np.flatnonzero(strata == stratum)
         turns[members] = np.arange(len(members))
-    return pool[np.argsort(turns, kind="stable")[:count]]
+    return np.argsort(turns, kind="stable")[:count]
 
 
 class Pairs:

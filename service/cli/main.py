@@ -197,6 +197,14 @@ def train(
 def fit(
     bundle: BundleArgument,
     subnets: Annotated[int, typer.Option(min=10, help="How many subnets to measure, spread over FLOPs.")] = 1_000,
+    rounds: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Spread only a first part of them; measure the others in this many rounds, near the front of accuracy "
+            "and FLOPs as what was measured so far predicts it.",
+        ),
+    ] = 0,
     kind: Annotated[
         KindOption | None,
         typer.Option(
@@ -212,7 +220,12 @@ def fit(
 
     with Bar(err) as bar:
         fitted = fit_bundle(
-            _open(bundle), subnets=subnets, kind=None if kind is None else kind.value, seed=seed, progress=bar
+            _open(bundle),
+            subnets=subnets,
+            rounds=rounds,
+            kind=None if kind is None else kind.value,
+            seed=seed,
+            progress=bar,
         )
     if as_json:
         _print_json(fitted.report["predictor"] | {"learning_curve": fitted.report["learning_curve"]})
