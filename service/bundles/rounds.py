@@ -44,14 +44,16 @@ def choose_round(
     evaluated = solve(problem, strategy="nsga2", evaluations=EVALUATIONS, seed=seed, warm_start=genomes).evaluated
     measured = {genome.tobytes() for genome in genomes}
     fresh = np.array([genome.tobytes() not in measured for genome in evaluated.genomes])
-    pool, flops = evaluated.genomes[fresh], evaluated.costs[fresh, 0]
+    pool: Genomes = evaluated.genomes[fresh]
+    flops: Floats = evaluated.costs[fresh, 0]
     if not len(pool):
         return pool
     ranks = dominance_ranks(np.stack([flops, -predictor.score(pool)], axis=1))
     near = np.argsort(ranks, kind="stable")[: NEAR * count]
     by_rank = near[spread(flops[near], count - int(LEAST_SURE * count))]
     rest = np.setdiff1d(near, by_rank)
-    if not len(rest):
-        return pool[by_rank]
-    rest = rest[np.argsort(-model.score_std(one_hot(space, pool[rest])), kind="stable")]
-    return pool[np.concatenate([by_rank, rest[spread(flops[rest], count - len(by_rank))]])]
+    if len(rest):
+        rest = rest[np.argsort(-model.score_std(one_hot(space, pool[rest])), kind="stable")]
+        rest = rest[spread(flops[rest], count - len(by_rank))]
+    chosen: Genomes = pool[np.concatenate([by_rank, rest])]
+    return chosen

@@ -252,9 +252,10 @@ def show_predictor(card: Mapping[str, Any], console: Console) -> None:
     """
     near = card.get("near_front")  # cards of earlier versions have none
     kind = "" if card["kendall_tau"] is None else "; tau is of log-likelihoods"
+    rounds = f", {card['rounds']} rounds near the front" if card.get("rounds") else ""
     front = f"; on the {near['pairs']} near the front {near['rmse']:.2%}, {tau(near)}" if near else ""
     console.print(
-        f"accuracy predictor: {card['pairs']} pairs, RMSE {card['rmse']:.2%}, Kendall tau {tau(card)}{front} "
+        f"accuracy predictor: {card['pairs']} pairs{rounds}, RMSE {card['rmse']:.2%}, Kendall tau {tau(card)}{front} "
         f"({card['validation']}{kind})"
     )
     if interval := card.get("interval"):

@@ -90,7 +90,8 @@ def test_rounds_measure_near_the_front_and_go_on_where_they_were_killed(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each round chooses by what was measured before, so a run that goes on must choose the same."""
-    seen, evaluate = [], Evaluator.evaluate
+    seen: list[int] = []
+    evaluate = Evaluator.evaluate
 
     def killed(self: Evaluator, network: object, resolution: int) -> object:
         if len(seen) == 25:
@@ -98,7 +99,8 @@ def test_rounds_measure_near_the_front_and_go_on_where_they_were_killed(
         seen.append(resolution)
         return evaluate(self, network, resolution)
 
-    path, remarks = bundle.path.with_name("copy.pairs.jsonl"), []
+    path = bundle.path.with_name("copy.pairs.jsonl")
+    remarks: list[tuple[str, int, int, str]] = []
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "evaluate", killed)
         with pytest.raises(SystemExit):
@@ -125,7 +127,8 @@ def test_a_round_chooses_new_subnets_near_the_front_over_all_of_flops() -> None:
     rng, tables = np.random.default_rng(0), CostTables(SPACE)
 
     def truth(genomes: Genomes) -> Floats:
-        return 0.5 + 0.3 * tables.flops(genomes) / tables.flops_cost.ceiling + genomes[:, -8:].mean(1) / 20
+        accuracy: Floats = 0.5 + 0.3 * tables.flops(genomes) / tables.flops_cost.ceiling + genomes[:, -8:].mean(1) / 20
+        return accuracy
 
     measured = stratified(SPACE, rng, 60)
     chosen = choose_round(SPACE, measured, truth(measured), np.log(truth(measured)), 40, np.random.default_rng(1))
