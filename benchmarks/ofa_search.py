@@ -78,6 +78,16 @@ def peers(files: Path) -> dict[str, Callable[[float], float]]:
     return {"tutorial": tutorial, "library": library}
 
 
+def run_peer(finder: Callable[[float], float], limit: float, seed: int) -> Found:
+    """What one of `peers` finds under a limit, in ms, from a seed."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - what the finders draw from
+    started = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        accuracy = finder(limit)
+    return accuracy, time.perf_counter() - started
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
@@ -103,14 +113,6 @@ def main() -> None:
             pass
         return search.result().accuracy, time.perf_counter() - started
 
-    def theirs(name: str, limit: float, seed: int) -> Found:
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - what the finders draw from
-        started = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            accuracy = finders[name](limit)
-        return accuracy, time.perf_counter() - started
-
     ours(20, EVALUATIONS, 0)  # the tables are built with the first
     second = _budget_of_a_second(lambda budget: ours(20, budget, 0)[1])
     print(f"default budget {EVALUATIONS:,}; in a second {second:,}; {options.seeds} seeds")
@@ -130,7 +132,7 @@ def main() -> None:
         for name, count in runs.items():
             if not count:
                 continue
-            found = [theirs(name, limit, seed) for seed in range(count)]
+            found = [run_peer(finders[name], limit, seed) for seed in range(count)]
             ratio = median(s for _, s in found) / median(s for _, s in quick)
             print(
                 f"  {name}: {_row([a for a, _ in found])}, {_median_ms(found)}, {ratio:.0f} times as long as the "

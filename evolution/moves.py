@@ -57,9 +57,9 @@ class Moves:
         for row, (_, _, changes) in enumerate(rows):
             self.sets[row, list(changes)] = True
             self.values[row, list(changes)] = list(changes.values())
-        self._gene = np.array([gene for gene, _, _ in rows])
+        self.gene = np.array([gene for gene, _, _ in rows])
         self._from = np.array([choice for _, choice, _ in rows])
-        self._to = self.values[np.arange(len(rows)), self._gene]
+        self._to = self.values[np.arange(len(rows)), self.gene]
         counts = self.sets.astype(np.float32)
         self.independent = np.triu(counts @ counts.T == 0)
 
@@ -69,8 +69,8 @@ class Moves:
 
     def applicable(self, genomes: Genomes) -> NDArray[np.bool_]:
         """(N, M) whether a move is possible for each of (N, G) canonical genomes."""
-        now = genomes[:, self._gene]
-        changes = self.space.alive(genomes)[:, self._gene] & (now != self._to)
+        now = genomes[:, self.gene]
+        changes = self.space.alive(genomes)[:, self.gene] & (now != self._to)
         possible: NDArray[np.bool_] = np.where(self._from == ANY, changes, now == self._from)
         return possible
 
@@ -94,7 +94,7 @@ class Moves:
         pairs = self.apply(singles[first], moves[second])
         deeper = self._from[moves] != ANY
         again = self.applicable(singles[deeper]) & (self._from != ANY)
-        again &= self._gene[moves[deeper], None] == self._gene
+        again &= self.gene[moves[deeper], None] == self.gene
         first, second = np.nonzero(again)
         twice = self.apply(singles[deeper][first], second)
         rows = np.concatenate([singles, pairs, twice]).view(f"V{len(genome)}").ravel()

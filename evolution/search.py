@@ -5,12 +5,14 @@ The driver owns the number of evaluations, the random generator and everything e
 1. Seed: score the warm start, the largest architecture at each resolution, and the anchors. A strategy that proves its
    answers is asked first, so that its answer is scored however few evaluations there are.
 2. Explore: ask the strategy, move its proposals inside the limits, score the new ones, tell the strategy. So every
-   architecture that is ever evaluated is within the limits.
+   architecture that is ever evaluated is within the limits. This ends when the strategy's restarts agree, when it has
+   nothing left to propose, or at the number of evaluations.
 3. Polish: spend the last evaluations on a local search, which ends when no move or pair of moves within the limits
    improves the best. An answer that is proven optimal needs none.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,11 +24,12 @@ from numpy.typing import NDArray
 from evolution.arrays import Floats
 from evolution.pareto import ParetoFront, hypervolumes
 from evolution.problem import Problem, Scores
-from evolution.strategies import Optimality, ProvingStrategy, SearchStrategy, State
+from evolution.strategies import Optimality, ProvingStrategy, RestartingStrategy, SearchStrategy, State
 from evolution.strategies.exact import find_obstacle
 from supernet.space import Genomes, SearchSpace
 
 EVALUATIONS = 6_000  # unless a request says otherwise
+SELF_ENDING = {"evolution": 35_000}  # the same of strategies that mostly end by themselves before
 FINALISTS = 200
 POLISH_SHARE, MAX_POLISH = 0.15, 6_000  # of the evaluations, reserved for the local search, and at most so many
 PAIRS = 1_024  # pairs of moves scored at once, before a better one is followed
@@ -34,8 +37,9 @@ NEXT_BEST = 256  # architectures whose neighbours are scored when the strategy h
 RECENT = 1_000
 STALE_GENERATIONS = 5  # in a row without a new architecture; then the strategy has nothing left to propose
 Phase = Literal["seed", "explore", "polish", "done"]
+Ending = Literal["agreed", "proven", "exhausted", "evaluations", "seconds"]
 STRATEGIES: Mapping[str, str] = {  # module and class; loaded on demand, since some need torch
-    "evolution": "evolution.strategies.elitist:Elitist",
+    "evolution": "evolution.strategies.memetic:Memetic",
     "exact": "evolution.strategies.exact:Exact",
     "gumbel": "evolution.strategies.gumbel:Gumbel",
     "gumbel-soft": "evolution.strategies.gumbel:SoftGumbel",
@@ -50,6 +54,11 @@ def default_strategy(problem: Problem) -> str:
     if find_obstacle(problem) is None:
         return "exact"
     return "nsga2" if problem.pareto else "evolution"
+
+
+def default_evaluations(strategy: str) -> int:
+    """The largest number of evaluations of a search with this strategy, unless a request says otherwise."""
+    return SELF_ENDING.get(strategy, EVALUATIONS)
 
 
 def make_strategy(name: str, problem: Problem, rng: np.random.Generator) -> SearchStrategy:
@@ -109,6 +118,9 @@ class SearchResult:
         `best` is proven optimal. two_opt_evaluations: made by the local search.
     gained_last_1000: by how much the last 1,000 evaluations raised the best accuracy, or lowered the minimised cost.
         None if there were no earlier evaluations, or if those did not reach the requested accuracy.
+    ended_by: `agreed`: restarts of the strategy agree on the best. `proven`: the best is proven optimal. `exhausted`:
+        the strategy had nothing left to propose. `evaluations`, `seconds`: the most allowed were spent, so that a
+        longer search may find a better one. None if the search goes on.
     hypervolume: (generations,) of the front after each generation, up to the problem's `reference`; empty unless a
         front is searched for.
     """
@@ -128,6 +140,7 @@ class SearchResult:
     two_opt: bool
     two_opt_evaluations: int
     gained_last_1000: float | None
+    ended_by: Ending | None
     hypervolume: Floats
 
 
@@ -136,13 +149,14 @@ class Search:
 
     strategy: a key of `STRATEGIES`; by default that of `default_strategy`.
     evaluations: the largest number of predictions, including the strategy's own; of measurements, if the problem
-        measures accuracy.
+        measures accuracy. None: `default_evaluations`.
+    seconds: the search ends after the step in which its steps have taken so long. None: no such limit.
     warm_start: (N, G) genomes to score first. polish: end with the local search, unless a front is searched for.
-    The same arguments give the same answer.
+    The same arguments give the same answer, unless `seconds` ended the search.
 
     Raises:
         Infeasible, NotProven: from `find_region`. ValueError: an unknown strategy or resolution, fewer than one
-            evaluation, or a warm start of another space.
+            evaluation, seconds that are not positive, or a warm start of another space.
     """
 
     def __init__(
@@ -150,16 +164,22 @@ class Search:
         problem: Problem,
         *,
         strategy: str | None = None,
-        evaluations: int = EVALUATIONS,
+        evaluations: int | None = None,
+        seconds: float | None = None,
         seed: int = 0,
         warm_start: Genomes | None = None,
         polish: bool = True,
     ) -> None:
-        if evaluations < 1:
+        if evaluations is not None and evaluations < 1:
             raise ValueError(f"evaluations is {evaluations}; at least 1 is needed")
-        self.problem, self.max_evaluations, self.seed = problem, evaluations, seed
-        self._region = problem.region
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"seconds is {seconds}; a positive number is needed")
         self._strategy_name = strategy or default_strategy(problem)
+        self.problem, self.seed = problem, seed
+        self.max_evaluations = evaluations or default_evaluations(self._strategy_name)
+        self.max_seconds, self._seconds = seconds, 0.0
+        self._ended_by: Ending | None = None
+        self._region = problem.region
         self._polish = polish and not problem.pareto
         self._rng = np.random.default_rng(seed)
         self._strategy = make_strategy(self._strategy_name, problem, self._rng)
@@ -184,8 +204,16 @@ class Search:
         """Search to the end, one batch of evaluations per step."""
         steps = {"seed": self._seed, "explore": self._explore, "polish": self._improve}
         while self._phase != "done":
+            started = time.perf_counter()
             steps[self._phase]()
+            self._seconds += time.perf_counter() - started
+            self._watch_the_clock()
             yield self.progress()
+
+    def _watch_the_clock(self) -> None:
+        """End the search if its steps have taken the seconds that they may."""
+        if self._phase != "done" and self.max_seconds is not None and self._seconds >= self.max_seconds:
+            self._phase, self._ended_by = "done", "seconds"
 
     def run_to_end(self, on_progress: Callable[[Progress], object] | None = None) -> SearchResult:
         """The answer, once `run` has ended. on_progress: called after each batch of evaluations."""
@@ -219,9 +247,16 @@ class Search:
         reserve = min(int(self.max_evaluations * POLISH_SHARE), MAX_POLISH) if self._polish else 0
         end = self.max_evaluations - reserve
         own_predictions = 0 if self.problem.measure else self._strategy.own_predictions_per_ask
-        if self.evaluations + own_predictions >= end or self._stale >= STALE_GENERATIONS:
-            is_optimal = (optimality := self._optimality) is not None and optimality.proven
-            self._phase = "polish" if self._polish and not is_optimal else "done"
+        if self.evaluations + own_predictions >= end:
+            self._ended_by = "evaluations"
+        elif self._stale >= STALE_GENERATIONS:
+            self._ended_by = "exhausted"
+        elif isinstance(self._strategy, RestartingStrategy) and self._strategy.agrees:
+            self._ended_by = "agreed"
+        if self._ended_by is not None:
+            if (optimality := self._optimality) is not None and optimality.proven:
+                self._ended_by = "proven"
+            self._phase = "polish" if self._polish and self._ended_by != "proven" else "done"
             return
         fresh = self._inside(self._strategy.ask())
         self._evaluate(fresh, end - self.evaluations)
@@ -250,8 +285,10 @@ class Search:
             fresh = self._fresh_near_the_next_best()
         self._evaluate(fresh[:PAIRS], self.max_evaluations - before)
         self._two_opt_evaluations += self.evaluations - before
-        if not len(fresh) or before >= self.max_evaluations:
+        if not len(fresh):
             self._phase = "done"
+        elif before >= self.max_evaluations:
+            self._phase, self._ended_by = "done", "evaluations"
 
     def _fresh_near_the_next_best(self) -> Genomes:
         """(M, G) new genomes within two moves of the fittest genome that has any, among the fittest `NEXT_BEST`."""
@@ -319,6 +356,9 @@ class Search:
             "costs": self.problem.cost_names,
             "strategy": self._strategy_name,
             "evaluations": self.max_evaluations,
+            "seconds": self.max_seconds,
+            "seconds_spent": self._seconds,
+            "ended_by": self._ended_by,
             "seed": self.seed,
             "polish": self._polish,
             "phase": self._phase,
@@ -363,6 +403,8 @@ class Search:
             search._phase, search._two_opt = meta["phase"], meta["two_opt"]
             search._two_opt_evaluations = meta["two_opt_evaluations"]
             search._generation, search._stale = meta["generation"], meta["stale"]
+            search.max_seconds, search._seconds = meta.get("seconds"), meta.get("seconds_spent", 0.0)
+            search._ended_by = meta.get("ended_by")
             search._rng.bit_generator.state = meta["rng"]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not the state of a search: {error!r}") from error
@@ -396,6 +438,7 @@ class Search:
             two_opt=self._two_opt or (optimality is not None and optimality.proven),
             two_opt_evaluations=self._two_opt_evaluations,
             gained_last_1000=self._gained(fitness),
+            ended_by=self._ended_by,
             hypervolume=hypervolumes(objectives, self._ends if problem.pareto else (), problem.reference),
         )
 

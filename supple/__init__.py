@@ -66,6 +66,7 @@ def search(
     minimise: str | None = None,
     min_accuracy: float | None = None,
     evaluations: int | None = None,
+    seconds: float | None = None,
     seed: int = 0,
     strategy: str | None = None,
     evaluate: Literal["predicted", "inherited"] = "predicted",
@@ -85,7 +86,8 @@ def search(
     choices: the choices that genes are restricted to, by name: `kernel_size` in all blocks, `stage2.kernel_size` in one
         stage, `stage2.block1.kernel_size` in one block; as in `{"kernel_size": [3, 5], "stage3.depth": [2]}`.
     minimise: the cost to minimise at `min_accuracy`, a fraction, instead of maximising accuracy.
-    evaluations: how many architectures to evaluate at most. seed: equal seeds give equal answers.
+    evaluations: how many architectures to evaluate at most. seconds: how long to search at most.
+    seed: equal seeds give equal answers, unless `seconds` ended a search; the answer's `ended_by` says why it ended.
     strategy: how to search; by default `exact` where that proves its answer, otherwise `evolution`.
     evaluate: `predicted` ranks architectures by the accuracy predictor. `inherited` measures each on the bundle's
         held-out images with the supernet's weights, by `metric`, after recalibration of batch norm. That loads torch,
@@ -109,6 +111,7 @@ def search(
         minimise=minimise,
         min_accuracy=min_accuracy,
         evaluations=evaluations,
+        seconds=seconds,
         seed=seed,
         strategy=strategy,
         evaluate=evaluate,

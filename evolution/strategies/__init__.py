@@ -9,7 +9,8 @@ every score comes from the driver. The driver takes the genomes of an `ask` and
 
 A strategy that uses the predictor itself, such as through its gradient, counts that in `own_predictions`.
 
-A `ProvingStrategy` bounds how good any architecture can be. The driver asks it before it scores anything else.
+A `ProvingStrategy` bounds how good any architecture can be. The driver asks it before it scores anything else. A
+`RestartingStrategy` says when its restarts agree. The driver then asks no more.
 """
 
 from collections.abc import Mapping
@@ -69,3 +70,12 @@ class ProvingStrategy(SearchStrategy, Protocol):
 
     def certify(self, scores: Scores) -> Optimality | None:
         """The certificate of the best of all scored genomes, or of their front; None if nothing is known."""
+
+
+@runtime_checkable
+class RestartingStrategy(SearchStrategy, Protocol):
+    """A strategy that starts again and again and compares where that ends."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether its restarts agree on the best architecture, so that more of them would hardly find a better one."""

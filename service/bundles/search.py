@@ -12,7 +12,7 @@ from evolution.limits import Limit
 from evolution.predictors.accuracy import AccuracyPredictor, ranking_warning
 from evolution.predictors.latency import LatencyModel
 from evolution.problem import Problem
-from evolution.search import EVALUATIONS, Progress, SearchResult
+from evolution.search import Progress, SearchResult, default_evaluations
 from service.bundles.paths import check_input
 from service.candidates.schemas import CandidateOut, Inherited
 from service.costs import cost_tables, counted_costs
@@ -43,6 +43,7 @@ def search_bundle(
     minimise: str | None = None,
     min_accuracy: float | None = None,
     evaluations: int | None = None,
+    seconds: float | None = None,
     seed: int = 0,
     strategy: str | None = None,
     evaluate: Evaluate = "predicted",
@@ -56,7 +57,8 @@ def search_bundle(
     when it is run again, measures only the missing subnets.
 
     limits, device, resolution, max_resolution, choices, minimise, min_accuracy, evaluate, metric: see `make_request`.
-    evaluations: how many architectures to evaluate at most. strategy: a name; None: the default.
+    evaluations: how many architectures to evaluate at most. seconds: how long to search at most. strategy: a name;
+    None: the default.
     progress: called with each subnet that is measured: how many are evaluated, of at most how many, and a remark.
 
     Raises:
@@ -74,6 +76,7 @@ def search_bundle(
         minimise=minimise,
         min_accuracy=min_accuracy,
         evaluations=evaluations,
+        seconds=seconds,
         seed=seed,
         strategy=strategy,
         evaluate=evaluate,
@@ -143,6 +146,7 @@ def make_request(
     minimise: str | None = None,
     min_accuracy: float | None = None,
     evaluations: int | None = None,
+    seconds: float | None = None,
     seed: int = 0,
     strategy: str | None = None,
     evaluate: Evaluate = "predicted",
@@ -154,8 +158,8 @@ def make_request(
     device, OTHER: the name of a device inside the bundle, or a file of measurements, whose stem is then the name.
     resolution: the only image size allowed. max_resolution: the largest one. choices: the choices that stay open, by
     name of the gene, as `evolution.choices.Choices` takes them. minimise: the cost to minimise at `min_accuracy`.
-    evaluations: the most; None: the default. strategy: a name; None: the default. evaluate: `inherited` measures
-    subnets on held-out images, by `metric`, in place of predicting their accuracy.
+    evaluations, seconds: the most; None: the default, and no limit. strategy: a name; None: the default. evaluate:
+    `inherited` measures subnets on held-out images, by `metric`, in place of predicting their accuracy.
 
     Raises:
         InputError: `device` is missing, two files have one name, or the metric does not go with the rest.
@@ -175,7 +179,7 @@ def make_request(
         cost, _, other = name.partition("@")
         return Limit(cost, value, names[other or device or ""] if cost == "latency_ms" else None)
 
-    default = INHERITED_EVALUATIONS if evaluate == "inherited" else EVALUATIONS
+    default = INHERITED_EVALUATIONS if evaluate == "inherited" else default_evaluations(strategy or "evolution")
     request = SearchRequest(
         supernet=bundle.hash[:ID_DIGITS],
         limits=tuple(limit(name, value) for name, value in limits.items()),
@@ -188,6 +192,7 @@ def make_request(
         strategy=strategy,
         seed=seed,
         evaluations=default if evaluations is None else evaluations,
+        seconds=seconds,
         warm_start=False,
         evaluate=evaluate,
         metric=metric,

@@ -370,6 +370,10 @@ def show_answer(answer: Mapping[str, Any], genes: Sequence[str], console: Consol
         console.print(
             "not all changes of one or two genes were evaluated; more --evaluations may find a better architecture"
         )
+    if answer["ended_by"] == "agreed":
+        console.print("restarts of the search agree on it")
+    elif answer["ended_by"] == "seconds":
+        console.print("the limit on seconds cut the search short, so the same seed may give another answer")
     if answer["sensitivity"]:
         show_sensitivity(answer["sensitivity"], console)
 

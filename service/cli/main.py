@@ -428,6 +428,10 @@ def search(
         str | None,
         typer.Option(help="How to search (default: exact where that proves its answer, otherwise evolution)."),
     ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="Search at most so long. An answer that this cuts short depends on the machine."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal answers.")] = 0,
     evaluate: Annotated[
         EvaluateOption,
@@ -453,6 +457,7 @@ def search(
                 **options,
                 minimise=None if minimise is None else str(minimise),
                 min_accuracy=None if min_accuracy is None else fraction(min_accuracy),
+                seconds=seconds,
                 seed=seed,
                 strategy=strategy,
                 evaluate=evaluate.value,

@@ -40,6 +40,7 @@ def answer_parts(
         "two_opt": findings.two_opt,
         "two_opt_evaluations": findings.two_opt_evaluations,
         "gained_last_1000": findings.gained_last_1000,
+        "ended_by": findings.ended_by,
     }
 
 

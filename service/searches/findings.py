@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from evolution.problem import Problem
-from evolution.search import SearchResult
+from evolution.search import Ending, SearchResult
 from evolution.sensitivity import Change, Sensitivity, sensitivities
 from evolution.strategies import Optimality
 from supernet.space import Genomes
@@ -36,14 +36,15 @@ class Findings:
     hypervolume: Hypervolume | None = None
     strategy: str | None = None
     optimality: Optimality | None = None
+    ended_by: Ending | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able dict, without the last four fields where these do not apply."""
+        """A JSON-able dict, without the last five fields where these do not apply."""
         values = asdict(self) | {"sensitivity": [part.to_json() for part in self.sensitivity]}
         if self.hypervolume is not None:
             reference, per_generation = dict(self.hypervolume.reference), list(self.hypervolume.per_generation)
             values["hypervolume"] = {"reference": reference, "per_generation": per_generation}
-        optional = ("reached", "hypervolume", "strategy", "optimality")
+        optional = ("reached", "hypervolume", "strategy", "optimality", "ended_by")
         return {name: value for name, value in values.items() if value is not None or name not in optional}
 
     @classmethod
@@ -61,6 +62,7 @@ class Findings:
             hypervolume=volume and Hypervolume(volume["reference"], tuple(volume["per_generation"])),
             strategy=data.get("strategy"),
             optimality=optimality and Optimality(**optimality),
+            ended_by=data.get("ended_by"),
         )
 
 
@@ -92,6 +94,7 @@ def make_findings(problem: Problem, result: SearchResult) -> Findings:
         hypervolume=hypervolume,
         strategy=result.strategy,
         optimality=result.optimality,
+        ended_by=result.ended_by,
     )
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from evolution.limits import Limit
 from evolution.problem import MOST_FRONT_COSTS
+from evolution.search import default_evaluations
 from service.context import Context
 from service.costs import COSTS
 from service.devices import queries as devices
@@ -136,7 +137,8 @@ def make_request(body: SearchIn, supernet_id: str) -> SearchRequest:
         max_resolution=body.max_resolution,
         choices=canonical_choices(body.choices),
         seed=body.seed,
-        evaluations=_evaluations(body),
+        evaluations=_evaluations(body, objectives),
+        seconds=body.seconds,
         warm_start=body.warm_start,
         verify=body.verify,
         evaluate=body.evaluate,
@@ -166,21 +168,22 @@ def _device_of(cost: str, body: SearchIn) -> str | None:
     return body.device if cost == "latency_ms" else None
 
 
-def _evaluations(body: SearchIn) -> int:
+def _evaluations(body: SearchIn, objectives: Sequence[str]) -> int:
     """`evaluations`, or `budget`, its deprecated name, or else the default.
 
     Raises:
         InvalidError: both are sent and differ.
     """
-    if body.budget is None:
-        is_default = body.evaluate == "inherited" and "evaluations" not in body.model_fields_set
-        return INHERITED_EVALUATIONS if is_default else body.evaluations
-    if "evaluations" in body.model_fields_set and body.evaluations != body.budget:
+    if body.evaluations is not None and body.budget is not None and body.evaluations != body.budget:
         raise InvalidError(
             f"evaluations is {body.evaluations} and budget, its deprecated name, is {body.budget}; send evaluations "
             "alone"
         )
-    return body.budget
+    if (evaluations := body.evaluations or body.budget) is not None:
+        return evaluations
+    if body.evaluate == "inherited":
+        return INHERITED_EVALUATIONS
+    return default_evaluations(body.strategy or ("nsga2" if objectives else "evolution"))
 
 
 def _objectives(body: SearchIn) -> tuple[str, ...]:

@@ -8,14 +8,14 @@ from evolution.costs import CostTables
 from evolution.limits import Limit
 from evolution.predictors.latency import LatencyModel
 from evolution.problem import Measure, Predictor, Problem, build_problem
-from evolution.search import EVALUATIONS, Search
+from evolution.search import Search, default_evaluations
 from service.errors import InputError
 from supernet.evaluation.metrics import Metric
 from supernet.space import Genomes, Value
 
 Evaluate = Literal["predicted", "inherited"]
 INHERITED_EVALUATIONS = 300  # unless a request says otherwise; each takes some ten milliseconds to seconds
-IN_PROCESS = 20_000  # evaluations that a client may wait for; a search with more is a job
+IN_PROCESS = 35_000  # evaluations that a client may wait for; a search with more is a job
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class SearchRequest:
 
     device: where an objective `latency_ms` is predicted. objectives: the costs of the front; empty unless the objective
     is `pareto`. choices: as from `canonical_choices`. strategy: None for the default of the problem. evaluations: how
-    many architectures to evaluate at most; its JSON key is `budget`.
+    many architectures to evaluate at most; its JSON key is `budget`. seconds: how long to search at most.
 
     Raises:
         InputError: a metric that does not go together with `evaluate` or `min_accuracy`, or a strategy with `evaluate`.
@@ -40,7 +40,8 @@ class SearchRequest:
     resolution: int | None = None
     max_resolution: int | None = None
     seed: int = 0
-    evaluations: int = EVALUATIONS
+    evaluations: int = default_evaluations("evolution")
+    seconds: float | None = None
     warm_start: bool = True
     verify: bool = False
     choices: tuple[tuple[str, tuple[Value, ...]], ...] = ()
@@ -73,14 +74,16 @@ class SearchRequest:
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict. Stored requests are compared and hashed by it, so neither keys nor values may change.
 
-        `choices` is left out unless some gene is restricted, and `evaluate` and `metric` where accuracy is predicted:
-        earlier releases stored requests without these keys.
+        `choices` is left out unless some gene is restricted, `seconds` unless they are limited, and `evaluate` and
+        `metric` where accuracy is predicted: earlier releases stored requests without these keys.
         """
         values = asdict(self) | {"limits": [asdict(limit) for limit in self.limits], "objectives": [*self.objectives]}
         choices = {name: list(values) for name, values in values.pop("choices")}
         values |= {"choices": choices} if choices else {}
         if not self.is_inherited:
             del values["evaluate"], values["metric"]
+        if self.seconds is None:
+            del values["seconds"]
         return {"budget" if name == "evaluations" else name: value for name, value in values.items()}
 
     @classmethod
@@ -152,7 +155,12 @@ class SearchRequest:
     def search(self, problem: Problem, warm_start: Genomes | None = None) -> Search:
         """The search for the answer to `problem`, ready to run. warm_start: (N, G). Raises what `Search` does."""
         return Search(
-            problem, strategy=self.strategy, evaluations=self.evaluations, seed=self.seed, warm_start=warm_start
+            problem,
+            strategy=self.strategy,
+            evaluations=self.evaluations,
+            seconds=self.seconds,
+            seed=self.seed,
+            warm_start=warm_start,
         )
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, create_model
 
-from evolution.search import EVALUATIONS
+from evolution.search import EVALUATIONS, Ending, default_evaluations
 from service.candidates.schemas import CandidateOut, Cost
 from service.costs import COSTS
 from service.searches.request import INHERITED_EVALUATIONS, Evaluate
@@ -129,12 +129,18 @@ class SearchIn(ShorthandLimitsIn):
         "`log_likelihood`: the mean log-likelihood of the true class, nats. In a front and in its hypervolume, "
         "exp(`log_likelihood`) takes the place of the accuracy.",
     )
-    evaluations: int = Field(
-        EVALUATIONS,
+    evaluations: int | None = Field(
+        None,
         ge=1,
         le=1_000_000,
-        description="How many architectures to evaluate, at most. With `evaluate: inherited` the default is "
-        f"{INHERITED_EVALUATIONS}.",
+        description="How many architectures to evaluate, at most. The default follows from the strategy: "
+        f"{default_evaluations('evolution'):,} for `evolution`, which ends before if its restarts agree; "
+        f"{EVALUATIONS:,} for others. With `evaluate: inherited` it is {INHERITED_EVALUATIONS}.",
+    )
+    seconds: Annotated[float, Field(gt=0, le=86_400)] | None = Field(
+        None,
+        description="How long to search, at most. If this ends a search, as its `ended_by` says, the answer depends on "
+        "the machine: the same inputs and seed may give another answer.",
     )
     budget: int | None = Field(
         None,
@@ -281,6 +287,11 @@ class SearchOut(SearchSummary):
     gained_last_1000: float | None = Field(
         description="By how much the last 1,000 evaluations raised the best accuracy or lowered the minimised cost. "
         "Null if there were no more than 1,000, or if the earlier ones did not reach `min_accuracy`."
+    )
+    ended_by: Ending | None = Field(
+        description="Why the search ended. `agreed`: its restarts agree on the best candidate. `proven`: that is "
+        "proven optimal. `exhausted`: the strategy had nothing left to propose. `evaluations`, `seconds`: the most "
+        "allowed were spent, so a longer search may find a better candidate. Null for a search of an earlier release."
     )
     elapsed_ms: float | None = Field(
         description="How long the search took, without verification. Of a job: in the worker that finished it."

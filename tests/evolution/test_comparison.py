@@ -71,7 +71,7 @@ def test_all_have_the_same_budget(done: list[Run], problem: Problem) -> None:
         assert run.evaluations[-1] <= 600 + 64
         assert problem.region.contains(run.best[None]).all()
         assert run.accuracy[-1] == pytest.approx(problem.predictor.predict(run.best[None])[0])
-        if run.strategy in ("evolution", "nsga2", "random"):
+        if run.strategy in ("nsga2", "random"):  # evolution may end before, when its restarts agree
             assert run.evaluations[-1] == 600
 
 
