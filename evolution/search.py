@@ -29,7 +29,7 @@ from evolution.strategies.exact import find_obstacle
 from supernet.space import Genomes, SearchSpace
 
 EVALUATIONS = 6_000  # unless a request says otherwise
-SELF_ENDING = {"evolution": 35_000}  # the same of strategies that mostly end by themselves before
+SELF_ENDING = {"evolution": 25_000}  # the same of strategies that mostly end by themselves before
 FINALISTS = 200
 POLISH_SHARE, MAX_POLISH = 0.15, 6_000  # of the evaluations, reserved for the local search, and at most so many
 PAIRS = 1_024  # pairs of moves scored at once, before a better one is followed

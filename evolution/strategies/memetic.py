@@ -18,8 +18,8 @@ enter the population even if its last gain came `ABANDON` times more is abandone
 Climbs come in rounds. When `CONVERGED` climbs in a row have left the population as it is, it becomes the archive, and a
 new one starts from random climbs. Once that has converged, it is joined with the archive and converges again.
 
-Restarts agree when `AGREEING_CLIMBS` climbs from random starts ended in the best architecture, or when
-`AGREEING_ROUNDS` rounds brought no better one.
+Restarts agree when `AGREEING_CLIMBS` climbs from random starts, and half of all such climbs, ended in the best
+architecture, or when `AGREEING_ROUNDS` rounds brought no better one.
 """
 
 from dataclasses import dataclass, replace
@@ -47,7 +47,7 @@ PRICE_STEPS = 12  # of the subgradient method
 MOST_STEPS = 100  # in which climbs meet nothing new; then there is nothing to propose
 COUNTERS = (
     *("best", "has_improved", "is_joined", "begun", "ended", "unchanged"),
-    *("agreeing_climbs", "agreeing_rounds"),
+    *("random", "agreeing_climbs", "agreeing_rounds"),
 )  # of a saved state
 
 
@@ -110,12 +110,13 @@ class Memetic:
         self._best = -np.inf
         self._has_improved = self._is_joined = False  # in this round; whether the archive has joined the population
         self._begun = self._ended = self._unchanged = 0  # climbs: of this round; of all; since the population changed
-        self._agreeing_climbs = self._agreeing_rounds = 0
+        self._random = self._agreeing_climbs = self._agreeing_rounds = 0  # climbs from random starts; that agree
 
     @property
     def agrees(self) -> bool:
         """Whether restarts agree on the best architecture."""
-        return self._agreeing_climbs >= AGREEING_CLIMBS or self._agreeing_rounds >= AGREEING_ROUNDS
+        climbs = self._agreeing_climbs
+        return (climbs >= AGREEING_CLIMBS and 2 * climbs >= self._random) or self._agreeing_rounds >= AGREEING_ROUNDS
 
     def ask(self) -> Genomes:
         """(N, G) what the climbs score next."""
@@ -211,12 +212,12 @@ class Memetic:
         before = self._fitness(climb.genome)
         gain = max(fitness, default=-np.inf) - before
         if gain <= 0:
-            self._end(climb.is_random and before >= self._best, self._admit(climb.genome))
+            self._end(climb.is_random, before >= self._best, self._admit(climb.genome))
             return None
         if len(self._population) == POPULATION:
             hope = before + (1 + ABANDON) * gain
             if hope < self._fitness(self._population[-1]):
-                self._end(agrees=False, is_admitted=False)
+                self._end(climb.is_random, is_best=False, is_admitted=False)
                 return None
         row = int(np.argmax(fitness))
         genome, size = climb.candidates[row], int(np.clip(climb.sizes[row] + 2, 3, LARGEST))
@@ -224,9 +225,10 @@ class Memetic:
         gains, worth = np.where(touched, np.nan, climb.gains), np.where(touched, np.inf, climb.worth)
         return self._measure(genome, gains, worth, size, climb.is_random)
 
-    def _end(self, agrees: bool, is_admitted: bool) -> None:
+    def _end(self, is_random: bool, is_best: bool, is_admitted: bool) -> None:
         self._ended += 1
-        self._agreeing_climbs += agrees
+        self._random += is_random
+        self._agreeing_climbs += is_random and is_best
         self._unchanged = 0 if is_admitted else self._unchanged + 1
 
     def _table(self, genome: Genomes, gains: Floats, worth: Floats) -> _Table:

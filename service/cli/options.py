@@ -86,7 +86,7 @@ def _parameters() -> list[inspect.Parameter]:
             "evaluations",
             int,
             min=1,
-            help="Evaluate at most this many architectures. Default: 35,000 for the strategy evolution, which ends "
+            help="Evaluate at most this many architectures. Default: 25,000 for the strategy evolution, which ends "
             "before if its restarts agree; 6,000 for others and to compare; 300 where subnets are measured.",
         ),
         _parameter("budget", int, min=1, hidden=True, help="Deprecated: the old name of --evaluations."),

@@ -15,7 +15,7 @@ from supernet.space import Genomes, Value
 
 Evaluate = Literal["predicted", "inherited"]
 INHERITED_EVALUATIONS = 300  # unless a request says otherwise; each takes some ten milliseconds to seconds
-IN_PROCESS = 35_000  # evaluations that a client may wait for; a search with more is a job
+IN_PROCESS = 25_000  # evaluations that a client may wait for; a search with more is a job
 
 
 @dataclass(frozen=True)

@@ -810,7 +810,7 @@ def test_rows_inserted_in_other_orders_do_not_wait_for_each_other(postgres_templ
 
 
 def test_a_long_search_or_one_that_may_take_its_time_becomes_a_job(client: TestClient, device: str) -> None:
-    for headers, body in (({"Prefer": "respond-async"}, {}), ({}, {"budget": 35_001}), ({}, {"verify": True})):
+    for headers, body in (({"Prefer": "respond-async"}, {}), ({}, {"budget": 25_001}), ({}, {"verify": True})):
         answer = ask(client, headers, device=device, max_latency_ms=0.05, **body)
         assert answer.status_code == 202
         assert answer.headers["retry-after"] == "1"
