@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from fastapi.templating import Jinja2Templates
 from starlette.exceptions import HTTPException
 
-from service.errors import SuppleError
+from service.errors import SuppleError, shortened
 from service.web import problems
 from service.web.auth import COOKIE
 from service.web.dependencies import get_context
@@ -57,11 +57,20 @@ def _explain(request: Request, error: Exception) -> Response:
             return render_page(request, "login.html", 401, {"HX-Refresh": "true"}, next=back)
     elif isinstance(error, HTTPException):
         problem = {"title": "Refused", "status": error.status_code, "detail": error.detail}
+        if error.status_code == 404:
+            problem |= {"title": "There is no such page", "detail": f"nothing is at {shortened(request.url.path)}"}
     elif isinstance(error, RequestValidationError):
         problem = {"title": "Not understood", "status": 422, "detail": "the form or the address has an unknown shape"}
     else:
         problem, _ = problems.explain(request, error)
     return render_page(request, "problem.html", problem["status"], problem=problem)
+
+
+async def explain_to_browser(request: Request, error: Exception) -> Response:
+    """An error outside every page: as a page for a browser, and otherwise as a problem document."""
+    if request.url.path.startswith("/v1/") or "text/html" not in request.headers.get("accept", ""):
+        return await problems.answer(request, error)
+    return _explain(request, error)
 
 
 def render_page(

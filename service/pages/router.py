@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy.orm import Session
+from starlette.exceptions import HTTPException
 
 from evolution.costs import Cost
 from service.candidates.fronts import merge_front
@@ -27,7 +28,7 @@ from service.pages import show
 from service.pages.charts import chart, cost_names, search_chart
 from service.pages.form import Budget, BudgetError
 from service.pages.login import login_router
-from service.pages.pages import HEADERS, HERE, PageRoute, render_page, same_origin, templates
+from service.pages.pages import HEADERS, HERE, PageRoute, explain_to_browser, render_page, same_origin, templates
 from service.searches import ask
 from service.searches.queries import UNFINISHED
 from service.searches.show import get_search, list_searches
@@ -50,6 +51,7 @@ def install(app: FastAPI) -> None:
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     app.include_router(login_router)
     app.include_router(router, dependencies=[Depends(require_key)])
+    app.add_exception_handler(HTTPException, explain_to_browser)
 
 
 @router.get("/")

@@ -77,6 +77,25 @@ def searches(context: Context) -> int:
         return session.scalar(select(func.count()).select_from(Search)) or 0
 
 
+def test_an_address_without_a_page_is_answered_with_a_page(client: TestClient) -> None:
+    answer = client.get("/nothing<b>", headers={"Accept": "text/html,*/*"})
+    assert answer.status_code == 404
+    assert "There is no such page Nothing is at /nothing<b>." in text(answer.text)
+    assert 'href="/"' in answer.text
+    for path, accept in (("/nothing", "*/*"), ("/v1/nothing", "text/html")):
+        answer = client.get(path, headers={"Accept": accept})
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_the_first_page_says_what_the_service_is(client: TestClient, request: pytest.FixtureRequest) -> None:
+    assert "A supernet is one trained network" in text(client.get("/").text)
+    request.getfixturevalue("supernet")
+    page = client.get("/").text
+    assert "A supernet is one trained network" in text(page)
+    labels = re.findall(r"<label[^>]*>(.*?)</label>", page, re.S)
+    assert len(set(labels)) == len(labels)
+
+
 # The form.
 
 
@@ -402,6 +421,9 @@ def test_a_search_that_verifies_is_waited_for(client: TestClient, context: Conte
     assert f"{100 * best['predicted_accuracy']:.2f} % predicted" in shown
     verified = f"{100 * best['verified_accuracy']:.2f} % verified on {best['verified_images']} held-out images"
     assert f"{verified} " in shown
+    big = re.search('<p class="big">([^<]*)</p>', page.text)
+    assert big
+    assert big[1] == show.percent(best["verified_accuracy"])
     assert best["measured_latency_ms"] is None
     assert show.sentence(best["measured_latency_reason"]) in shown
     assert {point["verified"] for point in data_of(page)["points"] if point["best"]} == {best["verified_accuracy"]}
