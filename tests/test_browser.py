@@ -1,0 +1,98 @@
+"""The main path of the pages in Chromium, on a phone and on a desk."""
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from evolution.predictors.latency import LatencyModel
+from service.app import create_app
+from service.cli.processes import free_port
+from service.settings import Settings
+from service.supernets.register import register_supernet
+from tests.support.service import HOST, add_device
+from tests.support.waiting import wait
+
+pytestmark = pytest.mark.slow  # it starts a browser
+
+playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright")
+CHROMIUM = os.environ.get("SUPPLE_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+OVERFLOW = "document.documentElement.scrollWidth - innerWidth"
+
+
+@pytest.fixture(scope="module")
+def address(
+    sqlite_template: Path,
+    bundle_path: Path,
+    measurements: dict[str, Any],
+    latency_model: LatencyModel,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
+    """A service with a supernet and a measured device that has a long name."""
+    directory = tmp_path_factory.mktemp("pages")
+    shutil.copy(sqlite_template, directory / "supple.db")
+    settings = Settings(data_directory=directory, port=free_port())
+    app = create_app(settings)
+    context = app.state.context
+    with context.database.writing() as session:
+        register_supernet(session, context.store, bundle_path)
+    add_device(context, "a-phone-with-a-name-of-forty-two-letters--", measurements, latency_model, HOST)
+    server = uvicorn.Server(uvicorn.Config(app, port=settings.port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait(lambda: server.started, "the service")
+    yield f"http://127.0.0.1:{settings.port}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium; set SUPPLE_TEST_CHROMIUM")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_main_path_fits_says_nothing_in_the_console_and_asks_no_other_host(
+    width: int, browser: Any, address: str
+) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    messages: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+
+    def check(what: str) -> None:
+        page.wait_for_load_state("networkidle")
+        assert page.evaluate(OVERFLOW) <= 0, what
+
+    page.goto(address)
+    check("the form")
+    button = page.locator("#budget > button")
+    assert button.bounding_box()["y"] + button.bounding_box()["height"] <= 900
+    page.fill("#max_flops", "1M")
+    button.click()
+    page.wait_for_url("**/searches/*")
+    page.wait_for_selector(".chart canvas")
+    check("the answer")
+    page.get_by_role("link", name="Fronts").click()
+    page.wait_for_selector(".chart canvas")
+    check("the front over everything stored")
+    if width == 1440:
+        table = page.locator(".scroll:has(table.front)")
+        assert table.evaluate("box => box.scrollWidth - box.clientWidth") <= 0
+    page.goto(f"{address}/login")
+    check("the login")
+    assert messages == []
+    assert all(url.startswith((address, "data:")) for url in requests)
+    page.close()
