@@ -82,3 +82,12 @@ def test_the_picture_is_what_its_script_draws(tmp_path: Path) -> None:
     drawn = tmp_path / "supernet.svg"
     subprocess.run([sys.executable, REPOSITORY / "docs" / "draw_supernet.py", drawn], check=True)
     assert drawn.read_text() == (REPOSITORY / "docs" / "supernet.svg").read_text()
+
+
+def test_no_file_holds_the_marks_of_a_merge() -> None:
+    folders = ("benchmarks", "configs", "docs", "evolution", "migrations", "service", "supernet", "supple", "tests")
+    files = [*REPOSITORY.glob("*.*"), *(path for folder in folders for path in (REPOSITORY / folder).rglob("*"))]
+    sources = [path for path in files if path.suffix in {".css", ".html", ".js", ".md", ".py", ".toml", ".yaml", ".yml"}]
+    assert any(path.suffix == ".html" for path in sources)
+    marked = [path for path in sources if re.search(r"^(<{7}|>{7}) ", path.read_text(), re.MULTILINE)]
+    assert marked == []
