@@ -87,7 +87,9 @@ def test_the_picture_is_what_its_script_draws(tmp_path: Path) -> None:
 def test_no_file_holds_the_marks_of_a_merge() -> None:
     folders = ("benchmarks", "configs", "docs", "evolution", "migrations", "service", "supernet", "supple", "tests")
     files = [*REPOSITORY.glob("*.*"), *(path for folder in folders for path in (REPOSITORY / folder).rglob("*"))]
-    sources = [path for path in files if path.suffix in {".css", ".html", ".js", ".md", ".py", ".toml", ".yaml", ".yml"}]
+    sources = [
+        path for path in files if path.suffix in {".css", ".html", ".js", ".md", ".py", ".toml", ".yaml", ".yml"}
+    ]
     assert any(path.suffix == ".html" for path in sources)
     marked = [path for path in sources if re.search(r"^(<{7}|>{7}) ", path.read_text(), re.MULTILINE)]
     assert marked == []
