@@ -48,7 +48,7 @@ class Choices:
         offered = sorted({choice for gene in genes for choice in self.space.genes[gene].choices})
         for value in values:
             if value not in offered:
-                raise ValueError(f"choices: {name} has no choice {value}; its choices are {_listed(offered)}")
+                raise ValueError(f"choices: {name} has no choice {value:.12g}; its choices are {_listed(offered)}")
         for gene in genes:
             choices = self.space.genes[gene].choices
             self.open[gene, : len(choices)] &= np.isin(choices, values)

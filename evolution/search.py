@@ -213,7 +213,7 @@ class Search:
     def _watch_the_clock(self) -> None:
         """End the search if its steps have taken the seconds that they may."""
         if self._phase != "done" and self.max_seconds is not None and self._seconds >= self.max_seconds:
-            self._phase, self._ended_by = "done", "seconds"
+            self._phase, self._ended_by = "done", "proven" if self._is_proven else "seconds"
 
     def run_to_end(self, on_progress: Callable[[Progress], object] | None = None) -> SearchResult:
         """The answer, once `run` has ended. on_progress: called after each batch of evaluations."""
@@ -254,7 +254,7 @@ class Search:
         elif isinstance(self._strategy, RestartingStrategy) and self._strategy.agrees:
             self._ended_by = "agreed"
         if self._ended_by is not None:
-            if (optimality := self._optimality) is not None and optimality.proven:
+            if self._is_proven:
                 self._ended_by = "proven"
             self._phase = "polish" if self._polish and self._ended_by != "proven" else "done"
             return
@@ -269,6 +269,11 @@ class Search:
             return None
         evaluated, fitness = self._evaluated()
         return self._strategy.certify(Scores(fitness, evaluated.accuracy, evaluated.costs))
+
+    @property
+    def _is_proven(self) -> bool:
+        """Whether the best so far is proven optimal."""
+        return (optimality := self._optimality) is not None and optimality.proven
 
     def _improve(self) -> None:
         """Score some architectures one move from the best, then some two moves from it; end when none is left.

@@ -360,12 +360,17 @@ def show_answer(answer: Mapping[str, Any], genes: Sequence[str], console: Consol
     for label, cost, text in counted_lines(best):
         console.print(f"{label:<22} {text}{beside(cost)}", highlight=False)
     scored = "scored on held-out images" if inherited else "evaluated"
-    console.print(f"{answer['evaluations']:,} architectures {scored} in {answer['elapsed_ms'] / 1e3:.2f} s")
+    architectures = f"{answer['evaluations']:,} architecture{'' if answer['evaluations'] == 1 else 's'}"
+    console.print(f"{architectures} {scored} in {answer['elapsed_ms'] / 1e3:.2f} s")
     if answer["optimality"]:
         console.print(optimality_line(answer["optimality"], answer["min_accuracy_reached"]))
     elif answer["two_opt"]:
-        which = f"inherited {metric.replace('_', ' ')}" if inherited else "predicted accuracy"
-        console.print(f"no change of one or two genes within the limits improves the {which}")
+        better = (
+            f"improves the inherited {metric.replace('_', ' ')}" if inherited else "improves the predicted accuracy"
+        )
+        if answer["min_accuracy_reached"]:
+            better = f"has this accuracy at a lower {answer['request']['objective']}"
+        console.print(f"no change of one or two genes within the limits {better}")
     else:
         console.print(
             "not all changes of one or two genes were evaluated; more --evaluations may find a better architecture"

@@ -19,6 +19,7 @@ log = logging.getLogger("supple")
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MAX_ERRORS = 20  # listed per request
+KEY = "[key]"  # pydantic's place of a name in a dictionary, after the name
 
 
 def problem_response(problem: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
@@ -29,7 +30,9 @@ def problem_response(problem: Mapping[str, Any], headers: Mapping[str, str] | No
 
 
 def _field(location: Sequence[Any]) -> str:
-    """`("body", "limits", 0, "max")` as `limits[0].max`."""
+    """`("body", "limits", 0, "max")` as `limits[0].max`; a name in a dictionary as the dictionary."""
+    if location[-1] == KEY:
+        return _field(location[:-2])
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location[1:])
     return shortened(text.lstrip(".") or str(location[0]))
 
@@ -44,6 +47,12 @@ def _sentence(error: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{field} is missing"
     message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "too_short":
+        least = error["ctx"]["min_length"]
+        unit = "character" if isinstance(value, str) else "item"
+        message = f"at least {least} {unit}{'' if least == 1 else 's'} must be there"
+    if error["loc"][-1] == KEY:
+        field = f"a name in {field}"
     shown = f" is {shortened(repr(value))}" if isinstance(value, str | int | float | bool | None) else ""
     return f"{field}{shown}: {message[:1].lower()}{message[1:]}"
 

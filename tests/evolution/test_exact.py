@@ -127,6 +127,13 @@ def test_the_answer_is_optimal_however_few_evaluations_there_are(evaluations: in
     assert result.evaluations <= evaluations
 
 
+def test_a_proven_answer_is_not_called_cut_short_by_seconds() -> None:
+    result = solve(random_problem(np.random.default_rng(0), 2), seconds=1e-9)
+    assert result.optimality
+    assert result.optimality.proven
+    assert result.ended_by == "proven"
+
+
 def test_finalists_are_the_best_near_the_answer() -> None:
     problem = imagenet_problem()
     result = solve(problem)

@@ -250,6 +250,9 @@ def test_the_least_of_a_cost_at_an_accuracy(bundle_path: Path, run: Run) -> None
     least = json.loads(run(*command, "--minimise", "flops", "--min-accuracy", "95%").stdout)["best"]
     assert least["predicted_accuracy"] >= 0.95
     assert least["flops"] < json.loads(run(*command).stdout)["best"]["flops"]
+    smallest_peak = ["--minimise", "peak_memory_bytes", "--min-accuracy", "91%", "--max-resolution", "8"]
+    shown = run(*command[:2], *smallest_peak).stdout
+    assert "within the limits has this accuracy at a lower peak_memory_bytes" in shown
     beyond = ["--minimise", "peak_memory_bytes", "--min-accuracy", "0.99999"]
     found = json.loads(run(*command, *beyond).stdout)
     assert found["min_accuracy_reached"] is False

@@ -361,9 +361,13 @@ def test_too_much_accuracy_is_answered_with_the_most_accurate_and_says_so(client
     search, shown = api(client, page), text(page.text)
     assert search["min_accuracy_reached"] is False
     assert "The most accurate network within the limit" in shown
+    assert "It is proven that no network within the limit has 99.99 % predicted accuracy or more; this is" in shown
+    body = {"objective": "flops", "min_accuracy": 0.9999, "max_flops": 1e6, "strategy": "random", "evaluations": 50}
+    unproven = client.post("/v1/searches", json=body).json()
+    shown_unproven = text(client.get(f"/searches/{unproven['id']}").text)
     assert (
         "No network with at least 99.99 % predicted accuracy was found within the limit; this is the most accurate"
-        in shown
+        in (shown_unproven)
     )
     assert f"{100 * search['best']['predicted_accuracy']:.2f} % predicted" in shown
 
@@ -396,6 +400,7 @@ def test_choices_are_restricted_in_the_form(client: TestClient, supernet: str) -
     assert search["request"]["choices"] == {"kernel_size": [3, 5], "stage3.depth": [2]}
     assert all(kernel_size < 7 for stage in search["best"]["arch"]["stages"] for kernel_size, _ in stage)
     assert value_of(page.text, "choices") == "kernel_size=3,5 stage3.depth=2"
+    assert "only kernel_size 3 or 5, stage3.depth 2" in text(page.text)
     unknown = text(ask(client, supernet=supernet, choices="colour=3").text)
     assert "mbv3-digits has no gene 'colour'; its genes are resolution, depth, kernel_size, expand_ratio" in unknown
     refused = text(ask(client, supernet=supernet, max_flops="0.2M", choices="kernel_size=7").text)
