@@ -372,9 +372,8 @@ def show_answer(answer: Mapping[str, Any], genes: Sequence[str], console: Consol
             better = f"has this accuracy at a lower {answer['request']['objective']}"
         console.print(f"no change of one or two genes within the limits {better}")
     else:
-        console.print(
-            "not all changes of one or two genes were evaluated; more --evaluations may find a better architecture"
-        )
+        more = "--seconds" if answer["ended_by"] == "seconds" else "--evaluations"
+        console.print(f"not all changes of one or two genes were evaluated; more {more} may find a better architecture")
     if answer["ended_by"] == "agreed":
         console.print("restarts of the search agree on it")
     elif answer["ended_by"] == "seconds":

@@ -241,8 +241,9 @@ def test_a_strategy_that_proves_nothing_says_what_its_local_search_did(bundle_pa
     assert (
         "no change of one or two genes within the limits improves" in shown
         if found["two_opt"]
-        else "may find a better architecture" in shown
+        else "more --evaluations may find a better architecture" in shown
     )
+    assert "more --seconds may find a better architecture" in run(*command, "--seconds", "1e-9").stdout
 
 
 def test_the_least_of_a_cost_at_an_accuracy(bundle_path: Path, run: Run) -> None:
