@@ -174,7 +174,7 @@ class Search:
             raise ValueError(f"evaluations is {evaluations}; at least 1 is needed")
         if seconds is not None and not seconds > 0:
             raise ValueError(f"seconds is {seconds}; a positive number is needed")
-        self._strategy_name = strategy or default_strategy(problem)
+        self._strategy_name = default_strategy(problem) if strategy is None else strategy
         self.problem, self.seed = problem, seed
         self.max_evaluations = evaluations or default_evaluations(self._strategy_name)
         self.max_seconds, self._seconds = seconds, 0.0

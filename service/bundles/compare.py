@@ -53,9 +53,13 @@ def compare_bundle(
     comparison = Comparison.from_runs(done)
     best = max(done, key=lambda run: run.accuracy[-1])
     grid = np.unique(np.linspace(FIRST * evaluations, evaluations, POINTS).astype(int))
-    limits_text = ", ".join(f"{name} at most {value:,}" for name, value in limits.items()) or "no limit"
+    upper = {**limits, **({"resolution": max_resolution} if max_resolution else {})}
+    restrictions = [f"{name} at most {value:,.12g}" for name, value in upper.items()]
+    restrictions += [f"resolution {resolution}"] if resolution else []
+    restrictions += [problem.choices.describe()] if problem.choices else []
+    devices = "".join(f" on {name}" for name in sources)
     return {
-        "title": f"{bundle.manifest['name']}{''.join(f' on {name}' for name in sources)}: {limits_text}",
+        "title": f"{bundle.manifest['name']}{devices}: {', '.join(restrictions) or 'no limit'}",
         "limits": dict(limits),
         "device": next(iter(sources), None),
         "budget": evaluations,

@@ -47,11 +47,13 @@ def test_every_strategy_is_compared_within_the_limits(
 
 
 def test_the_table_names_every_strategy_and_the_test(bundle_path: Path, run: Run) -> None:
-    ran = run("compare", str(bundle_path), "--evaluations", "100", "--seeds", "2", "--no-local-search")
+    restricted = ["--max-flops", "2M", "--max-resolution", "12", "--choices", "kernel_size=3,5"]
+    ran = run("compare", str(bundle_path), *restricted, "--evaluations", "100", "--seeds", "2", "--no-local-search")
     assert ran.code == 0, ran.stderr
     assert all(f" {name} " in ran.stdout for name in STRATEGIES)
     assert "exact one-sided Mann-Whitney U" in ran.stdout
-    assert "100 evaluations, 2 seeds" in ran.stdout
+    assert "flops at most 2,000,000, resolution at most 12, kernel_size 3 or 5; 100 evaluations" in ran.stdout
+    assert "2 seeds" in ran.stdout
     assert "ends with the local search" not in ran.stdout
 
 

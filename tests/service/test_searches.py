@@ -404,6 +404,7 @@ BAD_QUESTIONS: list[tuple[dict[str, Any], str]] = [
     ({"choices": {"stage1.depth": [1], "depth": [2]}}, "nothing is left of stage1.depth, whose choices are 1, 2, with"),
     ({"choices": {"resolution": [8]}, "resolution": 12}, "resolution is 12, which the restricted choices exclude: res"),
     ({"strategy": "magic"}, "unknown strategy 'magic'; there are evolution, "),
+    ({"strategy": ""}, "unknown strategy ''; there are evolution, "),
     ({"budget": 0}, "budget is 0"),
     ({"seed": -1}, "seed is -1"),
     ({"supernet": "other"}, "there is no supernet 'other'"),
