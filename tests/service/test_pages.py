@@ -401,6 +401,8 @@ def test_choices_are_restricted_in_the_form(client: TestClient, supernet: str) -
     assert all(kernel_size < 7 for stage in search["best"]["arch"]["stages"] for kernel_size, _ in stage)
     assert value_of(page.text, "choices") == "kernel_size=3,5 stage3.depth=2"
     assert "only kernel_size 3 or 5, stage3.depth 2" in text(page.text)
+    short = text(ask(client, supernet=supernet, choices="kernel_size=3", min_accuracy="99.99%", objective="flops").text)
+    assert "no network with these choices has 99.99 % predicted accuracy or more" in short
     unknown = text(ask(client, supernet=supernet, choices="colour=3").text)
     assert "mbv3-digits has no gene 'colour'; its genes are resolution, depth, kernel_size, expand_ratio" in unknown
     refused = text(ask(client, supernet=supernet, max_flops="0.2M", choices="kernel_size=7").text)
