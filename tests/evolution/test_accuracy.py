@@ -32,6 +32,7 @@ def test_ridge_recovers_an_additive_truth() -> None:
     assert predictor.predict(fresh) == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ridge", "kernel"])
 @pytest.mark.parametrize("level", [0.0, 0.5, 0.99, 1.0])
 def test_predictions_are_fractions_that_keep_the_ranking_even_where_accuracy_is_saturated(

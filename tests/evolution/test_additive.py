@@ -15,6 +15,7 @@ from tests.support.additive import random_ridge
 from tests.support.tiny import TINY, enumerate_space
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", presets())
 def test_the_score_is_a_sum_over_parts_in_every_preset(name: str) -> None:
     tables, rng = CostTables(preset(name)), np.random.default_rng(0)

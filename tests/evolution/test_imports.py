@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import evolution
 
 MODULES = sorted(
@@ -22,6 +24,7 @@ def test_importing_evolution_loads_no_torch_and_nothing_of_the_service() -> None
     assert not roots & {"torch", "sqlalchemy", "fastapi", "service", "onnx", "onnxruntime"}
 
 
+@pytest.mark.slow
 def test_fitting_ridge_and_predicting_load_no_torch() -> None:
     code = """
 import sys

@@ -84,6 +84,7 @@ def test_limits_that_only_fail_together_are_told_apart_from_those_that_fail_alon
     assert together
 
 
+@pytest.mark.slow
 def test_a_search_cut_off_says_not_proven() -> None:
     rng = np.random.default_rng(2)
     refusals = [decide(random_limits(rng, 3), max_nodes=0) for _ in range(300)]
@@ -93,6 +94,7 @@ def test_a_search_cut_off_says_not_proven() -> None:
     assert all("nor proven impossible" in str(refusal) for refusal in cut)
 
 
+@pytest.mark.slow
 def test_what_is_known_to_be_within_the_limits_counts_where_the_search_was_cut_off() -> None:
     rng = np.random.default_rng(2)
     rescued = 0

@@ -71,6 +71,7 @@ def same(one: SearchResult, other: SearchResult) -> bool:
 # The answer.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_the_best_of_a_tiny_space_is_found_within_random_limits(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -138,6 +139,7 @@ def test_the_least_peak_memory_at_an_accuracy_is_that_of_enumeration(seed: int) 
     assert result.costs["peak"] == peak(ALL[predictor.predict(ALL) >= least]).min()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", SAMPLING)
 def test_no_strategy_exceeds_a_limit_on_peak_memory_beside_others(strategy: str) -> None:
     predictor = Additive(DIGITS.space, np.full(DIGITS.space.num_genes, 0.05))  # the more, the better
@@ -165,6 +167,7 @@ def test_a_minimised_cost_is_one_that_can_be_predicted() -> None:
     assert TINY.decode(result.best).resolution > 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slack", [1.0, 1.001, 1.05, 3.0])
 def test_the_answer_is_inside_however_tight_the_limit(slack: float) -> None:
     problem = imagenet_problem(slack)
@@ -329,6 +332,7 @@ def test_the_budget_is_counted_exactly_and_nothing_is_scored_twice(evaluations: 
         assert result.evaluations == evaluations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", SAMPLING)
 def test_the_same_seed_gives_the_same_answer_and_another_seed_another_search(strategy: str) -> None:
     problem = imagenet_problem()
@@ -338,6 +342,7 @@ def test_the_same_seed_gives_the_same_answer_and_another_seed_another_search(str
     assert (one.seed, other.seed) == (3, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", SAMPLING)
 def test_a_search_resumed_from_any_step_gives_the_same_answer(strategy: str) -> None:
     problem = imagenet_problem()

@@ -36,6 +36,7 @@ def problem(seed: int, *, minimise: bool = False, resolution: int | None = None)
     return Problem(tables, predictor, (limits[1],), resolution, minimise=one, min_accuracy=reached)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("resolution", [None, 12])
 def test_gains_and_losses_are_of_the_best_architecture_within_two_moves(seed: int, resolution: int | None) -> None:

@@ -84,6 +84,7 @@ def energy_of(arch: dict[str, Any], tables: CostTables) -> float:
     return float(energy_cost(tables)(tables.space.encode(Architecture.from_json(arch))[None])[0])
 
 
+@pytest.mark.slow
 def test_one_row_makes_a_sixth_cost_of_the_service(
     http: httpx2.Client, stored: dict[str, Any], tables: CostTables
 ) -> None:

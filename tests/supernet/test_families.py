@@ -189,6 +189,7 @@ def peak_by_walking(network: nn.Module, channels: int, resolution: int) -> int:
     return max(alive)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 @torch.no_grad()
 def test_records_describe_the_extracted_layers_in_order(name: str) -> None:
@@ -214,6 +215,7 @@ def test_records_describe_the_extracted_layers_in_order(name: str) -> None:
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SMALL, *LARGE])
 def test_tables_give_the_costs_of_every_architecture(name: str) -> None:
     space = space_of(name)

@@ -76,6 +76,7 @@ def losses(state: TrainingState) -> list[tuple[Any, ...]]:
     return [tuple(curve[key] for key in ("phase", "epoch", "steps", "images", "loss")) for curve in state.curves]
 
 
+@pytest.mark.slow
 def test_phases_run_in_order_and_the_loss_falls(dataset: Dataset) -> None:
     schedule = replace(SCHEDULE, phases=(replace(SCHEDULE.phases[0], epochs=8), *SCHEDULE.phases[1:]))
     state = TrainingState.fresh(SPACE, schedule)

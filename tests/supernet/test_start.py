@@ -51,6 +51,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return replace(full, train=full.train[:64])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mbv3-digits", "spos-cifar-channels", "fairnas-cifar", "resnet-cifar", "converted"])
 @pytest.mark.parametrize(
     ("same_classes", "channels"),
