@@ -96,3 +96,24 @@ def test_the_main_path_fits_says_nothing_in_the_console_and_asks_no_other_host(
     assert messages == []
     assert all(url.startswith((address, "data:")) for url in requests)
     page.close()
+
+
+# Where the chart draws the dashed line of a limit, and where the limit is, in pixels.
+LIMIT_LINE = """limit => {
+  const chart = echarts.getInstanceByDom(document.querySelector(".chart"));
+  const shapes = chart.getZr().storage.getDisplayList();
+  const line = shapes.find(({ shape, style }) => shape && shape.x1 === shape.x2 && style.lineDash === "dashed");
+  return [line.shape.x1, chart.convertToPixel({ xAxisIndex: 0 }, limit)];
+}"""
+
+
+def test_the_line_of_a_limit_is_drawn_at_the_limit_however_small(browser: Any, address: str) -> None:
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.goto(address)
+    page.fill("#max_latency_ms", "0.0454")
+    page.locator("#budget > button").click()
+    page.wait_for_url("**/searches/*")
+    page.wait_for_selector(".chart canvas")
+    drawn, limit = page.evaluate(LIMIT_LINE, 0.0454)
+    assert drawn == pytest.approx(limit, abs=1)
+    page.close()

@@ -122,6 +122,7 @@ function options(data, chosen) {
         lineStyle: { color: colour("shade1"), width: 1.5 }, data: skyline(shown, chosen, ranked),
         markLine: {
           symbol: "none", silent: true, data: lines, label: { color: quiet },
+          precision: 15, // by default limits are drawn at two decimals: 0.045 ms at 0.04
           lineStyle: { color: colour("warn"), type: "dashed", width: 1.5 },
         },
       },
