@@ -206,6 +206,8 @@ def test_a_killed_process_is_started_again_and_training_goes_on_from_the_checkpo
         config,
         "-o",
         output,
+        "--data-root",
+        tmp_path,
     )
     with torchrun(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         first = output / "checkpoints" / "00000001.json"
