@@ -21,7 +21,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.arrays import Floats
+from evolution.arrays import Floats, row_keys
 from evolution.pareto import ParetoFront, hypervolumes
 from evolution.problem import Problem, Scores
 from evolution.strategies import Optimality, ProvingStrategy, RestartingStrategy, SearchStrategy, State
@@ -317,7 +317,7 @@ class Search:
 
     def _fresh(self, genomes: Genomes) -> Genomes:
         """(M, G) the distinct genomes among (N, G) canonical ones that are not scored yet, in order."""
-        first = {key: i for i, key in reversed(list(enumerate(_keys(genomes)))) if key not in self._scored_keys}
+        first = {key: i for i, key in reversed(list(enumerate(row_keys(genomes)))) if key not in self._scored_keys}
         return genomes[sorted(first.values())]
 
     def _evaluate(self, genomes: Genomes, room: int) -> None:
@@ -331,7 +331,7 @@ class Search:
         self._strategy.tell(genomes, scores)
 
     def _remember(self, genomes: Genomes, scores: Scores) -> None:
-        self._scored_keys.update(_keys(genomes))
+        self._scored_keys.update(row_keys(genomes))
         self._batches.append((genomes, scores))
         top = int(np.lexsort((scores.costs[:, 0], -scores.fitness))[0])
         rank = (float(scores.fitness[top]), -float(scores.costs[top, 0]))
@@ -472,9 +472,3 @@ def _checked(space: SearchSpace, warm_start: Genomes | None) -> Genomes:
     if not ((warm_start >= 0) & (warm_start < space.num_choices)).all():
         raise ValueError(f"a warm-start genome holds the index of a choice that {space.name} does not have")
     return warm_start.astype(np.int8)
-
-
-def _keys(genomes: Genomes) -> list[bytes]:
-    """The bytes of each row of (N, G) genomes."""
-    keys: list[bytes] = np.ascontiguousarray(genomes).view(f"V{genomes.shape[1]}").ravel().tolist()
-    return keys

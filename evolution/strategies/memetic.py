@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.arrays import Floats
+from evolution.arrays import Floats, row_keys
 from evolution.problem import Problem, Scores
 from evolution.strategies import State
 from supernet.space import Genomes, SearchSpace
@@ -102,9 +102,8 @@ class Memetic:
         self._units = _units(self._space)
         self._scores: dict[bytes, tuple[float, float]] = {}  # accuracy and fitness of every genome
         self._climbs: list[_Climb] = []
-        self._starts: list[
-            tuple[Genomes, bool]
-        ] = []  # where climbs begin: of (N, G) the fittest; whether these are random
+        # Where climbs begin: at the fittest of (N, G) genomes; and whether these are random.
+        self._starts: list[tuple[Genomes, bool]] = []
         self._population: list[Genomes] = []  # the fittest first
         self._archive: list[Genomes] = []
         self._best = -np.inf
@@ -128,7 +127,7 @@ class Memetic:
             genomes = np.concatenate(
                 [*(genomes for genomes, _ in self._starts), *(climb.candidates for climb in self._climbs)]
             )
-            is_new = [key not in self._scores for key in _keys(genomes)]
+            is_new = [key not in self._scores for key in row_keys(genomes)]
             if any(is_new):
                 return genomes[is_new]
         return genomes[:0]
@@ -136,7 +135,7 @@ class Memetic:
     def tell(self, genomes: Genomes, scores: Scores) -> None:
         """Remember the scores, which the climbs look up."""
         pairs = zip(scores.accuracy.tolist(), scores.fitness.tolist(), strict=True)
-        self._scores.update(zip(_keys(genomes), pairs, strict=True))
+        self._scores.update(zip(row_keys(genomes), pairs, strict=True))
         if (top := float(scores.fitness.max())) > self._best:
             self._best, self._has_improved, self._agreeing_climbs = top, True, 0
 
@@ -161,7 +160,7 @@ class Memetic:
         is_early = self._begun <= RANDOM_CLIMBS and not self._is_joined
         if is_early or len(self._population) < 2:
             sample = self._region.repair(self._region.choices.sample(self._rng, SAMPLE), self._rng)
-            is_new = np.array([key not in self._scores for key in _keys(sample)])
+            is_new = np.array([key not in self._scores for key in row_keys(sample)])
             return sample[is_new] if is_new.any() else sample, bool(is_new.any())
         first, second = self._rng.choice(len(self._population), 2, replace=False)
         from_first = self._rng.random(self._space.num_genes)[self._units] < 0.5
@@ -208,7 +207,7 @@ class Memetic:
         """The climb after its next step, with the scores of the last one; None if it has ended."""
         if climb.table is not None:
             return self._jump(climb, climb.table)
-        fitness = [self._scores.get(key, (0.0, -np.inf))[1] for key in _keys(climb.candidates)]
+        fitness = [self._scores.get(key, (0.0, -np.inf))[1] for key in row_keys(climb.candidates)]
         before = self._fitness(climb.genome)
         gain = max(fitness, default=-np.inf) - before
         if gain <= 0:
@@ -270,7 +269,7 @@ class Memetic:
 
     def _jump(self, climb: _Climb, table: _Table) -> _Climb:
         """The climb after the scores of a table, waiting for those of the jumps that follow from them."""
-        accuracy = np.array([self._scores.get(key, (np.nan,))[0] for key in _keys(table.candidates)])
+        accuracy = np.array([self._scores.get(key, (np.nan,))[0] for key in row_keys(table.candidates)])
         measured, alone = accuracy - self._scores[climb.genome.tobytes()][0], len(table.alone)
         gains = climb.gains.copy()
         gains[table.moves[table.alone]] = measured[:alone]
@@ -403,7 +402,7 @@ class Memetic:
     def restore(self, state: State) -> None:
         """Continue from a saved state."""
         pairs = map(tuple, state["scores"].tolist())
-        self._scores = dict(zip(_keys(np.asarray(state["scored"])), pairs, strict=True))
+        self._scores = dict(zip(row_keys(np.asarray(state["scored"])), pairs, strict=True))
         counts, flags = np.asarray(state["start_numbers"]).T
         starts = np.split(np.asarray(state["starts"]), np.cumsum(counts))[:-1]
         self._starts = list(zip(starts, flags.astype(bool).tolist(), strict=True))
@@ -447,9 +446,3 @@ def _units(space: SearchSpace) -> NDArray[np.intp]:
     for stage, depths in enumerate(space.depths):
         units[space.gene_of_block(stage, 0) : space.gene_of_block(stage, depths[-1])] = space.depth_gene(stage)
     return units
-
-
-def _keys(genomes: Genomes) -> list[bytes]:
-    """The bytes of each row of (N, G) genomes."""
-    keys: list[bytes] = np.ascontiguousarray(genomes).view(f"V{genomes.shape[1]}").ravel().tolist()
-    return keys

@@ -45,8 +45,9 @@ async def create_search(
     """Search for the best architecture within limits.
 
     201: the answer. 202: where the answer will be; a search that verifies, measures (`evaluate: inherited`), or
-    evaluates more than 20,000 architectures, is a job. 200: the stored answer to the same request to the same versions
-    of all models. With `warm_start: false`, nothing that is stored counts, and equal requests have equal answers.
+    may evaluate more than 25,000 architectures, is a job. 200: the stored answer to the same request to the same
+    versions of all models. With `warm_start: false`, nothing that is stored counts, and equal requests have equal
+    answers.
     """
     prefers_job, seconds = preferences(prefer or [])
     search = await run_sync(lambda: ask.create_search(context, body, key=idempotency_key, prefers_job=prefers_job))

@@ -16,6 +16,7 @@ from service.costs import COSTS
 from service.devices import queries as devices
 from service.errors import ConflictError, InvalidError
 from service.searches import queries
+from service.searches.findings import Findings
 from service.searches.inherited import check_measurable
 from service.searches.request import INHERITED_EVALUATIONS, SearchRequest, canonical_choices
 from service.searches.schemas import SearchIn
@@ -75,12 +76,15 @@ def load_question(session: Session, context: Context, search: Search) -> Questio
 def find_answer(session: Session, question: Question) -> Search | None:
     """The stored search that answers a question already; None for a question that ignores what is stored.
 
-    A verified search whose latency is only predicted does not count: this time, a worker may run on the device.
+    A verified search whose latency is only predicted does not count: this time, a worker may run on the device. Nor
+    does a search that its `seconds` ended: a new one starts from its best architectures and may find better ones.
     """
     if not question.request.warm_start:
         return None
     search = queries.newest_answer(session, question.hash)
-    is_unmeasured = search is not None and search.limits_hold in ("predicted", "bound")
+    if search is None or Findings.from_json(search.findings).ended_by == "seconds":
+        return None
+    is_unmeasured = search.limits_hold in ("predicted", "bound")
     return None if is_unmeasured and question.request.verify else search
 
 

@@ -648,6 +648,16 @@ def test_what_is_stored_and_outside_the_limits_starts_nothing(client: TestClient
     assert within["best"]["flops"] <= 1e6
 
 
+def test_an_answer_cut_short_by_seconds_is_not_repeated_from_storage(client: TestClient, supernet: str) -> None:
+    body = {"max_flops": 1e6, "strategy": "evolution", "seconds": 1e-6}
+    first, second = (client.post("/v1/searches", json=body) for _ in range(2))
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert first.json()["ended_by"] == second.json()["ended_by"] == "seconds"
+    assert second.json()["answered_from"] is None
+    accuracies = [answer.json()["best"]["predicted_accuracy"] for answer in (first, second)]
+    assert accuracies[1] >= accuracies[0]
+
+
 def test_the_same_request_is_answered_from_storage_and_says_so(
     client: TestClient, context: Context, device: str
 ) -> None:
