@@ -108,6 +108,8 @@ class Device(Base):
     runtime: Mapped[str] = mapped_column(String(200))
     threads: Mapped[int]
     batch_size: Mapped[int]
+    seen_at: Mapped[datetime | None]  # when a probe on it last asked for a job
+    seen_host: Mapped[dict[str, Any] | None]  # the newest fingerprint that its probe sent
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -170,7 +172,7 @@ class LatencyPrediction(Base):
 class Search(Base):
     """One question and its answer. The columns up to `seed` determine the answer.
 
-    status: queued, running, done, not_verified, failed or cancelled.
+    status: queued, running, verifying, done, not_verified, failed or cancelled.
     """
 
     __tablename__ = "searches"
@@ -254,6 +256,54 @@ class LatencyMeasurement(Base):
     device: Mapped[str] = mapped_column(ForeignKey("devices.name"), primary_key=True)
     measured_latency_ms: Mapped[float]
     details: Mapped[dict[str, Any]]  # repeats, spread, the reference network's latency beside it
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class MeasurementJob(Base):
+    """Candidates that a probe on a device is to measure for a search.
+
+    status: queued, claimed, done, failed or cancelled. A claimed job whose claim has expired counts as queued.
+    """
+
+    __tablename__ = "measurement_jobs"
+    __table_args__ = (UniqueConstraint("search_id", "device", "number", "turn"),)
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True, default=new_id)
+    search_id: Mapped[str] = mapped_column(ForeignKey("searches.id"))
+    device: Mapped[str] = mapped_column(ForeignKey("devices.name"), index=True)
+    number: Mapped[int]  # of the round of finalists, from 0
+    turn: Mapped[int]  # from 0; the next ones take more samples of candidates near a limit
+    space_hash: Mapped[str] = mapped_column(HASH)
+    expected_ms: Mapped[dict[str, Any]]  # by candidate to measure, its predicted latency
+    samples: Mapped[int]  # of each candidate
+    plan: Mapped[str] = mapped_column(HASH)  # artifact
+    status: Mapped[str] = mapped_column(String(16))
+    claim: Mapped[str | None] = mapped_column(ID)  # a secret of the probe that holds the job
+    probe: Mapped[str | None] = mapped_column(String(200))  # the probe's own name
+    expires_at: Mapped[datetime | None]  # of the claim
+    claims: Mapped[int] = mapped_column(default=0)
+    result: Mapped[str | None] = mapped_column(HASH)  # artifact
+    error: Mapped[str | None] = mapped_column(Text)  # why it failed
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    finished_at: Mapped[datetime | None]
+
+
+class LatencyRefit(Base):
+    """A latency model fitted anew with what verification measured, and its error beside the old model's.
+
+    Both errors are of the same networks, each predicted by a fit that did not see it.
+    """
+
+    __tablename__ = "latency_refits"
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True, default=new_id)
+    device: Mapped[str] = mapped_column(ForeignKey("devices.name"), index=True)
+    space_hash: Mapped[str] = mapped_column(HASH)
+    old_model: Mapped[str] = mapped_column(ForeignKey("latency_models.id"))
+    new_model: Mapped[str | None] = mapped_column(ForeignKey("latency_models.id"))  # null: it was no better
+    networks: Mapped[int]  # that verification measured
+    old_error: Mapped[float]  # mean absolute percentage error
+    new_error: Mapped[float]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
