@@ -1,4 +1,7 @@
-"""Verifying the finalists of a search, a round at a time, until one of them holds every limit."""
+"""Verifying the finalists of a search, a round at a time, until one of them holds every limit.
+
+Unless a request ignores what is stored, the best candidates that are verified already compete in the first round.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +24,7 @@ from service.searches.findings import Findings, find_sensitivity
 from service.searches.problem import make_problem
 from service.searches.queries import lock_unfinished
 from service.searches.question import load_question
+from service.searches.record import add_candidates
 from service.searches.request import SearchRequest
 from service.searches.verify import measurable_devices, measure_latency, verify
 from service.storage.tables import Candidate, Search, Verification
@@ -35,10 +39,13 @@ def verify_finalists(context: Context, step: Step, search_id: str) -> None:
     tried: list[str] = []
     for number in range(ROUNDS):
         chosen = step(f"choose {number}", partial(_choose, context, search_id, tuple(tried)))
+        progress = {"round": number + 1, "rounds": ROUNDS, "finalists": len(tried) + len(chosen)}
         for candidate_id in chosen:
-            step(f"verify {candidate_id}", partial(_verify, context, search_id, candidate_id, len(tried)))
+            verified = {"phase": "verify", "verified": len(tried), **progress}
+            step(f"verify {candidate_id}", partial(_verify, context, search_id, candidate_id, verified))
             tried.append(candidate_id)
-        step(f"measure {number}", partial(_measure, context, search_id, chosen))
+        measuring = {"phase": "measure", "verified": len(tried), **progress}
+        step(f"measure {number}", partial(_measure, context, search_id, chosen, measuring))
         is_last = number == ROUNDS - 1 or not chosen
         if step(f"conclude {number}", partial(_conclude, context, search_id, tuple(tried), is_last)):
             return
@@ -47,8 +54,10 @@ def verify_finalists(context: Context, step: Step, search_id: str) -> None:
 def _choose(context: Context, search_id: str, tried: Sequence[str]) -> list[str]:
     """The finalists of the next round, best first by prediction, skipping those that the measurements so far rule out.
 
-    If the tried finalists took 10 % longer than predicted, the next ones must be predicted to leave 10 % of room.
+    If the tried finalists took 10 % longer than predicted, the next ones must be predicted to leave 10 % of room. The
+    first round also has the rivals.
     """
+    rivals = [] if tried else _add_rivals(context, search_id)
     with context.database.reading() as session:
         ids = [candidate.id for candidate in queries.members(session, search_id)]
         results = FinalistResults.load(session, context, search_id, ids)
@@ -65,17 +74,53 @@ def _choose(context: Context, search_id: str, tried: Sequence[str]) -> list[str]
             if limit.device is not None
         )
 
-    return [name for name in results.rows if name not in tried and (not slowdowns or is_likely_within(name))][:ROUND]
+    skipped = {*tried, *rivals}
+    rest = [name for name in results.rows if name not in skipped and (not slowdowns or is_likely_within(name))]
+    return [*rivals, *rest[:ROUND]]
 
 
-def _verify(context: Context, search_id: str, candidate_id: str, done: int) -> None:
+def _add_rivals(context: Context, search_id: str) -> list[str]:
+    """Make the best verified candidates within the limits candidates of the search; returns their ids, best first."""
+    with context.database.reading() as session:
+        search = queries.get(session, search_id)
+        question = load_question(session, context, search)
+        genomes, scores = candidates.measured_genomes(session, question.supernet, question.request.metric)
+        places = len(queries.members(session, search_id))
+    if not question.request.warm_start or not len(genomes):
+        return []
+    problem = make_problem(context, question)
+    inside = problem.within(genomes)
+    genomes, scores = genomes[inside], scores[inside]
+    costs = np.stack([cost(genomes) for cost in problem.costs], axis=1)
+    best = np.argsort(-problem.fitness(scores, costs), kind="stable")[:ROUND]
+    if not len(best):
+        return []
     with context.database.writing() as session:
-        lock_unfinished(session, search_id).progress = {"phase": "verify", "verified": done}
+        ids = add_candidates(session, context, question, genomes[best])
+        queries.add_members(
+            session,
+            [
+                {"search_id": search_id, "candidate_id": name, "place": places + rank, "on_front": False}
+                for rank, name in enumerate(ids)
+            ],
+        )
+    return ids
+
+
+def _verify(context: Context, search_id: str, candidate_id: str, progress: Mapping[str, Any]) -> None:
+    _write_progress(context, search_id, progress)
     verify(context, candidate_id)
 
 
-def _measure(context: Context, search_id: str, candidate_ids: Sequence[str]) -> None:
+def _write_progress(context: Context, search_id: str, progress: Mapping[str, Any]) -> None:
+    """Say how far the search is. Raises EndedError when it was cancelled."""
+    with context.database.writing() as session:
+        lock_unfinished(session, search_id).progress = dict(progress)
+
+
+def _measure(context: Context, search_id: str, candidate_ids: Sequence[str], progress: Mapping[str, Any]) -> None:
     """Measure candidates on each device of the search that is this machine."""
+    _write_progress(context, search_id, progress)
     with context.database.reading() as session:
         question = load_question(session, context, queries.get(session, search_id))
     for device in measurable_devices(question.latency_models) if candidate_ids else []:

@@ -65,7 +65,7 @@ def add_solution(session: Session, context: Context, search: Search, question: Q
         )
     )
     genomes, on_front = members(result)
-    ids = _add_candidates(session, context, question, genomes)
+    ids = add_candidates(session, context, question, genomes)
     rows = zip(ids, on_front.tolist(), strict=True)
     queries.add_members(
         session,
@@ -100,8 +100,8 @@ def add_measured(
     candidates.add_evaluations(session, question.supernet, by_candidate)
 
 
-def _add_candidates(session: Session, context: Context, question: Question, genomes: Genomes) -> list[str]:
-    """Write (N, G) genomes as candidates with their predictions; returns the candidates' ids."""
+def add_candidates(session: Session, context: Context, question: Question, genomes: Genomes) -> list[str]:
+    """Write (N, G) genomes as candidates with their predictions, unless they are stored; returns their ids."""
     supernet, tables = question.supernet, context.loaded(question.supernet).tables
     predictor = context.predictor(supernet)
     accuracies, std = predictor.predict(genomes).tolist(), predictor.predict_std(genomes)

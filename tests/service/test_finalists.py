@@ -171,6 +171,51 @@ def test_a_verified_answer_is_stored_but_not_one_that_a_worker_on_the_device_wou
         assert (again.json()["answered_from"] == asked.json()["id"]) == (repeated == 200)
 
 
+@pytest.mark.parametrize("warm_start", [True, False])
+def test_what_is_verified_already_competes_unless_a_request_ignores_what_is_stored(
+    client: TestClient, context: Context, supernet: str, warm_start: bool
+) -> None:
+    earlier = ask(client, max_flops=1e6)
+    run_search(context, Steps(), earlier)
+    rival = shown(client, earlier)["best"]["id"]
+    with context.database.writing() as session:
+        session.get_one(Verification, rival).verified_accuracy = 1.0
+
+    later = ask(client, max_flops=2e6, warm_start=warm_start)
+    steps = Steps()
+    run_search(context, steps, later)
+    search = shown(client, later)
+    assert (search["best"]["id"] == rival) == warm_start
+    if warm_start:
+        assert search["best"]["verified_accuracy"] == 1.0
+        assert search["best"]["flops"] <= 1e6
+        assert search["sensitivity"]
+        assert rival not in {member["id"] for member in search["front"]}
+
+    below = ask(client, max_flops=5e5, warm_start=warm_start)
+    run_search(context, Steps(), below)
+    assert shown(client, below)["best"]["id"] != rival  # it exceeds this limit
+
+
+def test_progress_tells_verifying_and_measuring_apart_with_totals(
+    client: TestClient, context: Context, here: str, clock: dict[str, float]
+) -> None:
+    search_id = ask(client, device=here, max_latency_ms=0.05)
+    steps = after_searching(context, client, clock, search_id, here)
+    reported = []
+
+    class Watched(Steps):
+        def __call__(self, name: str, function: Any) -> Any:
+            result = steps(name, function)
+            reported.append(shown(client, search_id)["progress"])
+            return result
+
+    run_search(context, Watched(), search_id)
+    totals = {"round": 1, "rounds": 4, "finalists": 5}
+    assert {"phase": "verify", "verified": 4, **totals} in reported
+    assert {"phase": "measure", "verified": 5, **totals} in reported
+
+
 def test_a_device_elsewhere_is_not_measured_here(client: TestClient, context: Context, device: str) -> None:
     search_id = ask(client, device=device, max_latency_ms=0.05)
     run_search(context, Steps(), search_id)
