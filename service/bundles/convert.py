@@ -38,6 +38,7 @@ def convert_network(
     *,
     weights: Path | None = None,
     image_size: int = 224,
+    resolutions: Sequence[int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     classes: Path | None = None,
@@ -46,9 +47,10 @@ def convert_network(
     """Write a bundle whose largest subnet is the network that a factory returns, completely or not at all.
 
     factory: MODULE:FACTORY; the module may lie in the working directory. weights: a state dict for the network, as
-    safetensors or as torch saves it; reading it runs no code. mean, std: of each image channel, on pixels in [0, 1], as
-    the network was trained; ImageNet's unless given. classes: a text file with the name of a class on each line, in the
-    order of the logits; numbers unless given.
+    safetensors or as torch saves it; reading it runs no code. image_size: the largest resolution, pixels. resolutions:
+    the smaller ones; from half of the image size unless given. mean, std: of each image channel, on pixels in [0, 1],
+    as the network was trained; ImageNet's unless given. classes: a text file with the name of a class on each line, in
+    the order of the logits; numbers unless given.
 
     Raises:
         InputError: an argument cannot be used. ConversionError (a ValueError): the network is not covered; the message
@@ -59,7 +61,7 @@ def convert_network(
     network = make_network(factory)
     if weights is not None:
         load_weights(network, weights)
-    conversion = convert(network, image_size, name or factory.rpartition(":")[2])
+    conversion = convert(network, image_size, name or factory.rpartition(":")[2], resolutions)
     space = conversion.space
     bundle = write_bundle(
         output,

@@ -130,6 +130,18 @@ def read_numbers(option: str, text: str | None) -> list[float] | None:
         raise InputError(f"{option} is {text!r}; write numbers between commas, such as 0.5,0.5,0.5") from error
 
 
+def read_sizes(option: str, text: str | None) -> list[int] | None:
+    """Whole numbers between commas, such as image sizes, pixels; None for None.
+
+    Raises:
+        InputError: something between the commas is no whole number.
+    """
+    try:
+        return None if text is None else [int(size) for size in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"{option} is {text!r}; write whole numbers between commas, such as 128,192") from error
+
+
 def _arch_of_json(text: str, name: str) -> Architecture:
     try:
         return Architecture.from_json(json.loads(text))

@@ -25,6 +25,7 @@ from service.cli.inputs import (
     read_arch,
     read_numbers,
     read_settings,
+    read_sizes,
 )
 from service.cli.options import CostOption, SearchOptions, search_options
 from service.errors import InputError
@@ -327,6 +328,9 @@ def convert(
         Path | None, typer.Option(help="The network's state dict: FILE.safetensors, or as torch saves it.")
     ] = None,
     image_size: Annotated[int, typer.Option(help="Height and width of the network's images, pixels.")] = 224,
+    resolutions: Annotated[
+        str | None, typer.Option(help="Smaller images that subnets may read, as in 128,192 (from half of the size on).")
+    ] = None,
     mean: Annotated[
         str | None, typer.Option(help="Mean of each channel that the network expects, as in 0.5,0.5,0.5 (ImageNet's).")
     ] = None,
@@ -352,6 +356,7 @@ def convert(
             output,
             weights=weights,
             image_size=image_size,
+            resolutions=read_sizes("--resolutions", resolutions),
             mean=read_numbers("--mean", mean),
             std=read_numbers("--std", std),
             classes=classes,

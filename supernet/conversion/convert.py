@@ -112,21 +112,28 @@ class ElasticGroup:
     readers: tuple[str, ...]
 
 
-def convert(network: nn.Module, image_size: int, name: str) -> Conversion:
+def convert(network: nn.Module, image_size: int, name: str, resolutions: Sequence[int] | None = None) -> Conversion:
     """Make a space of a trained network's subnets, and a supernet that holds the network's weights.
 
     network: (N, C, image_size, image_size) to (N, classes); on the CPU; it is not changed. name: of the space.
+    resolutions: image sizes of the subnets, up to `image_size`, which is always one of them; None takes sizes from half
+    of it.
 
     Raises:
         ConversionError: the network or a part of it is not covered; the message names the node and what to do.
     """
     if image_size < GRID or image_size % GRID:
         raise ConversionError(f"the image size is {image_size}; a multiple of {GRID} from {GRID} upwards is needed")
+    for size in resolutions or ():
+        if not GRID <= size <= image_size or size % GRID:
+            raise ConversionError(
+                f"a resolution is {size}; multiples of {GRID} from {GRID} to the image size, {image_size}, are needed"
+            )
     traced = trace(network, image_size)
     structure = build_structure(traced)
     plan = _Plan(structure)
     groups = plan.sort_channels()
-    space = plan.space(name, traced, image_size)
+    space = plan.space(name, traced, image_size, resolutions)
     supernet = SlicedSupernet(space)
     _load(supernet.eval(), structure.chain)
     remarks = tuple(_remarks(network, traced, space))
@@ -220,8 +227,12 @@ class _Plan:
             result.append(ElasticGroup(channels, order, tuple(unit.name for unit in readers)))
         return tuple(result)
 
-    def space(self, name: str, traced: Trace, image_size: int) -> SearchSpace:
-        """The space, at the resolutions at which the network runs."""
+    def space(self, name: str, traced: Trace, image_size: int, resolutions: Sequence[int] | None) -> SearchSpace:
+        """The space, at the resolutions at which the network runs.
+
+        Raises:
+            ConversionError: it does not run at one of `resolutions`.
+        """
         layout = ConvertedLayout(
             tuple(self.channels[root] for root in sorted(self.numbers)),
             tuple(
@@ -251,7 +262,7 @@ class _Plan:
                 block_choices=block_choices,
             )
 
-        return at(_resolutions(at((image_size,)), traced))
+        return at(_resolutions(at((image_size,)), traced, resolutions))
 
     def ends(self) -> dict[tuple[int, int], str]:
         """Per block that can be dropped, the path of the layer that makes its branch 0 if its weights are 0."""
@@ -374,18 +385,33 @@ def _order(writers: Sequence[Unit], readers: Sequence[Unit], channels: Channels)
     return (ranked[:, None] * width + torch.arange(width)).flatten()
 
 
-def _resolutions(space: SearchSpace, traced: Trace) -> tuple[int, ...]:
-    """Image sizes from half of the traced size to all of it, in equal steps: multiples of the network's stride."""
+def _resolutions(space: SearchSpace, traced: Trace, requested: Sequence[int] | None) -> tuple[int, ...]:
+    """The requested image sizes, or those from half of the traced size to all of it, in equal steps.
+
+    The steps are multiples of the network's stride.
+    """
     (image_size,) = space.resolutions
-    if traced.fixed_size:
-        return (image_size,)
+    sizes: Sequence[int] = requested or _steps(space)
+    largest = space.largest()
+    fitting = {
+        size
+        for size in sizes
+        if not traced.fixed_size and all(_fits(records) for _, records in space.part_operators(largest.at(size)))
+    } | {image_size}
+    if requested and (misfits := sorted(set(requested) - fitting)):
+        reason = "a layer needs a map of one size" if traced.fixed_size else "a map vanishes or branches differ in size"
+        raise ConversionError(
+            f"the network does not run at the resolution {misfits[0]}, only at {image_size}: {reason}; leave it out"
+        )
+    return tuple(sorted(fitting))
+
+
+def _steps(space: SearchSpace) -> range:
+    (image_size,) = space.resolutions
     smallest_map = min(record.side for record in space.operators(space.largest()) if record.side > 1)
     stride = math.lcm(GRID, -(-image_size // smallest_map))
     sizes = range(image_size, image_size // 2 - 1, -stride)
-    sizes = sizes[:: -(-len(sizes) // RESOLUTIONS)]
-    largest = space.largest()
-    fitting = (size for size in sizes if all(_fits(records) for _, records in space.part_operators(largest.at(size))))
-    return tuple(sorted({image_size, *fitting}))
+    return sizes[:: -(-len(sizes) // RESOLUTIONS)]
 
 
 def _fits(operators: Operators) -> bool:

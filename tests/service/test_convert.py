@@ -207,6 +207,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(folder: Path, run: Run, mon
         (("--mean", "0,0,0", "--std", "1,1,0"), "--std is [1.0, 1.0, 0.0]; a positive number for each of 3 channels"),
         (("--mean", "a,b,c", "--std", "1,1,1"), "--mean is 'a,b,c'; write numbers between commas"),
         (("--image-size", "30"), "the image size is 30; a multiple of 4"),
+        (("--resolutions", "large"), "--resolutions is 'large'; write whole numbers between commas, such as 128,192"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(

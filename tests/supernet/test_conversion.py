@@ -321,6 +321,16 @@ def test_an_image_size_off_the_grid_is_refused(size: int) -> None:
         convert(NETWORKS["plain"](), size, "refused")
 
 
+def test_resolutions_can_be_named() -> None:
+    network = NETWORKS["cifar-resnet"]()
+    assert convert(network, SIZE, "one", [SIZE]).space.resolutions == (SIZE,)
+    assert convert(network, SIZE, "two", [20]).space.resolutions == (20, SIZE)
+    with pytest.raises(ConversionError, match="a resolution is 36; multiples of 4 from 4 to the image size, 32"):
+        convert(network, SIZE, "larger", [SIZE + 4])
+    with pytest.raises(ConversionError, match="does not run at the resolution 20, only at 32: a layer needs a map of"):
+        convert(NETWORKS["plain"](), SIZE, "fixed", [20])
+
+
 class Subclass(nn.Conv2d):
     """A convolution with a forward of its own, which must not pass for a plain one."""
 
