@@ -16,7 +16,15 @@ from rich.console import Console
 from service.bundles.config import read_config
 from service.bundles.train import finished_bundle, train_bundle
 from service.cli import processes
-from service.cli.display import Bar, architecture_lines, predicted_accuracy, show_corners, tau, warn_if_busy, watch
+from service.cli.display import (
+    Bar,
+    architecture_lines,
+    predicted_accuracy,
+    show_corners,
+    tau,
+    warn_of_measurements,
+    watch,
+)
 from service.client import Client
 from service.devices import probe
 from service.devices.measure import measure_machine
@@ -123,10 +131,10 @@ def _measurements(directory: Path, space: SearchSpace, seconds: float, out: Cons
             out.print(f"using the measurements of an earlier run in {path}")
             return _device_name(), measured
     with Bar(out) as bar:
-        measured = measure_machine(space, path, seconds=seconds, progress=bar)
+        measured = measure_machine(space, path, runtime=probe.make_runtime(), seconds=seconds, progress=bar)
     out.print(f"{measured['host']['processor']}, {measured['host']['runtime']}, one thread: ", end="")
     out.print(f"{len(measured['blocks'])} blocks and {len(measured['networks'])} whole networks measured")
-    warn_if_busy(measured["busy"], out)
+    warn_of_measurements(measured, out)
     return _device_name(), measured
 
 

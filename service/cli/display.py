@@ -212,16 +212,12 @@ def _started_from(start: Mapping[str, Any]) -> str:
     return f"started from {escape(start['name'])} ({start['bundle'][:16]}): {len(start['taken'])} tensors taken, {new}"
 
 
-def warn_if_busy(busy: float, out: Console) -> None:
-    """Say that measured latencies are off. busy: the share of the time in which other programs held the processor."""
-    from service.devices.probe import BUSY  # loads onnxruntime, which a command that prints may not need
+def warn_of_measurements(measured: Mapping[str, Any], out: Console) -> None:
+    """Say what makes the result of a probe less useful than it could be."""
+    from service.devices.probe import warnings  # loads numpy, which a command that prints may not need
 
-    if busy > BUSY:
-        out.print(
-            f"[yellow]warning:[/] other programs held the processor for {busy:.0%} of the time; close them and measure "
-            "again, or large networks will look slower than they are",
-            highlight=False,
-        )
+    for warning in warnings(measured):
+        out.print(f"[yellow]warning:[/] {warning}", highlight=False)
 
 
 def show_corners(report: Mapping[str, Any], console: Console) -> None:

@@ -118,6 +118,23 @@ def read_arch(text: str, space: SearchSpace) -> Architecture:
         ) from error
 
 
+def read_json(option: str, path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{option} is {str(path)!r}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{option} is {str(path)!r}, which is not JSON: {error}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("host"), dict):
+        raise InputError(f"{option} is {str(path)!r}, which is not what a probe writes: it has no host")
+    return data
+
+
 def read_numbers(option: str, text: str | None) -> list[float] | None:
     """Numbers between commas, such as one for each channel of an image; None for None.
 

@@ -23,6 +23,7 @@ from service.cli.inputs import (
     explain,
     naming_database,
     read_arch,
+    read_json,
     read_numbers,
     read_settings,
     read_sizes,
@@ -52,6 +53,9 @@ ArchOption = Annotated[
 CalibrationOption = Annotated[
     Path | None,
     typer.Option(help="Folder of images like the training images, for the recalibration of batch norm."),
+]
+NetworksOption = Annotated[
+    int | None, typer.Option(min=1, help="So many whole networks alone, the most informative ones, and no blocks.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 ChildOption = Annotated[bool, typer.Option("--child", hidden=True, help="End when standard input closes.")]
@@ -386,31 +390,78 @@ def describe(
 
 
 @app.command()
-def probe(
+def plan(
     bundle: BundleArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write the measurements to.")],
-    threads: Annotated[int, typer.Option(min=1, help="Threads that run a network.")] = 1,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Zip file to write the plan to.")],
+    networks: NetworksOption = None,
+    seed: Annotated[int, typer.Option(help="Draws the networks.")] = 0,
+) -> None:
+    """Write what a device measures: take it there, run the one-file probe, and bring its result back."""
+    from service.cli.display import Bar
+    from service.devices.measure import make_plan
+
+    check_output("--output", output)
+    space = _open(bundle).space
+    with Bar(err) as bar:
+        make_plan(space, output, networks=networks, seed=seed, progress=partial(bar, "write networks"))
+    out.print(f"{output} written. On the device: python probe.py {output.name} -o measurements.json")
+
+
+@app.command()
+def probe(
+    bundle: Annotated[Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle's folder.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write the measurements to.")] = None,
+    runtime: Annotated[str, typer.Option(help="onnxruntime, openvino, ncnn or torch.")] = "onnxruntime",
+    provider: Annotated[str, typer.Option(help="What executes the networks, such as CUDA; by default the CPU.")] = "",
+    threads: Annotated[int, typer.Option(min=1, help="Threads that run a network; at most the cores.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
     seconds: Annotated[float | None, typer.Option(help="Measure for about this many seconds.")] = None,
+    networks: NetworksOption = None,
+    memory: Annotated[bool, typer.Option("--memory", help="Measure the peak memory of whole networks, too.")] = False,
+    imported: Annotated[
+        Path | None, typer.Option("--import", help="Post this file, which a probe wrote elsewhere; measure nothing.")
+    ] = None,
     server: Annotated[str | None, typer.Option(help="Address of a service to post the measurements to.")] = None,
-    device: Annotated[str | None, typer.Option(help="Name of this machine at that service.")] = None,
+    device: Annotated[str | None, typer.Option(help="Name of the measured machine at that service.")] = None,
 ) -> None:
-    """Measure latencies on this machine with onnxruntime: every block of the bundle's space, some whole networks."""
-    from service.cli.display import Bar, warn_if_busy
+    """Measure latencies on this machine: every block of the bundle's space and some whole networks.
+
+    A measurement that is cut off continues when the same command runs again.
+    """
+    from service.cli.display import Bar, warn_of_measurements
     from service.client import Client
     from service.devices.measure import measure_machine
+    from service.devices.probe import make_runtime
 
     if (server is None) != (device is None):
         raise InputError("--server and --device belong together: --device is the name of this machine at the service")
-    check_output("--output", output)
-    space = _open(bundle).space
-    if server and device:
-        with Client(server, os.environ.get("SUPPLE_KEY")) as client:
-            client.check_measurable(device, space.to_json(), threads=threads, batch_size=batch_size)
-    with Bar(err) as bar:
-        measured = measure_machine(space, output, threads=threads, batch_size=batch_size, seconds=seconds, progress=bar)
-    out.print(f"{len(measured['blocks'])} blocks and {len(measured['networks'])} networks measured; {output} written")
-    warn_if_busy(measured["busy"], err)
+    if imported is not None:
+        if server is None or device is None or bundle or output:
+            raise InputError("--import posts a file: it needs --server and --device, and neither BUNDLE nor --output")
+        measured = read_json("--import", imported)
+    else:
+        if bundle is None or output is None:
+            raise InputError("name the BUNDLE to measure and --output, or a file to --import")
+        check_output("--output", output)
+        space, chosen = _open(bundle).space, make_runtime(runtime, provider, threads)
+        if server and device:
+            with Client(server, os.environ.get("SUPPLE_KEY")) as client:
+                client.check_measurable(device, space.to_json(), threads=threads, batch_size=batch_size)
+        with Bar(err) as bar:
+            measured = measure_machine(
+                space,
+                output,
+                runtime=chosen,
+                batch_size=batch_size,
+                seconds=seconds,
+                networks=networks,
+                memory=memory,
+                progress=bar,
+            )
+        out.print(
+            f"{len(measured['blocks'])} blocks and {len(measured['networks'])} networks measured; {output} written"
+        )
+        warn_of_measurements(measured, err)
     if server and device:
         with Client(server, os.environ.get("SUPPLE_KEY")) as client:
             card = client.post_measurements(device, measured)["card"]

@@ -64,5 +64,5 @@ def add_measurements(name: Id, body: MeasurementsIn, context: ContextOf) -> Late
 @router.head("/probe.py", include_in_schema=False)
 @router.get("/probe.py", summary="Download the probe", response_class=FileResponse)
 def download_probe() -> FileResponse:
-    """The device probe: one Python file that needs only numpy and onnxruntime."""
+    """The device probe: one Python file that needs numpy and one runtime, such as onnxruntime."""
     return FileResponse(PROBE, media_type="text/x-python", filename=PROBE.name)

@@ -38,6 +38,8 @@ def fit(tables: CostTables, body: MeasurementsIn) -> LatencyModel:
     Raises:
         ValueError: an architecture outside the space, too few networks, or a network with an unmeasured block.
     """
+    if not body.blocks:
+        raise ValueError("these are latencies of whole networks alone; measure a plan with blocks, too")
     genomes = [tables.space.encode(Architecture.from_json(network.architecture)) for network in body.networks]
     measured_ms = np.array([network.ms for network in body.networks])
     stacked = np.array(genomes, np.int8).reshape(len(genomes), tables.space.num_genes)
@@ -63,7 +65,7 @@ def add_model(session: Session, store: Store, name: str, body: MeasurementsIn, m
         model=model.to_json(),
         card=dict(model.card),
         host=body.host,
-        reference_ms=body.reference_ms,
+        reference_ms=body.comparable_ms,
         measurements=artifact,
     )
     return LatencyModelOut.model_validate(queries.add_model(session, row))

@@ -1,7 +1,7 @@
 """Request and answer bodies about devices and their measurements."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat
 
@@ -27,31 +27,56 @@ class NetworkMeasured(Request):
 
     architecture: PlainJson
     ms: Positive
+    ratio: Positive | None = Field(None, description="Its latency over `reference_ms`, without the machine's drift.")
+    spread: NotNegative | None = Field(
+        None, description="Median absolute deviation of the samples' ratios, as a fraction of their median."
+    )
+    samples: int | None = Field(None, ge=1)
+    memory_bytes: int | None = Field(
+        None, ge=0, description="What a fresh process grows by, at most, while it loads and runs the network."
+    )
+    joules: NotNegative | None = Field(None, description="Energy of one run, of the whole processor.")
 
 
 class MeasurementsIn(Request):
-    """The measurements file that `supple probe` writes."""
+    """The result that a probe writes. docs/devices.md describes it. Format 1 is what older probes wrote."""
 
-    format: int = Field(1, ge=1, le=1)
+    format: int = Field(1, ge=1, le=2)
     space: Text = Field("", max_length=200, description="Name of the search space.")
     space_hash: Hash
+    status: Literal["complete", "partial"] = Field(
+        "complete", description="`partial`: `--seconds` or `--most` left out samples or networks."
+    )
+    plan: Hash | None = Field(None, description="SHA-256 of the plan that was measured.")
     threads: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+    runtime: PlainJson | None = Field(
+        None, description="The runtime's `name`, `version` and `provider`, and which nodes fell back to another one."
+    )
     host: PlainJson = Field(description="Fingerprint of the machine that measured.")
+    clock: PlainJson | None = Field(None, description="`name` and `resolution_ns` of the clock.")
+    load: PlainJson | None = Field(None, description="Load averages `before` and `after` measuring.")
     seconds: float | None = Field(None, description="How long measuring took, seconds.")
     reference_ms: Positive | None = Field(
         None,
-        description="Latency of the reference network, measured in turns with all others. Later measurements use it.",
+        description="Geometric mean of the latencies of the reference networks. Later measurements compare with it.",
     )
+    references: PlainJson | None = Field(None, description="By reference network: `ms`, `spread`, `samples`.")
     busy: FiniteFloat | None = Field(
         None, description="Fraction of the time in which other programs held the processor."
     )
+    repeated: int | None = Field(None, ge=0, description="Samples that were taken again because they were disturbed.")
     overhead_ms: FiniteFloat | None = Field(None, description="Latency of an empty network: the cost of one call.")
     blocks: dict[BlockKey, NotNegative] = Field(
-        min_length=1, max_length=200_000, description="Latency by block key, ms."
+        max_length=200_000, description="Latency by block key, ms. Empty where whole networks alone were measured."
     )
     networks: list[NetworkMeasured] = Field(max_length=20_000)
     measurements: PlainJson | None = Field(None, description="Raw measurements, before any correction.")
+
+    @property
+    def comparable_ms(self) -> float | None:
+        """`reference_ms`, if later measurements may be compared with it. Those of format 1 had other references."""
+        return self.reference_ms if self.format > 1 else None
 
 
 class LatencyModelOut(Answer):

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from service.candidates import queries as candidates
 from service.candidates.queries import add_evaluations, add_measurements, add_unverifiable
 from service.context import Context
-from service.devices.probe import Model, fingerprint, in_ms, measure
+from service.devices.probe import Model, fingerprint, make_runtime, measure
 from service.exports import queries as exports
 from service.exports.job import extract_candidate, store_export
 from service.storage.tables import Device, LatencyModelRow, now
 from service.supernets import queries as supernets
-from supernet.export.probe_plan import reference_onnx
+from supernet.export.probe_plan import reference_models
 
 MEASURE_SECONDS = 20.0  # the most for a round of finalists; small networks need less
 NO_HOLDOUT = "the bundle has no held-out images"
@@ -58,12 +58,12 @@ def measure_latency(context: Context, search_id: str, candidate_ids: Sequence[st
     networks = [Model(name, path.read_bytes, path.stat().st_size) for name, path in files.items()]
     measured = measure(
         networks,
-        reference_onnx(),
-        threads=settings.threads,
+        {model.name: Model(model.name, model.onnx) for model in reference_models()},
+        make_runtime(threads=settings.threads),
         batch_size=settings.batch_size,
         seconds=MEASURE_SECONDS,
     )
-    latency_ms = in_ms(measured, reference_ms)
+    latency_ms = measured.in_ms(reference_ms)
     with context.database.writing() as session:
         add_measurements(
             session,
@@ -76,6 +76,6 @@ def measure_latency(context: Context, search_id: str, candidate_ids: Sequence[st
                     "details": {**asdict(measurement), "device_reference_ms": reference_ms},
                     "created_at": now(),
                 }
-                for measurement in measured
+                for measurement in measured.models
             ],
         )

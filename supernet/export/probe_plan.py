@@ -1,4 +1,4 @@
-"""A plan of what a device measures: every distinct block of a space and some whole networks, as ONNX files in a zip.
+"""A plan of what a device measures, as ONNX files in a zip: blocks and whole networks of a space, or networks alone.
 
 `service/devices/probe.py` runs the plan on the device. The weights are not trained: latency does not depend on them.
 """
@@ -21,9 +21,9 @@ from supernet.export.writer import to_onnx
 from supernet.families.mobilenetv3 import inverted_residual
 from supernet.files import write_atomically
 from supernet.networks.static import static_layers
-from supernet.space import Architecture, SearchSpace
+from supernet.space import Architecture, Genomes, SearchSpace
 
-FORMAT = 1
+FORMAT = 2
 PERIOD = 509  # weights repeat a pattern this long, so that a plan of hundreds of networks compresses to a few megabytes
 
 
@@ -64,13 +64,28 @@ def probe_plan(space: SearchSpace, rng: np.random.Generator, networks_per_resolu
     return [models[i] for i in rng.permutation(len(models))]
 
 
-def reference_onnx() -> bytes:
-    """The reference network, which is measured right before every model. It is the same for all spaces and plans.
+def network_plan(space: SearchSpace, genomes: Genomes) -> list[ProbeModel]:
+    """Whole networks alone, in the order of (N, G) genomes, which a probe may cut down from its end."""
+    return [network_model(space, space.decode(genome)) for genome in genomes]
 
-    Its weights fit into the smallest second-level cache, so its speed does not depend on what ran before it.
+
+def reference_models() -> list[ProbeModel]:
+    """The reference networks, between which every sample is taken. They are the same for all spaces and plans.
+
+    The small one fits into a second-level cache; the large one, with 2.5 MB of weights, does not. A model is compared
+    with the one of about its latency.
     """
-    records = inverted_residual(24, 96, 24, 14, 5, 1, "h_swish", squeeze_excite=True)
-    return ProbeModel("reference", "reference", (24, 14, 14), partial(static_layers, records)).onnx()
+    small = inverted_residual(24, 96, 24, 14, 5, 1, "h_swish", squeeze_excite=True)
+    large = [inverted_residual(112, 672, 112, 4, 5, 1, "h_swish", squeeze_excite=False)] * 4
+    return [
+        ProbeModel("reference-small", "reference", (24, 14, 14), partial(static_layers, small)),
+        ProbeModel(
+            "reference-large",
+            "reference",
+            (112, 4, 4),
+            lambda: nn.Sequential(*map(static_layers, large)),
+        ),
+    ]
 
 
 def write_plan(
@@ -90,15 +105,23 @@ def write_plan(
             entry = zipfile.ZipInfo(name)  # has no time of day, so that equal plans have equal bytes
             file.writestr(entry, data, zipfile.ZIP_DEFLATED, compresslevel=1)
 
-        entries = []
-        for done, model in enumerate(models, 1):
-            add(f"{model.name}.onnx", model.onnx())
-            entries.append({"name": model.name, "kind": model.kind, "file": f"{model.name}.onnx", **model.details})
+        entries: list[dict[str, Any]] = []
+        references = reference_models()
+        for done, model in enumerate([*references, *models], 1):
+            file_name = f"{model.name}.onnx"
+            add(file_name, model.onnx())
+            described = {"name": model.name, "kind": model.kind, "file": file_name, "shape": model.input_shape}
+            entries.append({**described, **model.details})
             if progress:
-                progress(done, len(models))
-        add("reference.onnx", reference_onnx())
-        plan = {"format": FORMAT, "space": space.name, "space_hash": space.hash, "reference": "reference.onnx"}
-        add("plan.json", json.dumps({**plan, "models": entries}, indent=1))
+                progress(done, len(references) + len(models))
+        plan = {
+            "format": FORMAT,
+            "space": space.name,
+            "space_hash": space.hash,
+            "references": entries[: len(references)],
+            "models": entries[len(references) :],
+        }
+        add("plan.json", json.dumps(plan, indent=1))
     write_atomically(path, buffer.getvalue())
 
 

@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 
 from evolution.costs import CostTables
 from service.context import Context
+from service.devices.schemas import MeasurementsIn
 from service.settings import Settings
 from service.storage.tables import LatencyModelRow
 from tests.support.service import HOST, make_measurements
@@ -57,7 +58,7 @@ def test_measurements_become_a_latency_model(
     with context.database.reading() as session:
         artifact = session.get_one(LatencyModelRow, model["id"]).measurements
     stored = json.loads(context.store.path(artifact).read_bytes())
-    assert {name: stored[name] for name in measurements} == measurements
+    assert MeasurementsIn(**stored) == MeasurementsIn(**measurements)
     assert len(stored["networks"]) == 40
     assert len(stored["blocks"]) == model["card"]["blocks"]
 
@@ -86,7 +87,7 @@ def test_bad_measurements_are_refused_and_nothing_is_written(
         ({"networks": [{**network, "ms": -1.0}]}, 422, "networks[0].ms is -1.0"),
         ({"networks": [{**network, "architecture": wrong_kernel}] * 4}, 422, "kernel"),
         ({"blocks": {"xyz": 1.0}}, 422, "blocks"),
-        ({"blocks": {}}, 422, "blocks"),
+        ({"blocks": {}}, 422, "whole networks alone"),
         ({"blocks": {"0" * 16: 1.0}}, 422, "runs a block that was not measured"),
         ({"surprise": 1}, 422, "surprise is not a field"),
     ]

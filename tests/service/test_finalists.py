@@ -17,7 +17,7 @@ from evolution.predictors.latency import LatencyModel
 from evolution.search import Search as Searching
 from service.candidates import queries as candidates
 from service.context import Context
-from service.devices.probe import Measurement, Model, fingerprint
+from service.devices.probe import Measured, Measurement, Model, Reference, fingerprint
 from service.searches import job, queries
 from service.searches.finalists import FinalistResults
 from service.searches.findings import find_sensitivity
@@ -54,10 +54,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     factors = {"factor": 1.0, "noise": 0.0}
     rng = np.random.default_rng(0)
 
-    def measure(models: Sequence[Model], reference: bytes, **_: Any) -> list[Measurement]:
+    def measure(models: Sequence[Model], references: Any, runtime: Any, **_: Any) -> Measured:
         noise = factors["factor"] + factors["noise"] * rng.standard_normal(len(models))
         ratios = [factors[model.name] * more for model, more in zip(models, noise.tolist(), strict=True)]
-        return [Measurement(model.name, r, 0.01, r, 1.0, 5) for model, r in zip(models, ratios, strict=True)]
+        measured = [Measurement(m.name, r, 0.01, r, 1.0, 5, [r] * 5) for m, r in zip(models, ratios, strict=True)]
+        return Measured(measured, {"reference": Reference(1.0, 0.01, 5)})
 
     monkeypatch.setattr("service.searches.verify.measure", measure)
     return factors

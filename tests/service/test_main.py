@@ -90,6 +90,12 @@ def _own_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("train FOLDER/none.yaml -o FOLDER", "cannot read the configuration"),
         ("probe BUNDLE -o FOLDER", "--output is .*, a folder; name a file in it"),
         ("probe BUNDLE -o FOLDER/none/x.json", "--output is .*x.json, where no file can be written: .*: No such file"),
+        ("probe BUNDLE -o FOLDER/x.json --threads 5000", "threads is 5000; this process may use"),
+        ("probe BUNDLE -o FOLDER/x.json --runtime tvm", "runtime is 'tvm'; choose one of onnxruntime"),
+        ("probe BUNDLE", "name the BUNDLE to measure and --output, or a file to --import"),
+        ("probe --import FOLDER/none.json --server http://127.0.0.1:1 --device d", "--import is .*none.json': No such"),
+        ("probe --import FOLDER/none.json", "--import posts a file: it needs --server and --device"),
+        ("plan BUNDLE -o FOLDER", "--output is .*, a folder"),
         ("export BUNDLE --arch largest -o FOLDER", "--output is .*, a folder"),
         ("export BUNDLE --arch largest -o FOLDER/none/x.onnx", "--output is .*x.onnx, where no file can be written"),
         (f"export BUNDLE --arch largest -o FOLDER/{'x' * 256}", "--output is .*xxx, where .*: File name too long"),
@@ -473,6 +479,6 @@ def test_a_terminal_that_is_not_utf8_is_printed_to(encoding: str, bundle_path: P
 
 
 def test_other_programs_that_disturb_a_measurement_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    for busy, said in ((0.05, False), (0.3, True)):
-        display.warn_if_busy(busy, Console())
+    for busy, said in ((None, False), (0.05, False), (0.3, True)):
+        display.warn_of_measurements({"busy": busy, "runtime": {"fallback": None}}, Console())
         assert ("other programs held the processor for 30% of the time" in capsys.readouterr().out) == said

@@ -1,5 +1,6 @@
 """A plan covers every block once, is equal for equal seeds, and its files run."""
 
+import hashlib
 import json
 import zipfile
 from dataclasses import replace
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from service.devices import probe
 from supernet.conversion.convert import convert
 from supernet.export.parity import run_onnx
-from supernet.export.probe_plan import ProbeModel, network_model, probe_plan, reference_onnx, write_plan
+from supernet.export.probe_plan import ProbeModel, network_model, probe_plan, reference_models, write_plan
 from supernet.families import preset
 from supernet.operators import block_key
 from supernet.space import Architecture
@@ -76,7 +78,12 @@ def test_every_file_runs_and_no_activation_dies_out_or_overflows() -> None:
         outputs = run_onnx(model.onnx(), rng.standard_normal((2, *model.input_shape), np.float32))
         assert len(outputs) == 2
         assert 1e-3 < np.abs(outputs).max() < 1e3, model.name
-    assert len(reference_onnx()) < 100_000
+
+
+def test_references_change_with_their_version() -> None:
+    """A device's latencies are ratios to these files, so other files need another version (`probe.REFERENCES`)."""
+    digest = hashlib.sha256(b"".join(model.onnx() for model in reference_models())).hexdigest()
+    assert (probe.REFERENCES, digest[:16]) == (1, "2f62b8cd0d1bc732")
 
 
 def test_deep_networks_keep_ordinary_activations() -> None:
@@ -102,14 +109,16 @@ def test_a_written_plan_lists_its_files_and_is_much_smaller_than_they_are(tmp_pa
     models = plan()
     seen: list[tuple[int, int]] = []
     write_plan(tmp_path / "plan.zip", SPACE, models, lambda done, total: seen.append((done, total)))
-    assert seen == [(i, len(models)) for i in range(1, len(models) + 1)]
+    count = len(models) + len(reference_models())
+    assert seen == [(i, count) for i in range(1, count + 1)]
     with zipfile.ZipFile(tmp_path / "plan.zip") as file:
         listed = json.loads(file.read("plan.json"))
         sizes = {entry.filename: entry.file_size for entry in file.infolist()}
-        assert file.read(listed["reference"]) == reference_onnx()
-        for entry, model in zip(listed["models"], models, strict=True):
+        entries = [*listed["references"], *listed["models"]]
+        for entry, model in zip(entries, [*reference_models(), *models], strict=True):
             assert file.read(entry["file"]) == model.onnx()
             assert (entry["name"], entry["kind"]) == (model.name, model.kind)
+            assert tuple(entry["shape"]) == model.input_shape
     assert listed["space_hash"] == SPACE.hash
     assert (tmp_path / "plan.zip").stat().st_size < sum(sizes.values()) / 3
 

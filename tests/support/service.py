@@ -31,7 +31,7 @@ def make_measurements(tables: CostTables, rng: np.random.Generator, networks: in
     index = tables.index(genomes)
     ms = 0.02 + tables.block_values(blocks)[index].sum(1) * rng.normal(1, 0.01, networks)
     return {
-        "format": 1,
+        "format": 2,
         "space_hash": space.hash,
         "threads": 1,
         "batch_size": 1,

@@ -1,0 +1,88 @@
+"""One contract for all runtimes of the probe: they load, they run, and they compute what onnxruntime computes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.devices import probe
+from service.devices.probe import ProbeError, Runtime, make_runtime
+from supernet.export.parity import run_onnx
+from supernet.export.probe_plan import ProbeModel, network_model
+from supernet.families import preset
+
+SPACE = preset("mbv3-digits")
+
+
+@pytest.fixture(scope="module")
+def network() -> ProbeModel:
+    return network_model(SPACE, SPACE.smallest())
+
+
+class FakeRuntime(Runtime):
+    """Runs networks by onnxruntime's own convenience, and says that a second provider executes some nodes."""
+
+    name, version = "fake", "1"
+
+    def load(self, model: bytes, batch_size: int, shape: probe.Shape | None = None) -> probe.Loaded:
+        assert shape is not None
+        images = probe._images(batch_size, shape)
+        outputs: list[Any] = []
+
+        def run() -> None:
+            outputs[:] = [run_onnx(model, images)]
+
+        return probe.Loaded(run, lambda: outputs[0])
+
+    def nodes(self, model: bytes, batch_size: int) -> dict[str, int]:
+        return {"CPU": 3, "OTHER": 1}
+
+
+RUNTIMES: dict[str, Callable[[], Runtime]] = {
+    "fake": lambda: FakeRuntime(1, ""),
+    **{name: lambda name=name: make_runtime(name) for name in probe.RUNTIMES},  # type: ignore[misc]
+}
+
+
+@pytest.fixture(params=RUNTIMES)
+def runtime(request: pytest.FixtureRequest) -> Runtime:
+    for module in {"openvino": ["openvino"], "ncnn": ["ncnn", "pnnx"], "torch": ["onnx2torch"]}.get(request.param, []):
+        pytest.importorskip(module)
+    return RUNTIMES[request.param]()
+
+
+def test_it_computes_what_onnxruntime_computes(runtime: Runtime, network: ProbeModel) -> None:
+    loaded = runtime.load(network.onnx(), 1, network.input_shape)
+    for _ in range(2):
+        loaded.run()
+    expected = run_onnx(network.onnx(), probe._images(1, network.input_shape))
+    assert loaded.output().shape == expected.shape
+    np.testing.assert_allclose(loaded.output(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_it_says_what_it_is(runtime: Runtime) -> None:
+    assert runtime.threads == 1
+    assert runtime.provider
+    assert runtime.version[0].isdigit()
+    assert str(runtime) == f"{runtime.name} {runtime.version}, CPU"
+
+
+def test_it_counts_nodes_by_provider(runtime: Runtime, network: ProbeModel) -> None:
+    nodes = runtime.nodes(network.onnx(), 1)
+    assert all(isinstance(name, str) and count > 0 for name, count in nodes.items())
+
+
+def test_a_batch_is_run_or_refused(runtime: Runtime, network: ProbeModel) -> None:
+    if runtime.name == "ncnn":
+        with pytest.raises(ProbeError, match="one image of a known size; batch size is 3"):
+            runtime.load(network.onnx(), 3, network.input_shape)
+    else:
+        loaded = runtime.load(network.onnx(), 3, network.input_shape)
+        loaded.run()
+        assert loaded.output().shape == (3, SPACE.classes)
+
+
+def test_what_is_no_network_raises(runtime: Runtime, network: ProbeModel) -> None:
+    with pytest.raises(Exception):  # noqa: B017, PT011
+        runtime.load(network.onnx()[:100], 1, network.input_shape).run()
