@@ -64,6 +64,40 @@ def written_choices(choices: Mapping[str, Sequence[float]]) -> str:
     return " ".join(f"{name}={','.join(f'{value:g}' for value in values)}" for name, values in choices.items())
 
 
+@dataclass(frozen=True)
+class LatencyLimit:
+    """The most latency on a device, ms. confidence: set to limit the upper bound of the latency instead."""
+
+    device: str
+    max_ms: float
+    confidence: float | None = None
+
+    @property
+    def name(self) -> str:
+        """As limits are named: `latency_ms@phone@0.9`."""
+        return "@".join(("latency_ms", self.device, *([] if self.confidence is None else [str(self.confidence)])))
+
+    def __str__(self) -> str:
+        bound = "" if self.confidence is None else f"@{100 * self.confidence:.10g}%"
+        return f"{self.device}={written(self.max_ms, MILLISECONDS)}{bound}"
+
+
+def read_latency_limits(text: str) -> list[LatencyLimit]:
+    """`phone=8.5ms board=40@90%`: at most 8.5 ms on one device, and a bound at 90 % of 40 ms on another.
+
+    Raises:
+        ValueError: the text does not have this form.
+    """
+    limits = []
+    for item in text.split():
+        device, equals, value = item.partition("=")
+        amount, at, confidence = value.partition("@")
+        if not device or not equals:
+            raise ValueError(f"{item!r} is not a limit on a device; write it as phone=8.5ms or phone=8.5ms@90%")
+        limits.append(LatencyLimit(device, quantity(amount, MILLISECONDS), fraction(confidence) if at else None))
+    return limits
+
+
 def quantity(text: str, units: Units) -> float:
     """A positive number, followed by one of the units or by none.
 

@@ -13,15 +13,24 @@ import uvicorn
 from evolution.predictors.latency import LatencyModel
 from service.app import create_app
 from service.cli.processes import free_port
+from service.devices.probe import fingerprint
+from service.searches.ask import create_search
+from service.searches.job import run_search
+from service.searches.schemas import SearchIn
 from service.settings import Settings
 from service.supernets.register import register_supernet
 from tests.support.service import HOST, add_device
 from tests.support.waiting import wait
+from tests.support.worker import Steps
 
 pytestmark = pytest.mark.slow  # it starts a browser
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe")
 CHROMIUM = os.environ.get("SUPPLE_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+TABLES_OVERFLOW = (
+    "Math.max(0, ...[...document.querySelectorAll('.scroll')].map(box => box.scrollWidth - box.clientWidth))"
+)
 OVERFLOW = "document.documentElement.scrollWidth - innerWidth"
 
 
@@ -33,7 +42,7 @@ def address(
     latency_model: LatencyModel,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
-    """A service with a supernet and a measured device that has a long name."""
+    """A service with a supernet, a measured device that has a long name, another device, and a verified search."""
     directory = tmp_path_factory.mktemp("pages")
     shutil.copy(sqlite_template, directory / "supple.db")
     settings = Settings(data_directory=directory, port=free_port())
@@ -46,6 +55,9 @@ def address(
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait(lambda: server.started, "the service")
+    add_device(context, "laptop", measurements, latency_model, fingerprint())
+    body = SearchIn.model_validate({"device": "laptop", "max_latency_ms": 500, "max_flops": 2e6, "verify": True})
+    run_search(context, Steps(), create_search(context, body).id)
     yield f"http://127.0.0.1:{settings.port}"
     server.should_exit = True
     thread.join()
@@ -95,6 +107,37 @@ def test_the_main_path_fits_says_nothing_in_the_console_and_asks_no_other_host(
     check("the login")
     assert messages == []
     assert all(url.startswith((address, "data:")) for url in requests)
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_pages_have_no_fault_that_axe_knows_and_their_tables_fit_a_desk(
+    width: int, scheme: str, browser: Any, address: str
+) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+
+    def check(what: str) -> None:
+        page.wait_for_load_state("networkidle")
+        violations = axe.Axe().run(page).response["violations"]
+        assert [(found["id"], [node["target"] for node in found["nodes"]]) for found in violations] == [], what
+        assert page.evaluate(OVERFLOW) <= 0, what
+        if width == 1440:
+            assert page.evaluate(TABLES_OVERFLOW) <= 0, what
+
+    page.goto(address)
+    check("the form")
+    page.locator("table.recent a").last.click()
+    page.wait_for_selector("text=verified on 50 held-out images")
+    check("a verified answer")
+    page.fill("#max_flops", "1k")
+    page.locator("#budget > button").click()
+    page.wait_for_selector(".refusal")
+    check("a refusal")
+    page.goto(f"{address}/fronts")
+    check("the front over everything stored")
+    page.goto(f"{address}/nothing")
+    check("a page that is not there")
     page.close()
 
 

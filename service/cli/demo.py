@@ -28,7 +28,6 @@ from service.cli.display import (
 from service.client import Client
 from service.devices import probe
 from service.devices.measure import measure_machine
-from service.searches.finalists import ROUND, ROUNDS
 from service.settings import Settings, sqlite_url
 from service.storage.database import Database
 from service.storage.store import Store
@@ -207,9 +206,10 @@ def show_progress(search: Mapping[str, Any], bar: Bar) -> None:
     progress, evaluations = search["progress"], search["request"]["budget"]
     if progress is None:
         bar("search", 0, evaluations, search["status"])
-    elif progress["phase"] == "verify":
+    elif "verified" in progress:
         bar("search", evaluations, evaluations)
-        bar("verify", progress["verified"], ROUND * ROUNDS, "finalists, until one is within every limit")
+        remark = "their latency is measured" if progress["phase"] == "measure" else "finalists on held-out images"
+        bar("verify", progress["verified"], progress["finalists"], remark)
     else:
         accuracy = progress["best_predicted_accuracy"]
         bar("search", progress["evaluations"], evaluations, f"best predicted accuracy {accuracy:.3f}")

@@ -2,13 +2,22 @@
 
 import decimal
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ValidationError, create_model
 
 from service.costs import COSTS, cost_kind
-from service.quantities import fraction, quantity, read_choices, written, written_choices
+from service.quantities import (
+    LatencyLimit,
+    fraction,
+    quantity,
+    read_choices,
+    read_latency_limits,
+    written,
+    written_choices,
+)
 from service.searches.schemas import SearchIn
 
 
@@ -36,10 +45,13 @@ else:
 class Budget(CostLimits):
     """The form as typed: each field is text, empty where nothing was typed. `SearchIn` has the same names.
 
-    objective: the cost to minimise at `min_accuracy`; without a `min_accuracy` it means nothing. front: the cost whose
-    whole front against accuracy to search for, instead of one network. choices: as `read_choices` reads them.
+    objective: the cost to minimise at `min_accuracy`; without a `min_accuracy` it means nothing. front: the cost, or
+    the two costs with a space between, whose whole front against accuracy to search for, instead of one network.
+    latencies: limits on further devices and on bounds, as `read_latency_limits` reads them. choices: as `read_choices`
+    reads them.
     """
 
+    latencies: str = ""
     choices: str = ""
     max_resolution: str = ""
     min_accuracy: str = ""
@@ -51,15 +63,23 @@ class Budget(CostLimits):
     @classmethod
     def from_request(cls, request: Mapping[str, Any]) -> Self:
         """The form that asks a stored search's question again, as far as it has fields for the question."""
-        texts = {"supernet": request["supernet"], "device": request["device"] or ""}
-        for limit in request["limits"]:
-            kind = cost_kind(limit["cost"])
-            texts[kind.field] = written(limit["max"], kind.units)
-            texts["device"] = limit["device"] or texts["device"]
+        limits = sorted(
+            request["limits"], key=lambda limit: limit["max"], reverse=True
+        )  # of one cost, the lowest counts
+        names = sorted(limit["device"] for limit in limits if limit["device"] and limit["confidence"] is None)
+        texts = {"supernet": request["supernet"], "device": request["device"] or next(iter(names), "")}
+        further = []
+        for limit in limits:
+            kind, device = cost_kind(limit["cost"]), limit["device"]
+            if device and (limit["confidence"] is not None or device != texts["device"]):
+                further.append(LatencyLimit(device, limit["max"], limit["confidence"]))
+            else:
+                texts[kind.field] = written(limit["max"], kind.units)
+        texts["latencies"] = " ".join(map(str, sorted(further, key=str)))
         if request["min_accuracy"] is not None:
             texts |= {"min_accuracy": f"{100 * request['min_accuracy']:.10g}%", "objective": request["objective"]}
         if request["objectives"]:
-            texts["front"] = request["objectives"][0]
+            texts["front"] = " ".join(request["objectives"])
         for field in ("resolution", "max_resolution"):
             texts[field] = str(request.get(field) or "")
         texts["choices"] = written_choices(request.get("choices", {}))
@@ -79,16 +99,25 @@ class Budget(CostLimits):
                     values[field] = read(text)
                 except ValueError as error:
                     errors[field] = str(error)
-        if self.front:
-            values |= {"objective": "pareto", "objectives": [self.front]}
+        if latencies := values.pop("latencies", None):
+            values["limits"] = [
+                {"cost": "latency_ms", "max": limit.max_ms, "device": limit.device, "confidence": limit.confidence}
+                for limit in latencies
+            ]
+        fronts = self.front.split()
+        if fronts:
+            values |= {"objective": "pareto", "objectives": fronts}
         elif self.min_accuracy.strip():
             values["objective"] = self.objective
-        if "max_latency_ms" in values or "latency_ms" in (values.get("objective"), self.front):
+        if "max_latency_ms" in values or "latency_ms" in (values.get("objective"), *fronts):
             values["device"] = self.device or None
         try:
             question = SearchIn.model_validate(values)
         except ValidationError as error:
-            errors = {str(detail["loc"][0]): detail["msg"] for detail in error.errors()} | errors
+            fields = {"limits": "latencies", "objectives": "front"}
+            errors = {
+                fields.get(field := str(detail["loc"][0]), field): detail["msg"] for detail in error.errors()
+            } | errors
         if errors:
             raise BudgetError(errors)
         return question
@@ -97,9 +126,16 @@ class Budget(CostLimits):
         """This budget, with each limit that the closest architecture of a refusal exceeds raised to its cost."""
         limits: dict[str, float] = problem["limits"]
         costs: dict[str, float] = problem["smallest"]["costs"]
-        exceeded = {cost_kind(name): cost for name, cost in costs.items() if name in limits and cost > limits[name]}
-        raised = {kind.field: written(rounded_up(cost), kind.units) for kind, cost in exceeded.items()}
-        return self.model_copy(update=raised)
+        exceeded = {name: rounded_up(cost) for name, cost in costs.items() if name in limits and cost > limits[name]}
+        further = {limit.name: limit for limit in read_latency_limits(self.latencies)}
+        fields: dict[str, str] = {}
+        for name, value in exceeded.items():
+            kind = cost_kind(name)
+            if name in further:
+                further[name] = replace(further[name], max_ms=value)
+            else:
+                fields[kind.field] = written(value, kind.units)
+        return self.model_copy(update={**fields, "latencies": " ".join(map(str, further.values()))})
 
 
 READERS: Mapping[str, Callable[[str], Any]] = {
@@ -108,6 +144,7 @@ READERS: Mapping[str, Callable[[str], Any]] = {
     "resolution": int,
     "max_resolution": int,
     "choices": read_choices,
+    "latencies": read_latency_limits,
 }
 
 

@@ -191,7 +191,8 @@ def test_a_search_is_shown_as_it_goes(capsys: pytest.CaptureFixture[str]) -> Non
     phases = [
         None,
         {"phase": "explore", "evaluations": 1500, "budget": 3000, "best_predicted_accuracy": 0.9871},
-        {"phase": "verify", "verified": 5},
+        {"phase": "verify", "verified": 5, "finalists": 20},
+        {"phase": "measure", "verified": 20, "finalists": 20},
     ]
     shown = []
     for count in range(1, len(phases) + 1):
@@ -204,3 +205,4 @@ def test_a_search_is_shown_as_it_goes(capsys: pytest.CaptureFixture[str]) -> Non
     assert "best predicted accuracy 0.987" in shown[1]
     assert re.search(r"search +\S+ 100%", shown[2])
     assert re.search(r"verify +\S+ +25%", shown[2])
+    assert "their latency is measured" in shown[3]

@@ -1,5 +1,7 @@
 """How the pages read and write numbers and architectures."""
 
+from dataclasses import asdict
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from service.costs import COSTS, counted_costs
 from service.pages import show
 from service.pages.form import Budget, BudgetError, rounded_up
 from service.quantities import BYTES, COUNTS, quantity, read_choices, written, written_choices
+from service.searches.question import make_request
 
 
 @given(st.floats(1e-6, 1e12))
@@ -97,6 +100,51 @@ def test_choices_that_cannot_be_read_are_explained_at_their_field(text: str) -> 
     with pytest.raises(BudgetError) as refused:
         Budget(choices=text).question()
     assert set(refused.value.fields) == {"choices"}
+
+
+ON_DEVICES = [
+    {"cost": "latency_ms", "max": 0.05, "device": "desk", "confidence": None},
+    {"cost": "latency_ms", "max": 8.0, "device": "phone", "confidence": 0.9},
+    {"cost": "latency_ms", "max": 12.5, "device": "tablet", "confidence": None},
+    {"cost": "latency_ms", "max": 0.1, "device": "desk", "confidence": 0.95},
+    {"cost": "flops", "max": 1e6, "device": None, "confidence": None},
+    {"cost": "flops", "max": 2e6, "device": None, "confidence": None},
+]
+
+
+def test_a_form_asks_for_limits_on_several_devices_again() -> None:
+    stored = {
+        "supernet": "s",
+        "device": None,
+        "limits": ON_DEVICES,
+        "min_accuracy": None,
+        "objectives": ["flops", "params"],
+        "verify": False,
+    }
+    budget = Budget.from_request(stored)
+    assert budget.latencies == "desk=0.1@95% phone=8@90% tablet=12.5"
+    request = make_request(budget.question(), "s")
+    assert [asdict(limit) for limit in request.limits] == sorted(
+        ON_DEVICES[:5], key=lambda limit: (limit["cost"], limit["device"] or "", limit["confidence"] or 0)
+    )
+    assert request.objectives == ("flops", "params")
+
+
+def test_a_refused_limit_on_another_device_is_raised_there() -> None:
+    typed = {"device": "desk", "max_latency_ms": "0.05", "latencies": "phone=8ms@90% tablet=12.5"}
+    problem = {
+        "limits": {"latency_ms@desk": 0.05, "latency_ms@phone@0.9": 8.0, "latency_ms@tablet": 12.5},
+        "smallest": {"costs": {"latency_ms@desk": 0.04, "latency_ms@phone@0.9": 9.0, "latency_ms@tablet": 13.0}},
+    }
+    raised = Budget.model_validate(typed).raised(problem).model_dump()
+    assert (raised["max_latency_ms"], raised["latencies"]) == ("0.05", "phone=9@90% tablet=13")
+
+
+@pytest.mark.parametrize("latencies", ["8.5", "=8.5", "phone", "phone=fast", "phone=8@180%", "phone=8@40%", "a b=8"])
+def test_latency_limits_that_cannot_be_read_are_explained_at_their_field(latencies: str) -> None:
+    with pytest.raises(BudgetError) as refused:
+        Budget(latencies=latencies).question()
+    assert set(refused.value.fields) == {"latencies"}
 
 
 def test_an_objective_needs_a_least_accuracy_to_mean_anything() -> None:

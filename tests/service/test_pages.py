@@ -212,7 +212,8 @@ def test_the_front_is_a_table_and_a_chart_of_the_same_candidates(client: TestCli
     for one in search["front"]:
         row = text(rows[one["id"]])
         assert f"{100 * one['predicted_accuracy']:.2f} %" in row
-        counted = " ".join(f"{one[name]:,}" for name in COUNTED)
+        counted = text(" ".join(show.cost(one[name], name) for name in COUNTED))
+        assert all(f'data-value="{one[name]}" title="{one[name]:,}"' in rows[one["id"]] for name in COUNTED)
         assert f"{show.milliseconds(one['predicted_latency_ms'][device])} {counted}" in row
         assert f'href="{one["onnx"]}"' in rows[one["id"]]
     chart = data_of(page)
@@ -501,7 +502,7 @@ def test_two_devices_and_two_limits_of_one_are_told_apart(
     for limit in ("≤ 0.07 ms holds, as predicted", "≤ 0.08 ms its upper bound at 90.00 % confidence", "≤ 0.09 ms"):
         assert limit in shown
     for name in (device, "phone"):
-        assert f"Latency on {name} ms, predicted" in shown
+        assert f"Latency on {name}, ms, predicted" in shown
 
 
 def test_an_unexpected_error_is_a_page_and_in_the_log(

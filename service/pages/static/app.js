@@ -172,7 +172,8 @@ document.addEventListener("click", ({ target }) => {
   const sign = order === "ascending" ? 1 : -1;
   const body = head.closest("table").tBodies[0];
   const number = (row) => {
-    const value = parseFloat(row.cells[head.cellIndex].textContent.replaceAll(",", ""));
+    const { dataset, textContent } = row.cells[head.cellIndex];
+    const value = parseFloat(dataset.value ?? textContent.replaceAll(",", ""));
     return Number.isNaN(value) ? Infinity * sign : value; // what is not known comes last
   };
   body.append(...[...body.rows].sort((a, b) => sign * (number(a) - number(b)) || 0));
