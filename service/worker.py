@@ -7,9 +7,10 @@ from service.exports.job import build_export
 from service.jobs import runner
 from service.searches.job import run_search
 from service.settings import Settings
+from service.supernets.plans import build_plan
 from service.threads import one_blas_thread
 
-HANDLERS: dict[str, runner.Handler[Context]] = {"search": run_search, "export": build_export}
+HANDLERS: dict[str, runner.Handler[Context]] = {"search": run_search, "export": build_export, "plan": build_plan}
 
 
 def run_worker(settings: Settings) -> NoReturn:

@@ -307,6 +307,24 @@ class LatencyRefit(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
+class PlanRow(Base):
+    """What a device measures for a search space: a zip file with blocks and networks.
+
+    status: queued, done, failed (a new request tries again) or impossible (the space has no such plan).
+    """
+
+    __tablename__ = "plans"
+
+    space_hash: Mapped[str] = mapped_column(HASH, primary_key=True)
+    networks: Mapped[int] = mapped_column(primary_key=True)  # whole networks alone; 0: blocks and some networks
+    version: Mapped[str] = mapped_column(String(16), primary_key=True)  # of the format and of the reference networks
+    status: Mapped[str] = mapped_column(String(16))
+    sha256: Mapped[str | None] = mapped_column(HASH)  # artifact
+    problem: Mapped[dict[str, Any] | None]
+    attempts: Mapped[int] = mapped_column(default=0)  # how often it was enqueued
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
 class Export(Base):
     """A candidate's file for download.
 

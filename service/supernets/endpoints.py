@@ -1,10 +1,14 @@
 """/v1/supernets."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
 
-from service.supernets import register, show
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import FileResponse, JSONResponse
+
+from service.supernets import plans, queries, register, show
 from service.supernets.schemas import SupernetDetail, SupernetIn, SupernetOut
 from service.web.dependencies import ContextOf
+from service.web.files import ArtifactResponse
 from service.web.schemas import Cursor, Id, Page, PageSize
 
 router = APIRouter(prefix="/supernets", tags=["supernets"])
@@ -39,3 +43,36 @@ def get_supernet(supernet_id: Id, context: ContextOf) -> SupernetDetail:
     """One supernet: its search space, its origin and the accuracies of its subnets."""
     with context.database.reading() as session:
         return show.get_supernet(session, supernet_id)
+
+
+@router.get(
+    "/{supernet_id}/plan",
+    summary="Download a plan of what a device measures",
+    response_class=FileResponse,
+    responses={
+        200: {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}},
+        202: {"description": "A worker is building the plan. Repeat the request after Retry-After seconds."},
+    },
+)
+def download_plan(
+    supernet_id: Id,
+    context: ContextOf,
+    networks: Annotated[
+        int, Query(ge=0, le=1_000, description="So many whole networks alone; 0: blocks and some networks.")
+    ] = 0,
+) -> Response:
+    """A zip file of ONNX files for the device probe. The first request has it built."""
+    with context.database.reading() as session:
+        supernet = queries.get(session, supernet_id)
+        plan = queries.get_plan(session, supernet.space_hash, networks, plans.VERSION)
+    if plan is None or plan.sha256 is None:
+        with context.database.writing() as session:
+            plan = plans.request_plan(session, context.jobs, supernet_id, networks)
+    if plan.sha256 is None:
+        where = f"/v1/supernets/{supernet_id}/plan?networks={networks}"
+        return JSONResponse(
+            {"status": plan.status, "plan": where}, status_code=202, headers={"Location": where, "Retry-After": "1"}
+        )
+    headers = {"ETag": f'"{plan.sha256}"', "Cache-Control": "private, max-age=3600"}
+    path = context.store.path(plan.sha256)
+    return ArtifactResponse(path, headers=headers, media_type="application/zip", filename=f"plan-{supernet_id}.zip")

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from service.errors import InvalidError, NotFoundError
 from service.storage.database import insert_missing
-from service.storage.tables import Supernet
+from service.storage.tables import PlanRow, Supernet, now
 
 
 def add(session: Session, values: dict[str, Any]) -> Supernet:
@@ -63,3 +63,21 @@ def page(session: Session, limit: int, cursor: str | None) -> tuple[list[Superne
         query = query.where((Supernet.created_at < last.created_at) | same_time)
     rows = list(session.scalars(query))
     return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+
+
+def get_plan(session: Session, space_hash: str, networks: int, version: str) -> PlanRow | None:
+    """A plan; None if nobody has requested it."""
+    return session.get(PlanRow, (space_hash, networks, version))
+
+
+def request_plan(session: Session, space_hash: str, networks: int, version: str) -> PlanRow:
+    """A plan, with its row locked until this transaction ends. A new one is `failed` until it is enqueued."""
+    key = {"space_hash": space_hash, "networks": networks, "version": version}
+    insert_missing(session, PlanRow, [{**key, "status": "failed", "attempts": 0, "created_at": now()}])
+    return session.get_one(PlanRow, tuple(key.values()), with_for_update=True, populate_existing=True)
+
+
+def finish_plan(session: Session, space_hash: str, networks: int, version: str, **values: Any) -> None:
+    """End a queued plan."""
+    key = PlanRow.space_hash == space_hash, PlanRow.networks == networks, PlanRow.version == version
+    session.execute(update(PlanRow).where(*key, PlanRow.status == "queued").values({"problem": None, **values}))
