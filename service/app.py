@@ -17,6 +17,7 @@ from service.devices import endpoints as devices
 from service.errors import UnavailableError
 from service.exports import endpoints as exports
 from service.jobs.locks import count_workers
+from service.measurement_jobs import endpoints as measurement_jobs
 from service.pages import docs
 from service.pages import router as pages
 from service.searches import endpoints as searches
@@ -133,7 +134,7 @@ def create_app(settings: Settings) -> FastAPI:
         return metrics.response()
 
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(require_key), Depends(BEARER)])
-    for endpoints in (supernets, devices, searches, candidates, exports):
+    for endpoints in (supernets, devices, measurement_jobs, searches, candidates, exports):
         v1.include_router(endpoints.router)
     app.include_router(v1)
     pages.install(app)

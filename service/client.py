@@ -146,11 +146,13 @@ class Client:
         search: dict[str, Any] = self._json(
             self._request("POST", "/v1/searches", json=dict(body), headers={"Prefer": "respond-async"})
         )
-        while search["status"] in ("queued", "running"):
+        while search["status"] in ("queued", "running", "verifying"):
             watch(search)
             if time.monotonic() > deadline:
+                waiting = ((search.get("progress") or {}).get("waiting") or {}).values()
                 raise ServiceError(
-                    f"search {search['id']} is still {search['status']} after {seconds:g} s; check that a worker runs, "
+                    f"search {search['id']} is still {search['status']} after {seconds:g} s; "
+                    f"{'; '.join(waiting) or 'check that a worker runs'}; "
                     f"then get {self._address}/v1/searches/{search['id']}",
                     UNREACHABLE,
                 )

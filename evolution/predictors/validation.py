@@ -23,6 +23,24 @@ def folds(count: int, max_folds: int, rng: np.random.Generator) -> Iterator[tupl
         yield np.setdiff1d(shuffled, unseen), np.sort(unseen)
 
 
+def median_bounds(samples: Floats, confidence: float) -> tuple[float, float]:
+    """A lower and an upper bound of the median of what (n,) independent samples are drawn from.
+
+    Each bound alone holds with this confidence, whatever the distribution: the k-th largest sample is below the median
+    only if fewer than k samples are above it, with probability P(Binomial(n, 1/2) < k) (W. R. Thompson, "On confidence
+    ranges for the median", Annals of Mathematical Statistics 7, 1936). With too few samples the bounds are infinite.
+    """
+    from scipy.stats import binom
+
+    ordered = np.sort(samples)
+    k = np.arange(1, len(ordered) + 1)
+    holding = np.flatnonzero(binom.cdf(k - 1, len(ordered), 0.5) <= 1 - confidence)
+    if not len(holding):
+        return -np.inf, np.inf
+    rank = int(holding[-1])  # from 0
+    return float(ordered[rank]), float(ordered[-1 - rank])
+
+
 def rank_sum_p_value(x: Floats, y: Floats) -> float:
     """The p-value of the one-sided Mann-Whitney U test that `x` is not larger than `y`, exact with ties too.
 

@@ -39,7 +39,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["device"], ["devices.name"], name="fk_measurement_jobs_device_devices"),
         sa.ForeignKeyConstraint(["search_id"], ["searches.id"], name="fk_measurement_jobs_search_id_searches"),
         sa.PrimaryKeyConstraint("id", name="pk_measurement_jobs"),
-        sa.UniqueConstraint("search_id", "device", "number", "turn", name="uq_measurement_jobs_search_id_device_number_turn"),
+        sa.UniqueConstraint(
+            "search_id", "device", "number", "turn", name="uq_measurement_jobs_search_id_device_number_turn"
+        ),
     )
     op.create_index("ix_measurement_jobs_device", "measurement_jobs", ["device"])
     op.create_table(

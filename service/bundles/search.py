@@ -275,6 +275,7 @@ def _show(
                 verified_accuracy=evaluation.accuracy if evaluation else None,
                 inherited=Inherited.of_evaluation(evaluation, views) if evaluation else None,
                 measured_latency_ms=None,
+                measured_latency_details=None,
             )
         )
     return candidates

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from service.candidates import show
-from service.candidates.fronts import merge_front
+from service.candidates.fronts import merge_device_fronts, merge_front
 from service.candidates.schemas import CandidateOut, Cost, FrontOut
 from service.web.dependencies import ContextOf
 from service.web.schemas import Id
@@ -35,3 +35,20 @@ def get_front(
     """The Pareto front over all stored candidates of a supernet: the fronts of all its searches, merged."""
     with context.database.reading() as session:
         return merge_front(session, context, supernet, x, y, device)
+
+
+@router.get(
+    "/fronts/devices",
+    summary="Get the fronts of a supernet on several devices",
+    responses={404: {"description": "No supernet or device has this name."}},
+)
+def get_device_fronts(
+    context: ContextOf,
+    supernet: Id,
+    device: Annotated[
+        list[Id], Query(max_length=16, description="By default every device measured for the supernet's search space.")
+    ] = [],  # noqa: B006 - FastAPI copies it
+) -> dict[str, FrontOut]:
+    """By device, the front of accuracy and latency on it over all stored candidates of a supernet."""
+    with context.database.reading() as session:
+        return merge_device_fronts(session, context, supernet, device)

@@ -1,5 +1,7 @@
 """The Pareto front over all stored candidates of a supernet."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from sqlalchemy.orm import Session
 
@@ -62,3 +64,18 @@ def merge_front(
         reference=dict(zip(("error", *front.names), problem.reference, strict=True)),
         items=show_candidates(session, context, rows, newest_predictions(session, context, rows)),
     )
+
+
+def merge_device_fronts(
+    session: Session, context: Context, supernet_id: str, names: Sequence[str]
+) -> dict[str, FrontOut]:
+    """By device, the front of accuracy and latency. names: of devices; none for all that were measured for the space.
+
+    Raises what `merge_front` does.
+    """
+    space_hash = supernets.get(session, supernet_id).space_hash
+    measured = [model.device for model in devices.list_latest_models(session, space_hash=space_hash)]
+    return {
+        name: merge_front(session, context, supernet_id, "latency_ms", None, name)
+        for name in dict.fromkeys(names or measured)
+    }

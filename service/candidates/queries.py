@@ -120,12 +120,16 @@ def measurements(
     return newest
 
 
-def measured_latency(session: Session, ids: Sequence[str], search_id: str | None = None) -> dict[str, dict[str, float]]:
-    """The latencies of `measurements`, ms."""
-    by_candidate = measurements(session, ids, search_id)
-    return {
-        name: {device: row.measured_latency_ms for device, row in rows.items()} for name, rows in by_candidate.items()
-    }
+def verified_latencies(session: Session, device: str, space_hash: str) -> list[tuple[Candidate, LatencyMeasurement]]:
+    """The latencies that verification measured on a device, of candidates of a search space, newest first."""
+    query = (
+        select(Candidate, LatencyMeasurement)
+        .join(LatencyMeasurement, LatencyMeasurement.candidate_id == Candidate.id)
+        .join(Supernet, Supernet.id == Candidate.supernet_id)
+        .where(LatencyMeasurement.device == device, Supernet.space_hash == space_hash)
+        .order_by(LatencyMeasurement.created_at.desc(), Candidate.id)
+    )
+    return [(candidate, measured) for candidate, measured in session.execute(query)]
 
 
 def evaluations(session: Session, supernet: Supernet) -> dict[bytes, Evaluation]:
@@ -198,9 +202,10 @@ def add_unverifiable(session: Session, candidate_id: str, reason: str) -> None:
     insert_missing(session, Verification, [values])
 
 
-def add_measurements(session: Session, measurements: Sequence[dict[str, Any]]) -> None:
-    """Write measured latencies."""
-    insert_missing(session, LatencyMeasurement, measurements)
+def put_measurements(session: Session, measurements: Sequence[LatencyMeasurement]) -> None:
+    """Write measured latencies. They replace those of the same search, candidate and device."""
+    for row in measurements:
+        session.merge(row)
 
 
 def candidate_id(supernet_id: str, architecture_id: str) -> str:

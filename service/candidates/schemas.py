@@ -31,6 +31,14 @@ class MeasuredLatency(Answer):
         "not recorded; then the median of the reference network's time in this measurement replaces it.",
     )
     samples: int = Field(description="How many times each network was run.")
+    lower_ms: float | None = Field(
+        None,
+        description="A lower bound of the median latency at 95 %, on the scale of `measured_latency_ms`; from the "
+        "order of the samples alone. Null: not stored by an earlier release.",
+    )
+    upper_ms: float | None = Field(
+        None, description="An upper bound likewise. A verified answer holds its limit with this bound."
+    )
 
 
 class Inherited(Answer):

@@ -56,6 +56,8 @@ def add_measurements(name: Id, body: MeasurementsIn, context: ContextOf) -> Late
     with context.database.reading() as session:
         measurements.check(queries.get(session, name), body)
         tables = context.loaded(queries.get_supernet_of_space(session, body.space_hash)).tables
+        known = queries.list_latest_models(session, devices=[name], space_hash=body.space_hash)
+    measurements.check_plausible(tables, body, [context.latency_model(row, tables) for row in known])
     model = measurements.fit(tables, body)
     with context.database.writing() as session:
         return measurements.add_model(session, context.store, name, body, model)

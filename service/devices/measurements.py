@@ -1,5 +1,6 @@
 """A device's measurements: check them, fit a latency model, store both."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,12 @@ from sqlalchemy.orm import Session
 
 from evolution.costs import CostTables
 from evolution.predictors.latency import LatencyModel
-from service.devices import queries
+from service.devices import plausible, queries
 from service.devices.schemas import LatencyModelOut, MeasurementsIn
 from service.errors import ConflictError
 from service.storage.store import Store
 from service.storage.tables import Device, LatencyModelRow, new_id
-from supernet.space import Architecture
+from supernet.space import Architecture, Genomes
 
 FIT_SEED = 0  # draws the folds of the cross-validation that estimates a latency model's error
 
@@ -32,6 +33,10 @@ def check(device: Device, body: MeasurementsIn) -> None:
             )
 
 
+def _genomes(tables: CostTables, body: MeasurementsIn) -> list[Genomes]:
+    return [tables.space.encode(Architecture.from_json(network.architecture)) for network in body.networks]
+
+
 def fit(tables: CostTables, body: MeasurementsIn) -> LatencyModel:
     """Fit a latency model on measurements.
 
@@ -40,10 +45,31 @@ def fit(tables: CostTables, body: MeasurementsIn) -> LatencyModel:
     """
     if not body.blocks:
         raise ValueError("these are latencies of whole networks alone; measure a plan with blocks, too")
-    genomes = [tables.space.encode(Architecture.from_json(network.architecture)) for network in body.networks]
+    genomes = _genomes(tables, body)
     measured_ms = np.array([network.ms for network in body.networks])
     stacked = np.array(genomes, np.int8).reshape(len(genomes), tables.space.num_genes)
     return LatencyModel.fit(tables, body.blocks, stacked, measured_ms, np.random.default_rng(FIT_SEED))
+
+
+def check_plausible(tables: CostTables, body: MeasurementsIn, known: Sequence[LatencyModel]) -> None:
+    """Refuse measurements that cannot be right. known: the device's newest latency model, if it has one.
+
+    Raises:
+        InvalidError, ValueError: as `plausible.check_plausible`; an architecture outside the space.
+    """
+    ms = np.array([network.ms for network in body.networks])
+    genomes = np.array(_genomes(tables, body), np.int8).reshape(len(ms), tables.space.num_genes)
+    plausible.check_plausible(
+        tables,
+        genomes,
+        ms,
+        batch_size=body.batch_size,
+        cpu_threads=body.threads if "CPU" in str(body.host.get("runtime")) else None,
+        known=known[0] if known else None,
+    )
+    if body.blocks and len(ms):
+        sums = tables.block_values(body.blocks)[tables.index(genomes)].sum(1)
+        plausible.compare("the networks'", ms, sums, "the sums of their blocks'")
 
 
 def add_model(session: Session, store: Store, name: str, body: MeasurementsIn, model: LatencyModel) -> LatencyModelOut:

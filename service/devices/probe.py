@@ -1,6 +1,7 @@
 """The device probe: measures the networks of a plan on the device where it runs. One file for Python 3.8 and newer.
 
     python probe.py --server ADDRESS --key KEY --supernet NAME --device NAME
+    python probe.py --server ADDRESS --key KEY --device NAME --serve
     python probe.py PLAN.zip -o measurements.json
 
 It needs numpy and one runtime: onnxruntime, openvino, ncnn with pnnx, or torch with onnx2torch. docs/devices.md at the
@@ -1009,6 +1010,20 @@ class Server:
         """Post a result. Returns the latency model."""
         return json.loads(self.call(f"/v1/devices/{device}/measurements", result)[2])
 
+    def claim(self, device: str, runtime: Runtime, probe: str) -> dict[str, Any] | None:
+        """A measurement job to run now; None if there is none."""
+        body = {"host": fingerprint(runtime), "probe": probe}
+        status, _, answer = self.call(f"/v1/devices/{device}/jobs/claim", body)
+        return json.loads(answer) if status == 200 else None
+
+    def end(self, job: Mapping[str, Any], **body: Any) -> None:
+        """End a claimed job with its `result`, or with the `error` that keeps it from being measured."""
+        self.call(f"/v1/devices/{job['device']}/jobs/{job['id']}/results", {"claim": job["claim"], **body})
+
+    def renew(self, job: Mapping[str, Any]) -> None:
+        """Keep a claimed job."""
+        self.call(f"/v1/devices/{job['device']}/jobs/{job['id']}/renew", {"claim": job["claim"]})
+
 
 class RefusedError(ProbeError):
     """The service refused a request. status: HTTP's."""
@@ -1125,6 +1140,89 @@ def _online(options: argparse.Namespace, runtime: Runtime) -> None:
     _say(f"latency model of {options.device} fitted: {json.dumps(card)}")
 
 
+def _serve(options: argparse.Namespace, runtime: Runtime) -> None:
+    """Run the measurement jobs of a device, until interrupted or idle for `--idle` seconds.
+
+    A service that does not answer is asked again. A claim that was lost is given up.
+    """
+    server, probe = Server(options.server, options.key), f"{platform.node() or 'a probe'}, process {os.getpid()}"
+    _say(f"waiting for measurement jobs of {options.device}; Ctrl+C ends this")
+    since, fault = time.monotonic(), ""
+    while options.idle is None or time.monotonic() - since < options.idle:
+        job = None
+        try:
+            job = server.claim(options.device, runtime, probe)
+            fault = ""
+        except ProbeError as error:
+            if _is_lost(error):
+                raise
+            fault = _say_once(str(error), fault)
+        if job is None:
+            time.sleep(POLL_SECONDS)
+            continue
+        try:
+            _run_job(server, job, runtime)
+        except RefusedError as error:
+            _say(f"job {job['id']} is lost: {error}")
+        except ProbeError as error:
+            _say(f"job {job['id']} was not posted: {error}")
+        since = time.monotonic()
+
+
+def _say_once(text: str, last: str) -> str:
+    if text != last:
+        _say(f"{text}; trying again")
+    return text
+
+
+def _run_job(server: Server, job: Mapping[str, Any], runtime: Runtime) -> None:
+    """Measure a claimed job and post the result, or why there is none; renew the claim meanwhile."""
+    _say(f"job {job['id']}: {job['networks']} networks of search {job['search']}")
+    renewed = [time.monotonic()]
+
+    def renew(done: int, total: int) -> None:
+        if time.monotonic() - renewed[0] > job["lease_seconds"] / 4:
+            renewed[0] = time.monotonic()
+            try:
+                server.renew(job)
+            except ProbeError as error:
+                if _is_lost(error):
+                    raise
+
+    with tempfile.TemporaryDirectory(prefix="supple-job-") as folder:
+        plan = Path(folder) / "plan.zip"
+        plan.write_bytes(server.call(job["plan"])[2])
+        try:
+            result = run_plan(
+                plan, runtime=runtime, batch_size=job["batch_size"], samples=job["samples"], progress=renew
+            )
+        except RefusedError:
+            raise
+        except ProbeError as error:
+            server.end(job, error=str(error)[:2_000])
+            _say(f"job {job['id']} cannot be measured: {error}")
+            return
+    for warning in warnings(result):
+        _say(f"warning: {warning}")
+    until = time.monotonic() + job["lease_seconds"]
+    while True:
+        try:
+            server.end(job, result=result)
+            _say(f"job {job['id']} measured")
+            return
+        except ProbeError as error:
+            if isinstance(error, RefusedError) and error.status == 422:
+                server.end(job, error=str(error)[:2_000])  # it would be refused again
+            if _is_lost(error) or time.monotonic() > until:
+                raise
+        time.sleep(POLL_SECONDS)
+
+
+def _is_lost(error: ProbeError) -> bool:
+    """Whether the service refused for good, and does not merely fail to answer."""
+    return isinstance(error, RefusedError) and error.status < 500
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure networks on this device, for a Supple service.")
     parser.add_argument("plan", type=Path, nargs="?", help="zip file that `supple plan` or the service wrote")
@@ -1133,6 +1231,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--key", default=os.environ.get("SUPPLE_KEY", ""), help="API key (default: SUPPLE_KEY)")
     parser.add_argument("--supernet", help="its name or id at the service")
     parser.add_argument("--device", help="this device's name at the service")
+    parser.add_argument("--serve", action="store_true", help="then measure what searches of the service verify")
+    parser.add_argument("--idle", type=float, help="with --serve: end after so many seconds without a job")
     parser.add_argument("--networks", type=int, help="measure so many whole networks alone, and no blocks")
     parser.add_argument("--runtime", default="onnxruntime", choices=list(RUNTIMES), help="default: onnxruntime")
     parser.add_argument("--provider", default="", help="what executes the networks, such as CUDA (default: CPU)")
@@ -1150,8 +1250,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure a plan and write or post the result. Returns the exit code: 0, or 2 after an error."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.server and not (options.supernet and options.device):
-        parser.error("--server needs --supernet and --device")
+    if options.server and not (options.device and (options.supernet or options.serve)):
+        parser.error("--server needs --device, and --supernet to measure its plan or --serve to run jobs")
+    if options.serve and not options.server:
+        parser.error("--serve needs --server")
     if not options.server and not (options.plan and (options.output or options.memory_of)):
         parser.error("name a plan and an output, or --server, --supernet and --device")
     try:
@@ -1159,7 +1261,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.memory_of:
             _print_memory(Plan(options.plan), options.memory_of, runtime, options.batch_size)
         elif options.server:
-            _online(options, runtime)
+            if options.supernet:
+                _online(options, runtime)
+            if options.serve:
+                _serve(options, runtime)
         else:
             _measure_and_write(options, runtime, options.plan, options.output)
             journal = _journal(options.output)

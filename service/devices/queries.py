@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from service.errors import InvalidError, NotFoundError
 from service.storage.database import insert_missing
-from service.storage.tables import Device, LatencyModelRow, Supernet
+from service.storage.tables import Device, LatencyModelRow, LatencyRefit, Supernet
 
 
 def get(session: Session, name: str) -> Device:
@@ -132,3 +132,15 @@ def add_model(session: Session, model: LatencyModelRow) -> LatencyModelRow:
     session.add(model)
     session.flush()
     return model
+
+
+def add_refit(session: Session, refit: LatencyRefit) -> None:
+    """Add what came of fitting a latency model anew."""
+    session.add(refit)
+    session.flush()
+
+
+def list_refits(session: Session, names: Sequence[str]) -> list[LatencyRefit]:
+    """What came of fitting the latency models of devices anew, newest first."""
+    query = select(LatencyRefit).where(LatencyRefit.device.in_(names)).order_by(LatencyRefit.id.desc())
+    return list(session.scalars(query))

@@ -10,7 +10,7 @@ from evolution.costs import CostTables
 from evolution.predictors.latency import LatencyModel
 from service.devices import queries
 from service.devices.schemas import DeviceIn, DeviceOut
-from service.devices.show import show_device
+from service.devices.show import show_devices
 from service.errors import ConflictError, InvalidError
 from service.storage.store import Store
 from service.storage.tables import LatencyModelRow, new_id
@@ -29,7 +29,7 @@ def register_device(session: Session, body: DeviceIn) -> DeviceOut:
                 f"device {body.name!r} has {field} {stored!r}, not {value!r}; its measurements depend on that, "
                 "so register another name"
             )
-    return show_device(device, queries.list_latest_models(session, devices=[device.name]))
+    return show_devices(session, [device])[0]
 
 
 def register_published_device(

@@ -91,6 +91,21 @@ class LatencyModelOut(Answer):
     created_at: datetime
 
 
+class RefitOut(Answer):
+    """What came of fitting a latency model anew with the networks that verification measured."""
+
+    space_hash: str
+    networks: int = Field(description="How many networks verification had measured.")
+    old_error: float = Field(
+        description="Mean absolute percentage error without these networks. Both errors are of the same networks, each "
+        "predicted by a fit that did not see it."
+    )
+    new_error: float = Field(description="The error with these networks.")
+    old_model: str
+    new_model: str | None = Field(description="The id of the new latency model; null if its error is larger.")
+    created_at: datetime
+
+
 class DeviceOut(Answer):
     """A device, with its newest latency model for each search space."""
 
@@ -99,4 +114,7 @@ class DeviceOut(Answer):
     threads: int
     batch_size: int
     latency_models: list[LatencyModelOut]
+    refits: list[RefitOut] = Field(description="What came of fitting its latency models anew, newest first.")
+    seen_at: datetime | None = Field(description="When a probe on it last asked for a measurement job.")
+    warning: str | None = Field(description="Whether its latencies are stale: its probe now has another runtime.")
     created_at: datetime

@@ -28,7 +28,7 @@ from service.jobs.queue import APPLICATION, QUEUE, Step, T, log
 from service.settings import Settings
 from service.storage.database import Database
 
-VERSION = "1"  # of the steps; raise it when their order changes. Running jobs then need a worker of the old version
+VERSION = "2"  # of the steps; raise it when their order changes. Running jobs then need a worker of the old version
 POLL_SECONDS = 0.2  # how often a worker looks for a job
 TICK_SECONDS = 1.0  # how often a worker looks for dead peers and checks its own lock
 GRACE_SECONDS = 10.0  # how long a stopping worker waits for its job

@@ -30,7 +30,9 @@ def answer_parts(
     return {
         "limits": [_limit_out(limit, best) for limit in request.limits],
         "min_accuracy_reached": findings.reached,
+        "binding": _binding(request, findings) if best else None,
         "front": sort_front(request, front),
+        "device_fronts": {device: _device_front(device, front) for device in request.devices},
         "front_size": findings.front_size,
         "hypervolume": shown.get("hypervolume"),
         "sensitivity": shown["sensitivity"] if best else [],
@@ -46,7 +48,7 @@ def answer_parts(
 
 def _limit_out(limit: Limit, best: CandidateOut | None) -> LimitOut:
     """A limit, what the best candidate has of its cost, and how that is known."""
-    value, evidence = None, None
+    value, evidence, upper = None, None, None
     if best is not None:
         device = limit.device or ""
         measured = (best.measured_latency_ms or {}).get(device)
@@ -57,6 +59,8 @@ def _limit_out(limit: Limit, best: CandidateOut | None) -> LimitOut:
             "bound": best.predicted_latency_bound_ms.get(device),
             "measured": measured,
         }[evidence]
+        details = (best.measured_latency_details or {}).get(device)
+        upper = details.upper_ms if details else None
     return LimitOut(
         cost=limit.cost,
         max=limit.max,
@@ -64,7 +68,28 @@ def _limit_out(limit: Limit, best: CandidateOut | None) -> LimitOut:
         confidence=limit.confidence,
         value=value,
         holds=evidence,
+        upper=upper,
     )
+
+
+def _binding(request: SearchRequest, findings: Findings) -> str | None:
+    """The name of the limit that costs most accuracy: raised a little, it gains more than any other limit."""
+    limited = {limit.name for limit in request.limits}
+    gains = {change.cost: change.gained for change in findings.sensitivity if change.cost in limited}
+    name = max(gains, key=lambda name: gains[name], default=None)
+    return name if name is not None and gains[name] > 0 else None
+
+
+def _device_front(device: str, front: Sequence[CandidateOut]) -> list[str]:
+    """The members of a front that no other member beats in accuracy and latency on one device, fastest first."""
+    members = [member for member in front if device in member.predicted_latency_ms]
+    points = [(member.predicted_latency_ms[device], -(member.predicted_accuracy or 0.0)) for member in members]
+    ids, best = [], math.inf
+    for (_, error), member in sorted(zip(points, members, strict=True), key=lambda pair: pair[0]):
+        if error < best:
+            ids.append(member.id)
+            best = error
+    return ids
 
 
 def limit_evidence(limit: Limit, is_measured: bool = False) -> Holds:

@@ -18,15 +18,18 @@ from service.candidates.queries import genomes_of
 from service.context import Context
 from service.errors import NotVerifiedError
 from service.jobs.queue import Step
+from service.measurement_jobs import queries as jobs
 from service.searches import queries
 from service.searches.answer import limit_evidence, weakest_evidence
 from service.searches.findings import Findings, find_sensitivity
+from service.searches.measuring import CONFIDENCE, TURNS, State, measure_round
 from service.searches.problem import make_problem
 from service.searches.queries import lock_unfinished
 from service.searches.question import load_question
 from service.searches.record import add_candidates
+from service.searches.refit import refit_models
 from service.searches.request import SearchRequest
-from service.searches.verify import measurable_devices, measure_latency, verify
+from service.searches.verify import verify
 from service.storage.tables import Candidate, Search, Verification
 from service.supernets import queries as supernets
 
@@ -35,36 +38,51 @@ ROUNDS = 4  # the most rounds
 
 
 def verify_finalists(context: Context, step: Step, search_id: str) -> None:
-    """Verify finalists, a round at a time, until one holds every limit or the last round is over."""
+    """Verify finalists, a round at a time, until one holds every limit or the last round is over.
+
+    While probes elsewhere measure a round, no worker waits: this job ends, and the last of their results enqueues
+    another one, which goes through the same rounds and finds what was done.
+    """
     tried: list[str] = []
     for number in range(ROUNDS):
-        chosen = step(f"choose {number}", partial(_choose, context, search_id, tuple(tried)))
+        chosen = step(f"choose {number}", partial(_choose, context, search_id, number, tuple(tried)))
         progress = {"round": number + 1, "rounds": ROUNDS, "finalists": len(tried) + len(chosen)}
         for candidate_id in chosen:
             verified = {"phase": "verify", "verified": len(tried), **progress}
             step(f"verify {candidate_id}", partial(_verify, context, search_id, candidate_id, verified))
             tried.append(candidate_id)
         measuring = {"phase": "measure", "verified": len(tried), **progress}
-        step(f"measure {number}", partial(_measure, context, search_id, chosen, measuring))
+        for turn in range(TURNS):
+            measure = partial(_measure, context, search_id, number, turn, chosen, measuring)
+            state: State = step(f"measure {number}.{turn}", measure) if chosen else "decided"
+            if state == "waiting":
+                return
+            if state == "decided":
+                break
         is_last = number == ROUNDS - 1 or not chosen
         if step(f"conclude {number}", partial(_conclude, context, search_id, tuple(tried), is_last)):
+            step("refit", partial(refit_models, context, search_id))
             return
 
 
-def _choose(context: Context, search_id: str, tried: Sequence[str]) -> list[str]:
+def _choose(context: Context, search_id: str, number: int, tried: Sequence[str]) -> list[str]:
     """The finalists of the next round, best first by prediction, skipping those that the measurements so far rule out.
 
-    If the tried finalists took 10 % longer than predicted, the next ones must be predicted to leave 10 % of room. The
-    first round also has the rivals.
+    If the upper bounds of the tried finalists are 10 % above their predicted latencies, the next ones must be predicted
+    to leave 10 % of room. The first round also has the rivals. A round that has measurement jobs stays as it is.
     """
+    with context.database.reading() as session:
+        for job in jobs.list_of_search(session, search_id):
+            if (job.number, job.turn) == (number, 0):
+                return list(job.expected_ms)
     rivals = [] if tried else _add_rivals(context, search_id)
     with context.database.reading() as session:
         ids = [candidate.id for candidate in queries.members(session, search_id)]
         results = FinalistResults.load(session, context, search_id, ids)
     slowdowns = {
-        device: median(results.measured_ms[name][device] / results.predicted_ms[name][device] for name in names)
+        device: median(results.upper_ms[name][device] / results.predicted_ms[name][device] for name in names)
         for device in results.search.latency_models
-        if (names := [name for name in tried if device in results.measured_ms.get(name, {})])
+        if (names := [name for name in tried if device in results.upper_ms.get(name, {})])
     }
 
     def is_likely_within(name: str) -> bool:
@@ -118,13 +136,16 @@ def _write_progress(context: Context, search_id: str, progress: Mapping[str, Any
         lock_unfinished(session, search_id).progress = dict(progress)
 
 
-def _measure(context: Context, search_id: str, candidate_ids: Sequence[str], progress: Mapping[str, Any]) -> None:
-    """Measure candidates on each device of the search that is this machine."""
+def _measure(
+    context: Context,
+    search_id: str,
+    number: int,
+    turn: int,
+    candidate_ids: Sequence[str],
+    progress: Mapping[str, Any],
+) -> State:
     _write_progress(context, search_id, progress)
-    with context.database.reading() as session:
-        question = load_question(session, context, queries.get(session, search_id))
-    for device in measurable_devices(question.latency_models) if candidate_ids else []:
-        measure_latency(context, search_id, candidate_ids, device, question.latency_models[device].id)
+    return measure_round(context, search_id, number, turn, candidate_ids)
 
 
 def _conclude(context: Context, search_id: str, tried: Sequence[str], is_last: bool) -> bool:
@@ -163,7 +184,8 @@ class FinalistResults:
     """Predictions, verifications and measurements of some finalists of a search, in their order.
 
     rows: by candidate. counted: by candidate, the cost to minimise, unless that is a latency or there is none.
-    predicted_ms, measured_ms: latencies by candidate and device.
+    predicted_ms, measured_ms: latencies by candidate and device. upper_ms: the upper bounds of the measured ones.
+    devices: on which candidates must be measured. faults: by device, why some could not be.
     """
 
     search: Search
@@ -173,6 +195,9 @@ class FinalistResults:
     verifications: Mapping[str, Verification]
     predicted_ms: Mapping[str, Mapping[str, float]]
     measured_ms: Mapping[str, Mapping[str, float]]
+    upper_ms: Mapping[str, Mapping[str, float]]
+    devices: frozenset[str]
+    faults: Mapping[str, str]
 
     @classmethod
     def load(cls, session: Session, context: Context, search_id: str, ids: Sequence[str]) -> Self:
@@ -183,6 +208,8 @@ class FinalistResults:
             tables = context.loaded(supernets.get(session, search.supernet_id)).tables
             cost = cost_of(Limit(request.objective, 1.0), tables, {})
             counted = dict(zip(ids, cost(genomes_of(rows)).tolist(), strict=True))
+        measured = candidates.measurements(session, ids, search_id)
+        measuring = jobs.list_of_search(session, search_id)
         return cls(
             search,
             request,
@@ -190,7 +217,16 @@ class FinalistResults:
             counted,
             candidates.verifications(session, ids),
             candidates.predicted_latency(session, ids, search.latency_models),
-            candidates.measured_latency(session, ids, search_id),
+            {
+                name: {device: row.measured_latency_ms for device, row in rows.items()}
+                for name, rows in measured.items()
+            },
+            {
+                name: {device: row.details["upper_ms"] for device, row in rows.items()}
+                for name, rows in measured.items()
+            },
+            frozenset(job.device for job in measuring),
+            {job.device: job.error for job in measuring if job.error is not None},
         )
 
     def is_measured(self, candidate_id: str, limit: Limit) -> bool:
@@ -198,20 +234,27 @@ class FinalistResults:
         return limit.device in self.measured_ms.get(candidate_id, {})
 
     def violations(self, candidate_id: str) -> list[str]:
-        """Which requirements a candidate violates: a measured latency above its limit, too low a verified accuracy.
+        """Which requirements a candidate violates: a latency that may be above its limit, too low a verified accuracy.
 
-        If any candidate was measured on a device, every candidate must be. Counted costs hold as counted, and
-        latencies that this machine cannot measure hold as predicted.
+        A measured latency holds its limit if its upper bound does. Counted costs hold as counted, and latencies on
+        devices that cannot be measured hold as predicted.
         """
         result = []
         for limit in self.request.limits:
-            device = limit.device
-            if any(device in measured for measured in self.measured_ms.values()):
-                ms = self.measured_ms.get(candidate_id, {}).get(device or "")
-                if ms is None:
-                    result.append(f"latency_ms on {device} was not measured, as that of others was")
-                elif ms > limit.max:
-                    result.append(f"measured latency_ms on {device} is {ms:.4g}, the limit {limit.max:g}")
+            if limit.device is None or limit.device not in self.devices:
+                continue
+            device, name = limit.device, f"latency_ms on {limit.device}"
+            ms, upper = (by.get(candidate_id, {}).get(device) for by in (self.measured_ms, self.upper_ms))
+            if ms is None or upper is None:
+                fault = self.faults.get(device)
+                result.append(f"{name} could not be measured: {fault}" if fault else f"{name} was not measured")
+            elif ms > limit.max:
+                result.append(f"measured {name} is {ms:.4g}, the limit {limit.max:g}")
+            elif upper > limit.max:
+                result.append(
+                    f"measured {name} is {ms:.4g} with the {CONFIDENCE:.0%} upper bound {upper:.4g}, the limit "
+                    f"{limit.max:g}"
+                )
         min_accuracy, verified = self.request.min_accuracy, self.verified_accuracy(candidate_id)
         if min_accuracy is not None and verified is not None and verified < min_accuracy:
             result.append(f"verified accuracy is {verified:.4f}, min_accuracy {min_accuracy:g}")
@@ -244,7 +287,7 @@ class FinalistResults:
         ).problem_document()
 
     def _excess(self, candidate_id: str) -> float:
-        """The largest ratio of a measured latency to its limit."""
-        measured = self.measured_ms.get(candidate_id, {})
+        """The largest ratio of a measured latency's upper bound to its limit."""
+        measured = self.upper_ms.get(candidate_id, {})
         limits = ((limit.device, limit.max) for limit in self.request.limits if limit.device)
         return max((measured.get(device, 0.0) / limit for device, limit in limits), default=0.0)

@@ -7,10 +7,11 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from service.errors import InvalidError, NotFoundError
+from service.measurement_jobs import queries as measurement_jobs
 from service.storage.database import insert_missing
 from service.storage.tables import Candidate, Search, SearchCandidate, SearchState, now
 
-UNFINISHED = ("queued", "running")
+UNFINISHED = ("queued", "running", "verifying")
 
 
 def get(session: Session, search_id: str) -> Search:
@@ -93,6 +94,8 @@ def finish(session: Session, search_id: str, **values: Any) -> bool:
     unfinished = update(Search).where(Search.id == search_id, Search.status.in_(UNFINISHED))
     ended = session.execute(unfinished.values(finished_at=now(), progress=None, **values).returning(Search.id)).first()
     delete_state(session, search_id)
+    if ended is not None:
+        measurement_jobs.cancel(session, search_id)
     return ended is not None
 
 

@@ -75,7 +75,7 @@ def add_solution(session: Session, context: Context, search: Search, question: Q
         ],
     )
     if request.verify:
-        search.status = "running"
+        search.status = "verifying"
         return
     search.best_candidate_id = ids[0]
     search.limits_hold = weakest_evidence([limit_evidence(limit) for limit in request.limits])
@@ -162,6 +162,4 @@ def cancel(session: Session, search_id: str) -> None:
     """
     search = queries.get(session, search_id)
     if not queries.finish(session, search_id, status="cancelled"):
-        raise ConflictError(
-            f"search {search_id} is {search.status}; only one that is queued or running can be cancelled"
-        )
+        raise ConflictError(f"search {search_id} is {search.status}; only one that has not ended can be cancelled")

@@ -12,7 +12,7 @@ from service.searches.request import INHERITED_EVALUATIONS, Evaluate
 from service.web.schemas import Answer, Id, Name, Positive, Request, Text
 from supernet.evaluation.metrics import Metric
 
-Status = Literal["queued", "running", "done", "not_verified", "failed", "cancelled"]
+Status = Literal["queued", "running", "verifying", "done", "not_verified", "failed", "cancelled"]
 Holds = Literal["counted", "predicted", "bound", "measured"]
 if TYPE_CHECKING:  # here and below: types that follow from the table of costs, which type checkers cannot read
     FrontObjective = str
@@ -156,8 +156,9 @@ class SearchIn(ShorthandLimitsIn):
     )
     verify: bool = Field(
         False,
-        description="Let a worker measure the accuracy of the finalists on held-out images and, if it runs on the "
-        "device, their latency.",
+        description="Let a worker measure the accuracy of the finalists on held-out images, and a worker or a probe on "
+        "the devices measure their latency. The search is `verifying` until then, and its `progress` says what it "
+        "waits for. The answer is the best finalist whose measured latency holds its limit with the upper 95 % bound.",
     )
 
 
@@ -171,7 +172,11 @@ class LimitOut(Answer):
     value: float | None = Field(description="The best candidate's value, obtained as `holds` says.")
     holds: Holds | None = Field(
         description="How it is known that the limit holds. `counted`: exactly, as for every cost but latency; "
-        "`predicted`: by the latency model; `bound`: by its upper bound; `measured`: on the device."
+        "`predicted`: by the latency model; `bound`: by its upper bound, for networks drawn like the measured ones, of "
+        "which a search is a biased choice; `measured`: on the device, with `upper`."
+    )
+    upper: float | None = Field(
+        None, description="The upper 95 % bound of the best candidate's measured latency, which is within the limit."
     )
 
 
@@ -251,6 +256,11 @@ class SearchOut(SearchSummary):
     """A search and its answer."""
 
     limits: list[LimitOut]
+    binding: str | None = Field(
+        None,
+        description="The limit that binds: raised by 5 %, it gains more predicted accuracy than any other limit, as "
+        "`sensitivity` says. `latency_ms@DEVICE` is the latency on a device. Null if raising no limit alone gains any.",
+    )
     min_accuracy_reached: bool | None = Field(
         description="Whether the best candidate reaches `min_accuracy`; if not, it is the most accurate architecture "
         "found within the limits. Null if the request has no `min_accuracy`."
@@ -260,6 +270,11 @@ class SearchOut(SearchSummary):
         "members that lie far apart."
     )
     front_size: int | None = Field(description="How many members the whole front has.")
+    device_fronts: dict[str, list[str]] = Field(
+        {},
+        description="By device whose latency is limited or an objective, the front of accuracy and latency on it: the "
+        "ids of the members of `front` that no other member beats in both, fastest first.",
+    )
     hypervolume: Hypervolume | None = Field(description="Only of a search for a front.")
     sensitivity: list[Sensitivity] = Field(description="One entry for each limit, around the best candidate.")
     seed: int
@@ -268,6 +283,11 @@ class SearchOut(SearchSummary):
         description="A warning if the accuracy predictor ranks held-out architectures badly."
     )
     latency_models: dict[str, str] = Field(description="By device, the id of the latency model that was used.")
+    device_warnings: dict[str, str] = Field(
+        {},
+        description="By device, a warning if its numbers are stale: its probe now has another runtime than the one "
+        "that its latency model was measured with.",
+    )
     answered_from: str | None = Field(
         description="The id of the earlier search whose stored result this is; null if the search ran for this request."
     )
@@ -296,4 +316,7 @@ class SearchOut(SearchSummary):
     elapsed_ms: float | None = Field(
         description="How long the search took, without verification. Of a job: in the worker that finished it."
     )
-    progress: dict[str, Any] | None = Field(description="How far the search is, while it runs.")
+    progress: dict[str, Any] | None = Field(
+        description="How far the search is, while it runs. While probes measure its finalists, `waiting` says by "
+        "device what it waits for."
+    )

@@ -13,6 +13,7 @@ from service.candidates.schemas import CandidateOut
 from service.candidates.show import Predictions, show_candidates
 from service.context import Context
 from service.devices import queries as devices
+from service.measurement_jobs.waiting import explain_waiting, stale_devices
 from service.searches import queries
 from service.searches.answer import answer_parts, sort_front
 from service.searches.findings import Findings
@@ -65,8 +66,15 @@ def show_search(session: Session, context: Context, search: Search, *, from_stor
         warm_starts=search.warm_starts,
         evaluations=search.evaluations,
         elapsed_ms=search.elapsed_ms,
-        progress=search.progress,
+        device_warnings=stale_devices(session, search.latency_models),
+        progress=_progress(session, search),
     )
+
+
+def _progress(session: Session, search: Search) -> dict[str, Any] | None:
+    """How far a search is; while probes measure its finalists, also what it waits for, by device."""
+    waiting = explain_waiting(session, search.id) if search.status == "verifying" else {}
+    return {**(search.progress or {}), "waiting": waiting} if waiting else search.progress
 
 
 def _summarise(session: Session, context: Context, search: Search) -> SearchSummary:

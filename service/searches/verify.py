@@ -1,17 +1,24 @@
 """Running candidates for real, in a worker: accuracy on held-out images, latency on this machine. Loads torch."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from service.candidates import queries as candidates
-from service.candidates.queries import add_evaluations, add_measurements, add_unverifiable
+from service.candidates.queries import add_evaluations, add_unverifiable
 from service.context import Context
-from service.devices.probe import Model, fingerprint, make_runtime, measure
+from service.devices.probe import ProbeError, Runtime, make_runtime, run_plan
 from service.exports import queries as exports
 from service.exports.job import extract_candidate, store_export
-from service.storage.tables import Device, LatencyModelRow, now
+from service.measurement_jobs.schemas import ResultIn
+from service.storage.tables import Device, MeasurementJob
 from service.supernets import queries as supernets
-from supernet.export.probe_plan import reference_models
+from supernet.export.probe_plan import ProbeModel, write_plan
+from supernet.space import SearchSpace
 
 MEASURE_SECONDS = 20.0  # the most for a round of finalists; small networks need less
 NO_HOLDOUT = "the bundle has no held-out images"
@@ -35,47 +42,61 @@ def verify(context: Context, candidate_id: str) -> None:
     store_export(context, extracted, "fp32", evaluation.accuracy if evaluation else None)
 
 
-def measurable_devices(latency_models: Mapping[str, LatencyModelRow]) -> list[str]:
-    """The devices that were measured on a machine like this one. latency_models: by device."""
-    host = fingerprint()
-    return [device for device, model in latency_models.items() if model.host == host]
+@dataclass(frozen=True)
+class ExportedNetwork(ProbeModel):
+    """A candidate in a plan: its trained network. file: its ONNX file in the artifact store."""
+
+    file: Path = Path()
+
+    def onnx(self) -> bytes:
+        """The ONNX file, which is also the download."""
+        return self.file.read_bytes()
 
 
-def measure_latency(context: Context, search_id: str, candidate_ids: Sequence[str], device: str, model_id: str) -> None:
-    """Measure the ONNX files of candidates on this machine, which is `device`, in turns with the reference network.
+def store_plan(context: Context, space: SearchSpace, candidate_ids: Sequence[str]) -> str:
+    """Store a plan of the exported networks of candidates, as it is after `verify`. Returns its SHA-256."""
+    with context.database.reading() as session:
+        rows = candidates.by_id(session, candidate_ids)
+        exported = [exports.find(session, row.id, "fp32") for row in rows]
+    networks = [
+        ExportedNetwork(
+            row.id,
+            "network",
+            (space.in_channels, row.resolution, row.resolution),
+            nn.Identity,
+            {"architecture": row.architecture},
+            context.store.path(export.sha256),
+        )
+        for row, export in zip(rows, exported, strict=True)
+        if export is not None and export.sha256 is not None
+    ]
+    with tempfile.TemporaryDirectory(prefix="supple-plan-") as folder:
+        write_plan(Path(folder) / "plan.zip", space, networks)
+        return context.store.put((Path(folder) / "plan.zip").read_bytes())
 
-    A stored latency is the measured ratio to the reference network, times the reference network's latency when the
-    device was first measured. So a machine that is slower for a minute does not count against a candidate.
+
+def runtime_here(host: Mapping[str, Any], threads: int) -> Runtime | None:
+    """The runtime that a fingerprint names, as it is installed on this machine; None if it does not start here."""
+    name, _, version_and_provider = str(host.get("runtime", "")).partition(" ")
+    try:
+        return make_runtime(name, version_and_provider.partition(", ")[2], threads)
+    except ProbeError:
+        return None
+
+
+def measure_here(context: Context, job: MeasurementJob, runtime: Runtime) -> ResultIn:
+    """The result of a measurement job, measured on this machine.
+
+    Raises:
+        ProbeError (a ValueError): a network does not run.
     """
     with context.database.reading() as session:
-        settings = session.get_one(Device, device)
-        reference_ms = session.get_one(LatencyModelRow, model_id).reference_ms
-        files = {}
-        for candidate_id in candidate_ids:
-            exported = exports.find(session, candidate_id, "fp32")
-            if exported is not None and exported.sha256 is not None:
-                files[candidate_id] = context.store.path(exported.sha256)
-    networks = [Model(name, path.read_bytes, path.stat().st_size) for name, path in files.items()]
-    measured = measure(
-        networks,
-        {model.name: Model(model.name, model.onnx) for model in reference_models()},
-        make_runtime(threads=settings.threads),
-        batch_size=settings.batch_size,
+        batch_size = session.get_one(Device, job.device).batch_size
+    result = run_plan(
+        context.store.path(job.plan),
+        runtime=runtime,
+        batch_size=batch_size,
+        samples=job.samples,
         seconds=MEASURE_SECONDS,
     )
-    latency_ms = measured.in_ms(reference_ms)
-    with context.database.writing() as session:
-        add_measurements(
-            session,
-            [
-                {
-                    "search_id": search_id,
-                    "candidate_id": measurement.name,
-                    "device": device,
-                    "measured_latency_ms": latency_ms[measurement.name],
-                    "details": {**asdict(measurement), "device_reference_ms": reference_ms},
-                    "created_at": now(),
-                }
-                for measurement in measured.models
-            ],
-        )
+    return ResultIn.model_validate(result)

@@ -14,7 +14,7 @@ from service.web.problems import answer
 
 BODY_BYTES = 64 << 10  # limit of a request's body
 MEASUREMENT_BYTES = 64 << 20  # limit of a body with measurements
-MEASUREMENTS = re.compile(r"/v1/devices/[^/]+/measurements$")
+MEASUREMENTS = re.compile(r"/v1/devices/[^/]+/(measurements|jobs/[^/]+/results)$")
 LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -5,7 +6,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from evolution.pareto import non_dominated
-from tests.support.service import ask
+from evolution.predictors.latency import LatencyModel
+from service.context import Context
+from tests.support.service import HOST, add_device, ask
 
 ROUNDING = 1e-6  # of predictions in single precision, made together with others or alone
 
@@ -59,6 +62,41 @@ def test_fronts_of_several_searches_are_merged(client: TestClient, supernet: str
     assert len(non_dominated(points(merged["items"]))) == merged["size"]
     best = np.unique(together[non_dominated(together)], axis=0)
     assert np.isclose(best[:, None], points(merged["items"]), rtol=ROUNDING).all(2).any(1).all()
+
+
+def test_one_call_gives_a_front_for_each_device(
+    client: TestClient,
+    context: Context,
+    supernet: str,
+    device: str,
+    measurements: dict[str, Any],
+    latency_model: LatencyModel,
+) -> None:
+    slow = replace(latency_model, block_ms={key: 3 * ms for key, ms in latency_model.block_ms.items()})
+    add_device(context, "slow", measurements, slow, HOST)
+    limits = [
+        {"cost": "latency_ms", "device": device, "max": 0.05},
+        {"cost": "latency_ms", "device": "slow", "max": 0.11},
+    ]
+    search = ask(client, limits=limits, strategy="evolution").json()
+    assert [limit["value"] <= limit["max"] for limit in search["limits"]] == [True, True]
+    gains = {row["cost"]: row["gained"] for row in search["sensitivity"]}
+    assert gains[search["binding"]] == max(gains.values()) > 0
+    members = {member["id"]: member for member in search["front"]}
+    for name in (device, "slow"):
+        front = [members[one] for one in search["device_fronts"][name]]
+        points = np.array([[-one["predicted_accuracy"], one["predicted_latency_ms"][name]] for one in front])
+        assert non_dominated(points).all()
+        assert (np.diff(points[:, 1]) > 0).all()
+        assert points[:, 0].min() == -search["best"]["predicted_accuracy"]
+    fronts = client.get("/v1/fronts/devices", params={"supernet": supernet}).json()
+    assert list(fronts) == [device, "slow"]
+    for name in fronts:
+        one = client.get("/v1/fronts", params={"supernet": supernet, "device": name}).json()
+        assert fronts[name] == one
+    two = client.get("/v1/fronts/devices", params={"supernet": supernet, "device": ["slow", device]}).json()
+    assert list(two) == ["slow", device]
+    assert client.get("/v1/fronts/devices", params={"supernet": supernet, "device": "none"}).status_code == 404
 
 
 BAD_FRONTS = [

@@ -1,5 +1,6 @@
 import json
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,12 @@ from fastapi.testclient import TestClient
 
 from evolution.costs import CostTables
 from service.context import Context
+from service.devices.plausible import check_plausible
 from service.devices.schemas import MeasurementsIn
+from service.errors import InvalidError
 from service.settings import Settings
 from service.storage.tables import LatencyModelRow
+from supernet.families import preset
 from tests.support.service import HOST, make_measurements
 
 
@@ -99,6 +103,45 @@ def test_bad_measurements_are_refused_and_nothing_is_written(
     assert answer.status_code == 422
     assert "reference_ms is nan" in answer.json()["detail"]
     assert client.get("/v1/devices/board").json()["latency_models"] == []
+
+
+def in_seconds(measured: dict[str, Any], *, blocks: bool = True) -> dict[str, Any]:
+    networks = [{**network, "ms": network["ms"] / 1000} for network in measured["networks"]]
+    scaled = {key: ms / 1000 for key, ms in measured["blocks"].items()} if blocks else measured["blocks"]
+    return {**measured, "blocks": scaled, "networks": networks}
+
+
+def test_seconds_are_not_taken_for_milliseconds(
+    client: TestClient, context: Context, device: str, measurements: dict[str, Any]
+) -> None:
+    client.post("/v1/devices", json={"name": "new"})
+    files = sorted(context.store.root.rglob("*"))
+    hundredfold = [{**network, "ms": network["ms"] * 1e5} for network in measurements["networks"]]
+    cases = [
+        ("new", in_seconds(measurements), "no runtime's call is shorter than 0.001 ms; are these seconds?"),
+        ("new", in_seconds(measurements, blocks=False), "are these seconds?"),
+        ("new", {**measurements, "networks": hundredfold}, "times more than the sums of their blocks'"),
+        (device, {**measurements, "networks": hundredfold}, "times more than the device's latency model predicts"),
+    ]
+    for name, body, message in cases:
+        answer = client.post(f"/v1/devices/{name}/measurements", json=body)
+        assert (answer.status_code, message in answer.json()["detail"]) == (422, True), answer.text
+    assert sorted(context.store.root.rglob("*")) == files
+    assert client.get("/v1/devices/new").json()["latency_models"] == []
+    assert len(client.get(f"/v1/devices/{device}").json()["latency_models"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("ms", "threads", "message"),
+    [(8e-3, 1, "1 thread of any CPU; are these seconds?"), (8.0, 1, ""), (8e-3, None, ""), (1e-5, None, "any device")],
+)
+def test_no_device_is_faster_than_its_arithmetic(ms: float, threads: int | None, message: str) -> None:
+    tables = CostTables(preset("mbv3-cifar"))
+    largest = tables.space.encode(tables.space.largest())[None]
+    batch = round(3e8 / float(tables.flops(largest)[0]))
+    error = pytest.raises(InvalidError, match=message) if message else nullcontext()
+    with error:
+        check_plausible(tables, largest, np.array([ms]), batch_size=batch, cpu_threads=threads)
 
 
 def test_an_unknown_device_is_named_with_those_that_are_known(

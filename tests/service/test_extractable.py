@@ -15,7 +15,9 @@ from service.devices.measurements import add_model
 from service.devices.register import register_device
 from service.devices.schemas import DeviceIn, MeasurementsIn
 from service.errors import ConflictError, InvalidError
-from service.searches.verify import measurable_devices
+from service.searches.measuring import measured_devices
+from service.searches.question import Question
+from service.searches.request import SearchRequest
 from service.storage.tables import Export, LatencyModelRow, Search, Supernet
 from service.supernets.register import register_supernet
 from supernet.bundle import Bundle, write_bundle
@@ -189,4 +191,5 @@ def test_its_host_is_no_machine_that_could_measure(client: TestClient, context: 
     registered(context, bundle)
     with context.database.reading() as session:
         (model,) = session.scalars(select(LatencyModelRow))
-        assert measurable_devices({"phone": model}) == []
+        question = Question(session.scalars(select(Supernet)).one(), SearchRequest(""), {"phone": model})
+        assert measured_devices(session, question) == []

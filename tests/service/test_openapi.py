@@ -4,7 +4,7 @@ import re
 
 from fastapi.testclient import TestClient
 
-VERBS = {"Add", "Cancel", "Check", "Create", "Download", "Get", "List", "Register"}
+VERBS = {"Add", "Cancel", "Check", "Claim", "Create", "Download", "Get", "List", "Register", "Renew"}
 
 
 def test_the_documentation_is_there(client: TestClient) -> None:
@@ -42,6 +42,9 @@ def test_the_openapi_document_says_how_to_sign_in_and_what_is_refused(client: Te
     assert {name for name, codes in refusals.items() if 409 in codes} == {
         "post /v1/devices",
         "post /v1/devices/{name}/measurements",
+        "post /v1/devices/{name}/jobs/claim",
+        "post /v1/devices/{name}/jobs/{job_id}/renew",
+        "post /v1/devices/{name}/jobs/{job_id}/results",
         "post /v1/searches",
         "post /v1/searches/{search_id}/cancel",
     }

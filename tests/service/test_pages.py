@@ -22,7 +22,7 @@ from service.pages import show
 from service.pages.router import router
 from service.searches.job import run_search
 from service.settings import Settings
-from service.storage.tables import Search, Supernet
+from service.storage.tables import LatencyModelRow, Search, Supernet
 from service.web.auth import COOKIE, create_key
 from supernet.space import Architecture
 from tests.support.service import LOCAL, add_device
@@ -411,6 +411,8 @@ def test_choices_are_restricted_in_the_form(client: TestClient, supernet: str) -
 
 
 def test_a_search_that_verifies_is_waited_for(client: TestClient, context: Context, device: str) -> None:
+    with context.database.writing() as session:  # of a published table, so that nothing is to be measured
+        session.execute(update(LatencyModelRow).values(host={}))
     waiting = ask(client, device=device, max_latency_ms="0.05", verify="on")
     path = waiting.url.path
     assert "Waiting for a worker" in text(waiting.text)
@@ -441,6 +443,15 @@ def test_a_search_that_verifies_is_waited_for(client: TestClient, context: Conte
         manifest = session.scalars(select(Supernet.manifest)).one()
         session.execute(update(Supernet).values(manifest={**manifest, "views": {"count": 8, "seed": 0}}))
     assert f"{verified}, each perturbed in 8 ways " in text(client.get(path).text)
+
+
+def test_a_search_that_waits_for_a_probe_says_so(client: TestClient, context: Context, device: str) -> None:
+    waiting = ask(client, device=device, max_latency_ms="0.05", verify="on")
+    run_search(context, lambda _, function: function(), waiting.url.path.rpartition("/")[2])
+    page = client.get(waiting.url.path)
+    assert "every 1s" in page.text
+    assert "5 networks to be measured on board: no probe there has asked for work yet; start" in text(page.text)
+    assert "No worker runs, so" not in text(page.text)
 
 
 def test_a_waiting_search_can_be_cancelled(client: TestClient, device: str) -> None:

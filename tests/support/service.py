@@ -1,5 +1,6 @@
 """Measured devices for tests of the service."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -59,3 +60,29 @@ def add_device(
 def ask(client: TestClient, headers: dict[str, str] | None = None, **body: Any) -> Any:
     """Ask without memory, so that a test's earlier searches do not count, unless the body says otherwise."""
     return client.post("/v1/searches", json={"budget": BUDGET, "warm_start": False, **body}, headers=headers)
+
+
+def make_result(
+    plan: str,
+    space_hash: str,
+    host: dict[str, Any],
+    ratios: Mapping[str, float],
+    rng: np.random.Generator,
+    *,
+    reference_ms: float = 0.5,
+    samples: int = 40,
+    spread: float = 0.001,
+) -> dict[str, Any]:
+    """What a probe would post after measuring a plan. ratios: by network, over the reference networks' latency."""
+    drawn = {name: (ratio * rng.normal(1, spread, samples)).tolist() for name, ratio in ratios.items()}
+    return {
+        "plan": plan,
+        "space_hash": space_hash,
+        "threads": 1,
+        "batch_size": 1,
+        "host": host,
+        "reference_ms": reference_ms,
+        "measurements": {
+            name: {"wall_ms": ratios[name] * reference_ms, "ratios": values} for name, values in drawn.items()
+        },
+    }
