@@ -30,7 +30,7 @@ from supernet.networks.supernet import Supernet
 from supernet.space import Architecture, SearchSpace
 from supernet.training import distributed
 from supernet.training.checkpoints import train_resumably
-from supernet.training.standalone import stand_alone
+from supernet.training.standalone import random_network, stand_alone
 
 CLOSE = 0.015  # inherited accuracy may be so far below that of training alone
 
@@ -64,7 +64,8 @@ def compared(
         for name, arch in chosen(space).items():
             if only not in (None, name):
                 continue
-            state = stand_alone(space, arch, config.schedule, epochs, config.schedule.seed, device)
+            seed = config.schedule.seed
+            state = stand_alone(space, arch, random_network(space, arch, seed), config.schedule, epochs, seed, device)
             for done in train_resumably(state, dataset, folder / name, workers=config.dataset.workers):
                 remark = f"loss {done.loss:.2f}, {done.images_per_second:.0f} img/s"
                 bar(f"{name} alone", done.step, done.total_steps, remark)

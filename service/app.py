@@ -16,6 +16,7 @@ from service.context import Context
 from service.devices import endpoints as devices
 from service.errors import UnavailableError
 from service.exports import endpoints as exports
+from service.finetunes import endpoints as finetunes
 from service.jobs.locks import count_workers
 from service.measurement_jobs import endpoints as measurement_jobs
 from service.pages import docs
@@ -134,7 +135,7 @@ def create_app(settings: Settings) -> FastAPI:
         return metrics.response()
 
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(require_key), Depends(BEARER)])
-    for endpoints in (supernets, devices, measurement_jobs, searches, candidates, exports):
+    for endpoints in (supernets, devices, measurement_jobs, searches, candidates, exports, finetunes):
         v1.include_router(endpoints.router)
     app.include_router(v1)
     pages.install(app)

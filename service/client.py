@@ -14,6 +14,7 @@ from service.errors import SuppleError, without_password
 REQUEST_SECONDS = 90.0
 SEARCH_SECONDS = 600.0  # how long to wait for a search
 FILE_SECONDS = 300.0  # how long to wait for a file to be built
+TRAINING_SECONDS = 24 * 3600.0  # how long to wait for a network to be fine-tuned
 POLL_SECONDS = 0.3
 UNREACHABLE = 503
 
@@ -159,6 +160,39 @@ class Client:
             time.sleep(POLL_SECONDS)
             search = self._json(self._request("GET", f"/v1/searches/{search['id']}"))
         return search
+
+    def finetune(
+        self,
+        candidate_id: str,
+        body: Mapping[str, Any],
+        watch: Callable[[Mapping[str, Any]], None] = lambda fine_tuning: None,
+        seconds: float = TRAINING_SECONDS,
+    ) -> dict[str, Any]:
+        """Have a candidate trained alone, as in `{"epochs": 10}`, and wait until it has ended.
+
+        watch: called with the unfinished fine-tuning at each poll.
+
+        Raises:
+            ServiceError: it was cancelled, it failed, or it has not ended after `seconds`; it goes on then.
+        """
+        deadline = time.monotonic() + seconds
+        row: dict[str, Any] = self._json(
+            self._request("POST", f"/v1/candidates/{candidate_id}/finetune", json=dict(body))
+        )
+        while row["status"] in ("queued", "running"):
+            watch(row)
+            if time.monotonic() > deadline:
+                raise ServiceError(
+                    f"fine-tuning {row['id']} is still {row['status']} after {seconds:g} s; check that a worker runs, "
+                    f"then get {self._address}/v1/finetunes/{row['id']}",
+                    UNREACHABLE,
+                )
+            time.sleep(POLL_SECONDS)
+            row = self._json(self._request("GET", f"/v1/finetunes/{row['id']}"))
+        if row["status"] != "done":
+            problem = row["problem"] or {"detail": "request it again to go on", "status": 409}
+            raise ServiceError(f"fine-tuning {row['id']} {row['status']}: {problem['detail']}", problem["status"])
+        return row
 
     def download(self, path: str, seconds: float = FILE_SECONDS) -> bytes:
         """A file, such as a candidate's ONNX. Waits until the service has built it.

@@ -108,7 +108,8 @@ class Context:
         predictor = self.loaded(supernet).predictor
         if predictor is None:
             raise InvalidError(
-                f"supernet {supernet.id} has no accuracy predictor; run `supple fit` on its bundle, then register it"
+                f"supernet {supernet.id} has no accuracy predictor; run `supple fit` on its bundle, with `--images "
+                "FOLDER` if that has no images, as a converted network has none; then register it"
             )
         return predictor
 

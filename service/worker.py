@@ -4,13 +4,19 @@ from typing import NoReturn
 
 from service.context import Context
 from service.exports.job import build_export
+from service.finetunes.job import run_fine_tuning
 from service.jobs import runner
 from service.searches.job import run_search
 from service.settings import Settings
 from service.supernets.plans import build_plan
 from service.threads import one_blas_thread
 
-HANDLERS: dict[str, runner.Handler[Context]] = {"search": run_search, "export": build_export, "plan": build_plan}
+HANDLERS: dict[str, runner.Handler[Context]] = {
+    "search": run_search,
+    "export": build_export,
+    "plan": build_plan,
+    "finetune": run_fine_tuning,
+}
 
 
 def run_worker(settings: Settings) -> NoReturn:

@@ -12,27 +12,31 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from supernet.evaluation.views import Views
 from supernet.families import space_from_json, supernet_class
 from supernet.files import real, sha256, sync, write_synced
-from supernet.space import SearchSpace
+from supernet.space import Architecture, SearchSpace
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from supernet.data import Images, Normalization
     from supernet.evaluation.evaluate import Evaluator
     from supernet.networks.supernet import Supernet
 
 FORMAT = 1
+Training = Literal["fine-tuned", "from-scratch"]  # how a network was trained alone: from the supernet's weights, or not
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 CALIBRATION = "calibration.npz"
+HOLDOUT = "holdout.npz"
 REQUIRED = {"report.json"}
 DEVICE = re.compile(r"device-(.+)\.json")
+ALONE = re.compile(r"((?:fine-tuned|from-scratch)-[0-9a-f]+)\.json")
 NO_WEIGHTS = (
     "the bundle was made without a checkpoint, so it can be searched but no subnet can be extracted; to export "
     "subnets, make a bundle with a checkpoint"
@@ -168,6 +172,32 @@ class Bundle:
         except (ValueError, TypeError) as error:
             raise BundleError(f"{self.path}: the file of a device cannot be read: {error}") from error
 
+    @cached_property
+    def stand_alone(self) -> dict[str, dict[str, Any]]:
+        """The cards of the networks that were trained alone, by `stand_alone_name`."""
+        names = sorted(match[1] for match in map(ALONE.fullmatch, self.manifest["files"]) if match)
+        return {name: dict(json.loads((self.path / f"{name}.json").read_text())) for name in names}
+
+    def stand_alone_network(self, arch: Architecture, training: Training) -> "nn.Sequential":
+        """A network that was trained alone, in evaluation mode.
+
+        Raises:
+            BundleError: the bundle has no such network.
+        """
+        from safetensors.torch import load_file
+
+        from supernet.training.standalone import static_network
+
+        name = stand_alone_name(self.space, arch, training)
+        if name not in self.stand_alone:
+            raise BundleError(
+                f"{self.path} has no {training} network of the architecture {self.space.id(arch)}; it has "
+                f"{', '.join(self.stand_alone) or 'none'}. Run `supple finetune`"
+            )
+        network = static_network(self.space, arch)
+        network.load_state_dict(load_file(self.path / f"{name}.safetensors"))
+        return network.eval()
+
     def supernet(self) -> "Supernet":
         """The supernet with its weights, in evaluation mode.
 
@@ -189,7 +219,7 @@ class Bundle:
 
     def holdout(self) -> "Images | None":
         """Held-out images, not perturbed, at the largest resolution; None if the bundle has none."""
-        return self._images("holdout.npz")
+        return self._images(HOLDOUT)
 
     def evaluator(self, calibration: "Images | None" = None) -> "Evaluator":
         """An `Evaluator` of this bundle's subnets. It scores on the held-out images, perturbed as the manifest says.
@@ -248,9 +278,9 @@ def write_bundle(
     contents = {"report.json": json.dumps(report, indent=1).encode()}
     if supernet is not None:
         contents[WEIGHTS] = save({key: value.contiguous() for key, value in supernet.state_dict().items()})
-    for file, images in ((CALIBRATION, calibration), ("holdout.npz", holdout)):
+    for file, images in ((CALIBRATION, calibration), (HOLDOUT, holdout)):
         if images is not None:
-            contents[file] = _npz(pixels=images.pixels.numpy(), labels=images.labels.numpy())
+            contents[file] = _packed(images)
     for device, values in (devices or {}).items():
         contents[f"device-{device}.json"] = json.dumps(values, indent=1).encode()
     if predictor is not None:
@@ -274,9 +304,46 @@ def with_predictor(bundle: Bundle, predictor: bytes, report: Mapping[str, Any]) 
     Raises:
         OSError: the disk is full or the folder cannot be written; the bundle is then as it was.
     """
-    contents = {file: (bundle.path / file).read_bytes() for file in bundle.manifest["files"]}
-    contents |= {"predictor.npz": predictor, "report.json": json.dumps(report, indent=1).encode()}
+    contents = _contents(bundle) | {"predictor.npz": predictor, "report.json": json.dumps(report, indent=1).encode()}
     return _write(bundle.path, bundle.manifest, contents)
+
+
+def with_stand_alone(bundle: Bundle, name: str, weights: bytes, card: Mapping[str, Any]) -> Bundle:
+    """Add a network that was trained alone to a bundle, in place. The returned bundle has another hash.
+
+    name: from `stand_alone_name`; an earlier network of this name is replaced. weights: a safetensors file under the
+    names of `supernet.training.standalone.static_network`.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the bundle is then as it was.
+    """
+    contents = {f"{name}.safetensors": weights, f"{name}.json": json.dumps(card, indent=1).encode()}
+    return _write(bundle.path, bundle.manifest, _contents(bundle) | contents)
+
+
+def stand_alone_name(space: SearchSpace, arch: Architecture, training: Training) -> str:
+    """The name under which a bundle has a network that was trained alone."""
+    return f"{training}-{space.id(arch)}"
+
+
+def with_images(
+    bundle: Bundle, classes: tuple[str, ...], calibration: "Images", holdout: "Images", source: str
+) -> Bundle:
+    """Give a bundle images and the names of their classes, in place. The returned bundle has another hash.
+
+    source: where the images come from, for the manifest.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the bundle is then as it was.
+    """
+    contents = _contents(bundle) | {CALIBRATION: _packed(calibration), HOLDOUT: _packed(holdout)}
+    counts = {"calibration": len(calibration), "holdout": len(holdout)}
+    manifest = {**bundle.manifest, "classes": list(classes), "images": {**counts, "source": source}}
+    return _write(bundle.path, manifest, contents)
+
+
+def _contents(bundle: Bundle) -> dict[str, bytes]:
+    return {file: (bundle.path / file).read_bytes() for file in bundle.manifest["files"]}
 
 
 def _write(path: Path, manifest: Mapping[str, Any], contents: Mapping[str, bytes]) -> Bundle:
@@ -322,9 +389,9 @@ def _aside(path: Path) -> Path:
     return path.parent / f".{path.name}.old"
 
 
-def _npz(**arrays: NDArray[Any]) -> bytes:
+def _packed(images: "Images") -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    np.savez_compressed(buffer, allow_pickle=False, pixels=images.pixels.numpy(), labels=images.labels.numpy())
     return buffer.getvalue()
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "ServiceError",
     "describe",
     "export",
+    "finetune",
     "open_bundle",
     "preset",
     "presets",
@@ -154,3 +155,42 @@ def export(
     from service.bundles.export import export_subnet_of
 
     return export_subnet_of(bundle, arch, Path(output), batch_norm=batch_norm)
+
+
+def finetune(
+    bundle: Bundle,
+    arch: Architecture,
+    output: str | Path,
+    *,
+    epochs: int,
+    from_scratch: bool = False,
+    learning_rate: float | None = None,
+    distillation: float | None = None,
+    seed: int = 0,
+    images: str | Path | None = None,
+    data_root: str | Path = "data",
+) -> dict[str, Any]:
+    """Train a subnet further as a network of its own; write its weights and its ONNX file to the folder `output`.
+
+    It trains by the bundle's recipe on the bundle's training images. The answer has its scores on the held-out images,
+    `inherited` and `fine-tuned` (or `from-scratch`). An interrupted run continues in the same folder. The bundle stays
+    as it is; `supple finetune` also puts the network into it.
+
+    >>> bundle = open_bundle("runs/mine/bundle")
+    >>> trained = finetune(bundle, bundle.space.smallest(), "runs/tuned", epochs=1)
+    >>> trained["epochs"], trained["fine-tuned"]["views"]["images"] > 0, Path("runs/tuned/network.onnx").exists()
+    (1, True, True)
+
+    from_scratch: start from random weights. learning_rate: by default that of the recipe's last phase; from scratch, of
+    its first. distillation: weight of the soft labels of the bundle's largest network, by default 1; from scratch, 0.
+    images: the folder of the training images, if it is not where the bundle says. data_root: for downloaded datasets.
+
+    Raises:
+        BundleError: the bundle records no recipe, or lacks weights or images. ValueError: a setting cannot be used, the
+            images are not those of the bundle, or training failed. OSError: the disk is full.
+    """
+    from service.bundles.finetune import Plan, fine_tune
+
+    plan = Plan(epochs, from_scratch, learning_rate, distillation, seed)
+    found = None if images is None else str(images)
+    return fine_tune(bundle, arch, plan, Path(output), images=found, data_root=Path(data_root))

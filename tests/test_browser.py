@@ -12,8 +12,8 @@ import uvicorn
 
 from evolution.predictors.latency import LatencyModel
 from service.app import create_app
-from service.cli.processes import free_port
 from service.devices.probe import fingerprint
+from service.processes import free_port
 from service.searches.ask import create_search
 from service.searches.job import run_search
 from service.searches.schemas import SearchIn

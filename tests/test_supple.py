@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 import supple
-from service.cli import processes
+from service import processes
 from service.cli.demo import demo_settings
 from service.client import Client
 from service.storage.database import Database
 from service.storage.store import Store
 from service.supernets.register import register_supernet
+from tests.support.trainable import write_trainable
 
 ADDRESS = "http://127.0.0.1:8000"  # in the examples
 EXCEPTIONS = {"Refused", "ServiceError"}
@@ -40,6 +41,7 @@ def working_directory(tmp_path: Path, bundle_path: Path, monkeypatch: pytest.Mon
     """A directory with the bundle that the examples open."""
     (tmp_path / "runs" / "digits").mkdir(parents=True)
     (tmp_path / "runs" / "digits" / "bundle").symlink_to(bundle_path)
+    write_trainable(tmp_path / "runs" / "mine" / "bundle")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

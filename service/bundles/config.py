@@ -164,10 +164,29 @@ def load_data(
     run_split: the split of image files that a resumed run was started with.
     """
     init = initial_bundle(config)
-    space, schedule = preset(config.space) if init is None else init.space, config.schedule
+    space = preset(config.space) if init is None else init.space
+    dataset = load_images(config, space, data_root, run_split=run_split)
+    if init is not None and init.space.in_channels == dataset.train.channels:
+        dataset = replace(dataset, normalization=init.normalization)
+    return dataset, replace(space, classes=len(dataset.classes), in_channels=dataset.train.channels)
+
+
+def load_images(
+    config: TrainingConfig,
+    space: SearchSpace,
+    data_root: Path,
+    *,
+    source: str | None = None,
+    run_split: FileSplit | None = None,
+) -> Dataset:
+    """The dataset of a configuration, decoded at the largest resolution of a space or of the schedule.
+
+    source: where its images lie now; None: where the configuration says.
+    """
+    schedule = config.schedule
     grown = (size for phase in schedule.phases for size in phase.growing)
-    dataset = load(
-        config.dataset.source,
+    return load(
+        source or config.dataset.source,
         max((*space.resolutions, *(schedule.resolutions or ()), *grown)),
         seed=schedule.seed,
         holdout=config.dataset.holdout,
@@ -177,9 +196,6 @@ def load_data(
         on_bad_image=config.dataset.on_bad_image,
         run_split=run_split,
     )
-    if init is not None and init.space.in_channels == dataset.train.channels:
-        dataset = replace(dataset, normalization=init.normalization)
-    return dataset, replace(space, classes=len(dataset.classes), in_channels=dataset.train.channels)
 
 
 def initial_bundle(config: TrainingConfig) -> Bundle | None:

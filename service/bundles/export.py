@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from evolution.predictors.accuracy import AccuracyPredictor
+from service.bundles.finetune import training_metadata, verified_accuracies
 from service.exports.subnet import extract_subnet
-from supernet.bundle import Bundle
+from supernet.bundle import Bundle, Training, stand_alone_name
 from supernet.data import Images
 from supernet.evaluation.evaluate import BatchNorm
+from supernet.export.parity import OnnxFile, export_metadata, export_subnet
 from supernet.files import write_atomically
 from supernet.space import Architecture
 
@@ -37,6 +39,25 @@ def export_subnet_of(
         predictor = AccuracyPredictor.load(bundle.predictor_path, bundle.space)
         predicted_accuracy = float(predictor.predict(bundle.space.encode(arch)[None])[0])
     file = subnet.to_onnx(predicted_accuracy=predicted_accuracy, verified_accuracy=verified_accuracy)
+    return _written(output, file, verified_accuracy)
+
+
+def export_stand_alone(bundle: Bundle, arch: Architecture, training: Training, output: Path) -> dict[str, Any]:
+    """Write a network that was trained alone, and that the bundle has, as ONNX.
+
+    Raises:
+        ParityError (a ValueError): onnxruntime and torch differ; nothing is written. BundleError: the bundle has no
+            such network.
+    """
+    network = bundle.stand_alone_network(arch, training)
+    card = bundle.stand_alone[stand_alone_name(bundle.space, arch, training)]
+    _, accuracy = verified_accuracies(card)
+    metadata = export_metadata(bundle, arch, batch_norm="trained", verified_accuracy=accuracy)
+    file = export_subnet(network, bundle.evaluator().sample(arch.resolution), metadata | training_metadata(card))
+    return _written(output, file, accuracy)
+
+
+def _written(output: Path, file: OnnxFile, verified_accuracy: float | None) -> dict[str, Any]:
     write_atomically(output, file.data)
     return {
         "bytes": len(file.data),

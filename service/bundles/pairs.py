@@ -75,7 +75,10 @@ class Pairs:
         """
         files = bundle.manifest["files"]
         if "holdout.npz" not in files:
-            raise BundleError(f"{bundle.path} has no held-out images to measure subnets on")
+            raise BundleError(
+                f"{bundle.path} has no held-out images to measure subnets on; run `supple fit {bundle.path} --images "
+                "FOLDER`, or train from it"
+            )
         hashes = {name: files.get(name) for name in ("weights.safetensors", "calibration.npz", "holdout.npz")}
         key = {**hashes, "views": bundle.manifest["views"]}
         return cls(bundle.beside(".pairs.jsonl"), key)

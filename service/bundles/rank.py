@@ -12,6 +12,7 @@ import torch
 from evolution.arrays import Floats
 from evolution.predictors.validation import kendall_tau, spearman_rho, tau_interval
 from service.bundles.config import LARGEST_HOLDOUT, TrainingConfig, evaluation_settings, load_data, recorded_config
+from service.bundles.train import start_of
 from supernet.bundle import Bundle
 from supernet.data import Dataset
 from supernet.evaluation.evaluate import Evaluator, perturbed
@@ -23,7 +24,7 @@ from supernet.training import distributed
 from supernet.training.checkpoints import train_resumably
 from supernet.training.loop import TrainingState
 from supernet.training.schedule import Schedule
-from supernet.training.standalone import stand_alone
+from supernet.training.standalone import random_network, stand_alone
 
 SAMPLERS = ("uniform", "strict_fair")
 Progress = Callable[[str, int, int, str], None]
@@ -42,16 +43,11 @@ def rank_bundle(
     """`rank_config` for the configuration that a bundle was trained with.
 
     Raises:
-        BundleError: the bundle was not trained from a configuration. ValueError: its training started from the weights
-            of another bundle. Also what `rank_config` raises.
+        BundleError: the bundle was not trained from a configuration. Also what `rank_config` raises.
     """
-    config = recorded_config(bundle)
-    if config.init is not None:
-        raise ValueError(
-            f"{bundle.path} was trained from the weights of {config.init}, but subnets trained alone start from random "
-            "weights; rank a bundle that was trained from random weights"
-        )
-    return rank_config(config, folder, nets=nets, epochs=epochs, seed=seed, data_root=data_root, progress=progress)
+    return rank_config(
+        recorded_config(bundle), folder, nets=nets, epochs=epochs, seed=seed, data_root=data_root, progress=progress
+    )
 
 
 def rank_config(
@@ -66,12 +62,16 @@ def rank_config(
 ) -> dict[str, Any]:
     """Train a supernet with each of two samplers, and random subnets alone with two seeds; the report as JSON.
 
+    With `init`, supernets and subnets alike start from the weights of that bundle, subnets from their slice of it: then
+    the ranking is of what each subnet becomes if it alone is trained on from these weights.
+
     nets: how many subnets. epochs: for a subnet alone; None: as many as the configuration's first phase has. All
     accuracies are on the held-out images under the configuration's views, after recalibration. An interrupted run
     continues in the same folder, from the newest checkpoint.
 
     Raises:
-        ValueError: fewer than 3 nets, or the folder holds supernets of another configuration.
+        ValueError: fewer than 3 nets, or the folder holds supernets of another configuration. BundleError: the
+            bundle of `init` is not there.
     """
     if nets < 3:
         raise ValueError(f"nets is {nets}; a ranking needs at least 3")
@@ -87,6 +87,7 @@ def rank_config(
     inherited = {}
     for sampler in SAMPLERS:
         state = TrainingState.fresh(space, with_sampler(config.schedule, space, sampler), device)
+        start_of(config, state, dataset)
         for done in train_resumably(state, dataset, folder / sampler, workers=config.dataset.workers):
             progress(f"{sampler} supernet", done.step, done.total_steps, f"loss {done.loss:.2f}")
         supernet = state.averaged()
@@ -94,6 +95,8 @@ def rank_config(
 
     alone = np.empty((2, nets))
     common = {"schedule": config.schedule.hash, "epochs": epochs, "evaluation": evaluation_settings(config)}
+    if config.init is not None:
+        common["start"] = state.start
     results = _Results(folder / "nets.jsonl", common)
     for number, (net, run) in enumerate(np.ndindex(nets, 2), 1):
         arch, net_seed = space.decode(genomes[net]), config.schedule.seed + run
@@ -101,7 +104,7 @@ def rank_config(
         key = {"genome": genomes[net].tolist(), "seed": net_seed}
         accuracy = results.get(key)
         if accuracy is None:
-            state = stand_alone(space, arch, config.schedule, epochs, net_seed, device)
+            state = _start_alone(config, dataset, space, arch, epochs, net_seed, device)
             for done in train_resumably(state, dataset, checkpoints, workers=config.dataset.workers):
                 progress("nets alone", number - 1, 2 * nets, f"step {done.step} of {done.total_steps}")
             accuracy = results.add(key, score(state.averaged(), arch))
@@ -121,6 +124,24 @@ def rank_config(
         ],
         **rank_agreement(alone, inherited, rng),
     }
+
+
+def _start_alone(
+    config: TrainingConfig,
+    dataset: Dataset,
+    space: SearchSpace,
+    arch: Architecture,
+    epochs: int,
+    seed: int,
+    device: torch.device,
+) -> TrainingState:
+    """The start of training a subnet alone: from random weights, or from its slice of the weights of `init`."""
+    network, start = random_network(space, arch, seed), ""
+    if config.init is not None:
+        source = TrainingState.fresh(space, replace(config.schedule, seed=seed))
+        start_of(config, source, dataset)
+        network, start = source.supernet.extract(arch), source.start
+    return stand_alone(space, arch, network, config.schedule, epochs, seed, device, start=start)
 
 
 def rank_agreement(alone: Floats, inherited: dict[str, Floats], rng: np.random.Generator) -> dict[str, Any]:

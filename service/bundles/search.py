@@ -217,8 +217,20 @@ def make_problem(
 def load_predictor(bundle: Bundle) -> AccuracyPredictor:
     """The accuracy predictor of a bundle. Raises ValueError if it has none."""
     if bundle.predictor_path is None:
-        raise ValueError(f"{bundle.path} has no accuracy predictor, so it cannot be searched")
+        raise ValueError(f"{bundle.path} has no accuracy predictor, so it cannot be searched; {_how_to_fit(bundle)}")
     return AccuracyPredictor.load(bundle.predictor_path, bundle.space)
+
+
+def _how_to_fit(bundle: Bundle) -> str:
+    """What to run to give a bundle an accuracy predictor."""
+    if not bundle.has_weights:
+        return "import its predictor, too: `supple import-ofa --predictor FILE.pth`"
+    if "holdout.npz" in bundle.manifest["files"]:
+        return f"run `supple fit {bundle.path}`"
+    return (
+        f"write `init: {bundle.path}` into a training file and run `supple train` to train its subnets first. Or, to "
+        f"search it as it is, run `supple fit {bundle.path} --images FOLDER` with images of its classes"
+    )
 
 
 def load_latency_model(bundle: Bundle, tables: CostTables, device: str) -> LatencyModel:

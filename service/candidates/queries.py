@@ -15,6 +15,7 @@ from service.storage.database import insert_missing
 from service.storage.tables import (
     AccuracyPrediction,
     Candidate,
+    FineTuning,
     LatencyMeasurement,
     LatencyPrediction,
     Supernet,
@@ -130,6 +131,15 @@ def verified_latencies(session: Session, device: str, space_hash: str) -> list[t
         .order_by(LatencyMeasurement.created_at.desc(), Candidate.id)
     )
     return [(candidate, measured) for candidate, measured in session.execute(query)]
+
+
+def fine_tunings(session: Session, ids: Sequence[str]) -> dict[str, list[FineTuning]]:
+    """Fine-tunings by candidate, newest first."""
+    query = select(FineTuning).where(FineTuning.candidate_id.in_(ids)).order_by(FineTuning.created_at.desc())
+    by_candidate: dict[str, list[FineTuning]] = defaultdict(list)
+    for row in session.scalars(query):
+        by_candidate[row.candidate_id].append(row)
+    return by_candidate
 
 
 def evaluations(session: Session, supernet: Supernet) -> dict[bytes, Evaluation]:

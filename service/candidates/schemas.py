@@ -8,12 +8,16 @@ from pydantic import Field, create_model
 
 from service.costs import COSTS, counted_costs
 from service.web.schemas import Answer
+from supernet.bundle import Training
 from supernet.evaluation.metrics import Evaluation
 
 if TYPE_CHECKING:  # here and below: types that follow from the table of costs, which type checkers cannot read
     Cost = str
 else:
     Cost = Literal[tuple(kind.name for kind in COSTS)]
+
+
+FineTuningStatus = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
 class MeasuredLatency(Answer):
@@ -93,6 +97,33 @@ else:
     )
 
 
+class FineTuningOut(Answer):
+    """A candidate's network trained alone, on the supernet's training images.
+
+    Both accuracies are measured on the held-out images, as a candidate's `verified_accuracy` is.
+    """
+
+    id: str
+    candidate: str
+    status: FineTuningStatus
+    training: Training = Field(description="Whether training started from the supernet's weights or from random ones.")
+    epochs: int
+    learning_rate: float | None = Field(description="The highest learning rate; null until it is known or if left out.")
+    distillation: float | None = Field(description="Weight of the soft labels of the supernet's largest network.")
+    seed: int
+    progress: dict[str, Any] | None = Field(description="While it runs: the stage, and how many steps are done.")
+    inherited_accuracy: float | None = Field(
+        description="The verified accuracy with the supernet's weights, after recalibration; in [0, 1]."
+    )
+    verified_accuracy: float | None = Field(description="The verified accuracy of the trained network; in [0, 1].")
+    verified_images: int | None = Field(description="How many images these are over, perturbed copies not counted.")
+    onnx: str | None = Field(description="The path of the ONNX file below the service's address.")
+    weights: str | None = Field(description="The path of the weights, a safetensors file.")
+    problem: dict[str, Any] | None = Field(description="Why it failed.")
+    created_at: datetime
+    finished_at: datetime | None
+
+
 class CandidateOut(Counted):
     """An architecture of a supernet: its costs, and its accuracy and latency as predicted and as verified or measured.
 
@@ -136,6 +167,7 @@ class CandidateOut(Counted):
     )
     measured_latency_reason: str | None = Field(description="Why there is no measured latency.")
     onnx: str = Field(description="The path of the ONNX file below the service's address.")
+    finetunes: list[FineTuningOut] = Field([], description="The networks trained alone from it, newest first.")
     created_at: datetime
 
 

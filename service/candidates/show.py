@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 from sqlalchemy.orm import Session
@@ -9,13 +10,14 @@ from sqlalchemy.orm import Session
 from evolution.costs import CostTables
 from service.candidates import queries
 from service.candidates.queries import genomes_of
-from service.candidates.schemas import CandidateOut, Inherited, MeasuredLatency
+from service.candidates.schemas import CandidateOut, FineTuningOut, FineTuningStatus, Inherited, MeasuredLatency
 from service.context import Context
 from service.costs import counted_costs
 from service.devices import queries as devices
-from service.storage.tables import Candidate, LatencyMeasurement, Verification
+from service.storage.tables import Candidate, FineTuning, LatencyMeasurement, Verification
 from service.supernets import queries as supernets
 from service.supernets.extractable import why_not_extractable
+from supernet.bundle import Training
 
 NOT_VERIFIED = "not verified yet; POST a search with verify: true"
 NOT_MEASURED = "not measured; a search with verify: true measures it if a worker runs on the device"
@@ -50,6 +52,7 @@ def show_candidates(
     ids = [candidate.id for candidate in candidates]
     verifications = queries.verifications(session, ids)
     measurements = queries.measurements(session, ids, search_id)
+    fine_tunings = queries.fine_tunings(session, ids)
     by_id = {row.supernet_id: supernets.get(session, row.supernet_id) for row in candidates}
     obstacles = {name: why_not_extractable(supernet) for name, supernet in by_id.items()}
     counted: dict[str, dict[str, float]] = {}
@@ -62,6 +65,7 @@ def show_candidates(
             prediction,
             verifications.get(row.id),
             measurements.get(row.id),
+            fine_tunings.get(row.id, []),
             obstacles[row.supernet_id],
         )
         for row, prediction in zip(candidates, predictions, strict=True)
@@ -84,6 +88,7 @@ def _show_candidate(
     predictions: Predictions,
     verification: Verification | None,
     measured: Mapping[str, LatencyMeasurement] | None,
+    fine_tunings: Sequence[FineTuning],
     obstacle: str | None,
 ) -> CandidateOut:
     """obstacle: why networks of the supernet cannot be verified and measured; None if they can."""
@@ -109,6 +114,7 @@ def _show_candidate(
         ),
         measured_latency_reason=None if measured else obstacle or NOT_MEASURED,
         onnx=f"/v1/candidates/{candidate.id}/onnx",
+        finetunes=[show_fine_tuning(row) for row in fine_tunings],
         created_at=candidate.created_at,
     )
 
@@ -122,6 +128,29 @@ def _show_inherited(verification: Verification | None) -> Inherited | None:
         f1_macro=verification.f1_macro,
         log_likelihood=verification.log_likelihood,
         images=verification.images,
+    )
+
+
+def show_fine_tuning(row: FineTuning) -> FineTuningOut:
+    """A fine-tuning. Settings that the recipe decides are known when it is done."""
+    card = row.card or {}
+    training: Training = "from-scratch" if row.plan["from_scratch"] else "fine-tuned"
+    before, after = (card[name]["views"] if card else None for name in ("inherited", training))
+    return FineTuningOut(
+        id=row.id,
+        candidate=row.candidate_id,
+        status=cast(FineTuningStatus, row.status),
+        training=training,
+        **{name: card.get(name, row.plan[name]) for name in ("epochs", "learning_rate", "distillation", "seed")},
+        progress=row.progress,
+        inherited_accuracy=before and before["accuracy"],
+        verified_accuracy=after and after["accuracy"],
+        verified_images=card["images"]["holdout"] if card else None,
+        onnx=f"/v1/finetunes/{row.id}/onnx" if row.onnx else None,
+        weights=f"/v1/finetunes/{row.id}/weights" if row.weights else None,
+        problem=row.problem,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
     )
 
 

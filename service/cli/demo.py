@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from service import processes
 from service.bundles.config import read_config
 from service.bundles.train import finished_bundle, train_bundle
-from service.cli import processes
 from service.cli.display import (
     Bar,
     architecture_lines,

@@ -241,6 +241,21 @@ def show_corners(report: Mapping[str, Any], console: Console) -> None:
     show_predictor(report["predictor"], console)
 
 
+def show_stand_alone(card: Mapping[str, Any], console: Console) -> None:
+    """The answer of `supple finetune`: accuracies before and after."""
+    table = Table("weights", "held-out images", "test", title=f"architecture {card['id']}")
+    for name in ("inherited", card["training"]):
+        scores = (card[name][split] for split in ("views", "test"))
+        table.add_row(name, *("none" if score is None else f"{score['accuracy']:.2%}" for score in scores))
+    console.print(table)
+    taught = f", distillation {card['distillation']:g}" if card["distillation"] else ""
+    console.print(
+        f"{card['epochs']} epochs on {card['images']['train']:,} images at learning rate {card['learning_rate']:.3g}"
+        f"{taught}, seed {card['seed']}",
+        highlight=False,
+    )
+
+
 def show_predictor(card: Mapping[str, Any], console: Console) -> None:
     """The predictor's error on pairs that it was not fitted on, the kinds compared, and a warning if it ranks badly.
 

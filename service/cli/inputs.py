@@ -99,6 +99,8 @@ def check_database(settings: Settings) -> None:
 def read_arch(text: str, space: SearchSpace) -> Architecture:
     """The architecture that `--arch` names: `largest`, `smallest`, JSON, a file of JSON, or an id in the database.
 
+    The JSON may also be the answer of a search, whose best architecture is meant, or anything else with an `arch`.
+
     Raises:
         InputError: the text is none of these. ValueError: the JSON does not describe an architecture.
     """
@@ -161,7 +163,11 @@ def read_sizes(option: str, text: str | None) -> list[int] | None:
 
 def _arch_of_json(text: str, name: str) -> Architecture:
     try:
-        return Architecture.from_json(json.loads(text))
+        data = json.loads(text)
+        if isinstance(data, dict):
+            data = data.get("best") or data
+            data = data.get("arch", data)
+        return Architecture.from_json(data)
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{name} is not JSON: {error}") from error
 

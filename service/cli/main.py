@@ -48,7 +48,11 @@ err = Console(stderr=True, soft_wrap=True)
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")]
 ArchOption = Annotated[
-    str, typer.Option("--arch", help="An architecture: JSON, a file of JSON, an id, or `largest`, `smallest`.")
+    str,
+    typer.Option(
+        "--arch",
+        help="An architecture: JSON, a file of JSON (also a search's answer), an id, or `largest`, `smallest`.",
+    ),
 ]
 CalibrationOption = Annotated[
     Path | None,
@@ -57,6 +61,7 @@ CalibrationOption = Annotated[
 NetworksOption = Annotated[
     int | None, typer.Option(min=1, help="So many whole networks alone, the most informative ones, and no blocks.")
 ]
+DataRootOption = Annotated[Path, typer.Option(help="Folder for downloaded datasets and the results of checks.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 ChildOption = Annotated[bool, typer.Option("--child", hidden=True, help="End when standard input closes.")]
 
@@ -66,6 +71,14 @@ class BatchNormOption(StrEnum):
 
     recalibrated = "recalibrated"
     stored = "stored"
+
+
+class WeightsOption(StrEnum):
+    """Which weights of a subnet are exported: the supernet's, or those of a network that was trained alone."""
+
+    inherited = "inherited"
+    fine_tuned = "fine-tuned"
+    from_scratch = "from-scratch"
 
 
 class EvaluateOption(StrEnum):
@@ -149,7 +162,7 @@ def train(
     register: Annotated[
         bool, typer.Option("--register", help="Then register the bundle, as `supple register` does.")
     ] = False,
-    data_root: Annotated[Path, typer.Option(help="Folder for downloaded datasets.")] = Path("data"),
+    data_root: DataRootOption = Path("data"),
     dry: Annotated[
         bool,
         typer.Option("--dry-run", help="Check the images, take a few steps, and print what the run would do and cost."),
@@ -161,6 +174,7 @@ def train(
     """
     from service.bundles.config import read_config
     from service.bundles.dry_run import dry_run
+    from service.bundles.images import image_folder
     from service.bundles.train import finished_bundle, train_bundle
     from service.cli.display import show_corners, show_dataset, show_forecast, watch
     from supernet.bundle import Bundle
@@ -195,7 +209,7 @@ def train(
     show_corners(bundle.report, out)
     out.print(f"bundle {bundle.hash[:16]} in {bundle.path}")
     if register:
-        _register(bundle.path)
+        _register(bundle.path, image_folder(settings, data_root))
 
 
 @app.command()
@@ -216,16 +230,40 @@ def fit(
             help="The kind of predictor: ridge, kernel (a Gaussian process) or mlp. By default, compare them."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of subnets and of the fit.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of subnets and images, and of the fit.")] = 0,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            help="For an imported or converted bundle: a folder with a folder of images for each class, none of which "
+            "it was trained on."
+        ),
+    ] = None,
+    holdout: Annotated[int, typer.Option(min=1, help="How many of --images to measure subnets on.")] = 500,
+    calibration_images: Annotated[
+        int, typer.Option(min=2, help="How many of --images to recalibrate batch norm with, at most.")
+    ] = 1_000,
+    data_root: DataRootOption = Path("data"),
     as_json: JsonOption = False,
 ) -> None:
     """Measure subnets of a bundle and fit its accuracy predictor again. Earlier measurements are used again."""
     from service.bundles.fit import fit_bundle
+    from service.bundles.images import add_images
     from service.cli.display import Bar, show_fitted
 
+    opened = _open(bundle)
     with Bar(err) as bar:
+        if images is not None:
+            opened = add_images(
+                opened,
+                images,
+                holdout=holdout,
+                calibration=calibration_images,
+                seed=seed,
+                data_root=data_root,
+                progress=bar,
+            )
         fitted = fit_bundle(
-            _open(bundle),
+            opened,
             subnets=subnets,
             rounds=rounds,
             kind=None if kind is None else kind.value,
@@ -251,7 +289,7 @@ def rank(
         int | None, typer.Option(min=1, help="Epochs of a subnet trained alone (default: as in the first phase).")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of subnets.")] = 0,
-    data_root: Annotated[Path, typer.Option(help="Folder for downloaded datasets.")] = Path("data"),
+    data_root: DataRootOption = Path("data"),
     as_json: JsonOption = False,
 ) -> None:
     """Check whether inherited accuracy ranks subnets as training them alone does.
@@ -273,6 +311,64 @@ def rank(
     write_atomically(output / "ranking.svg", ranking_svg(report).encode())
     _print_json(report) if as_json else show_ranking(report, out)
     err.print(f"{output / 'ranking.json'} and {output / 'ranking.svg'} written")
+
+
+@app.command()
+def finetune(
+    bundle: BundleArgument,
+    arch: ArchOption,
+    epochs: Annotated[int, typer.Option(min=1, help="How many epochs to train.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for checkpoints, weights and ONNX (default in BUNDLE.finetuned)."),
+    ] = None,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Start from random weights instead of the supernet's.")
+    ] = False,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Highest learning rate (default: the last phase's; from scratch, the first phase's)."),
+    ] = None,
+    distillation: Annotated[
+        float | None,
+        typer.Option(help="Weight of the soft labels of the bundle's largest network (default 1; from scratch, 0)."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of images, and of random weights.")] = 0,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the bundle's images, if it is not where the bundle says.")
+    ] = None,
+    data_root: DataRootOption = Path("data"),
+    as_json: JsonOption = False,
+) -> None:
+    """Train a subnet further as a network of its own, and write its weights and its ONNX file.
+
+    It trains by the bundle's recipe on the bundle's training images, and is scored on the held-out images before and
+    after. The bundle gets the network beside the supernet. An interrupted run continues in the same folder.
+    """
+    from service.bundles.finetune import NETWORK, ONNX, Plan, fine_tune
+    from service.cli.display import Bar, show_stand_alone
+    from supernet.bundle import stand_alone_name, with_stand_alone
+
+    opened = _open(bundle)
+    subnet = read_arch(arch, opened.space)
+    plan = Plan(epochs, from_scratch, learning_rate, distillation, seed)
+    name = stand_alone_name(opened.space, subnet, plan.training)
+    output = output or opened.beside(".finetuned") / name
+    check_folder("--output", output)
+    with Bar(err) as bar:
+        card = fine_tune(
+            opened,
+            subnet,
+            plan,
+            output,
+            images=None if images is None else str(images),
+            data_root=data_root,
+            progress=bar,
+        )
+    if opened.stand_alone.get(name) != card:
+        opened = with_stand_alone(opened, name, (output / NETWORK).read_bytes(), card)
+    _print_json(card) if as_json else show_stand_alone(card, out)
+    err.print(f"{output / ONNX} and {output / NETWORK} written; bundle {opened.hash[:16]} in {opened.path} has {name}")
 
 
 @app.command("import-ofa")
@@ -577,37 +673,60 @@ def export(
     batch_norm: Annotated[
         BatchNormOption, typer.Option(help="Statistics: the subnet's own, recalibrated, or the supernet's, as stored.")
     ] = BatchNormOption.recalibrated,
+    weights: Annotated[
+        WeightsOption, typer.Option(help="The supernet's weights, or what `supple finetune` made of them.")
+    ] = WeightsOption.inherited,
     calibration: CalibrationOption = None,
 ) -> None:
-    """Extract a subnet, recalibrate it and write it as ONNX, after a check that onnxruntime agrees with torch."""
-    from service.bundles.export import export_subnet_of
+    """Extract a subnet, recalibrate it and write it as ONNX, after a check that onnxruntime agrees with torch.
+
+    A network that `supple finetune` trained is written as it is: its batch norms were trained with it.
+    """
+    from service.bundles.export import export_stand_alone, export_subnet_of
     from service.bundles.import_ofa import calibration_images
+    from supernet.bundle import Training
 
     check_output("--output", output)
     opened = _open(bundle)
     subnet = read_arch(arch, opened.space)
     if calibration is not None and batch_norm is BatchNormOption.stored:
         raise InputError(f"--calibration is {calibration}, but --batch-norm stored recalibrates nothing; omit one")
-    images = None if calibration is None else calibration_images(calibration, opened.space)
-    exported = export_subnet_of(opened, subnet, output, batch_norm=batch_norm.value, calibration=images)
+    if weights is not WeightsOption.inherited:
+        if calibration is not None or batch_norm is BatchNormOption.stored:
+            raise InputError(f"--weights is {weights}, which needs no --calibration and no --batch-norm; omit them")
+        training: Training = "fine-tuned" if weights is WeightsOption.fine_tuned else "from-scratch"
+        exported = export_stand_alone(opened, subnet, training, output)
+    else:
+        images = None if calibration is None else calibration_images(calibration, opened.space)
+        exported = export_subnet_of(opened, subnet, output, batch_norm=batch_norm.value, calibration=images)
     out.print(f"{output} written: {exported['bytes']:,} bytes, SHA-256 {exported['sha256']}")
     out.print(f"largest difference between onnxruntime and torch: {exported['difference']:.2g}")
 
 
 @app.command()
-def register(bundle: BundleArgument) -> None:
+def register(
+    bundle: BundleArgument,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of its training images, which workers can see; needed to fine-tune in the service."),
+    ] = None,
+) -> None:
     """Copy a bundle into the store and register it as a supernet of the service."""
-    _register(bundle)
+    _register(bundle, images)
 
 
-def _register(bundle: Path) -> None:
+def _register(bundle: Path, images: Path | None) -> None:
     from service.storage.store import Store
     from service.supernets.register import register_supernet
 
+    if images is not None and not images.is_dir():
+        raise InputError(f"`images` is {images}, which is no folder; name the folder of the training images", "images")
     settings = read_settings()
     with current_database(settings) as database, database.writing() as session:
-        supernet = register_supernet(session, Store(settings.store_directory), bundle)
+        supernet = register_supernet(session, Store(settings.store_directory), bundle, images)
         out.print(f"supernet {supernet.id} ({supernet.name}) registered")
+        if supernet.images is not None:
+            out.print(f"its candidates can be fine-tuned on the images in {supernet.images}", highlight=False)
 
 
 @app.command()
@@ -623,8 +742,8 @@ def serve(
     child: ChildOption = False,
 ) -> None:
     """Serve the HTTP API and the pages, with one worker in a child process."""
-    from service.cli.processes import end_with_parent
     from service.cli.serve import serve as run_server
+    from service.processes import end_with_parent
 
     if child:
         end_with_parent()
@@ -642,7 +761,7 @@ def worker(
     child: ChildOption = False,
 ) -> None:
     """Run one more worker, which does long searches, verifications and exports."""
-    from service.cli.processes import end_with_parent
+    from service.processes import end_with_parent
     from service.worker import run_worker
 
     if child:

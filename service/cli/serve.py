@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from service import processes
 from service.app import create_app
-from service.cli import processes
 from service.jobs.runner import GRACE_SECONDS
 from service.settings import Settings
 

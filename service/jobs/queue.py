@@ -31,10 +31,14 @@ class Step(Protocol):
 
 
 class Priority(IntEnum):
-    """Jobs with a smaller priority start first. Exports go before searches, because a user waits for the download."""
+    """Jobs with a smaller priority start first. Exports go before searches, because a user waits for the download.
+
+    Fine-tuning takes longest, so it goes last.
+    """
 
     EXPORT = 1
     SEARCH = 2
+    FINE_TUNING = 3
 
 
 class Jobs:

@@ -96,6 +96,7 @@ class Supernet(Base):
     report: Mapped[dict[str, Any]]
     predictor_version: Mapped[str | None] = mapped_column(ID)  # the first 16 digits of the predictor file's hash
     predictor_card: Mapped[dict[str, Any] | None]
+    images: Mapped[str | None] = mapped_column(Text)  # folder of its training images, as the operator registered it
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -323,6 +324,29 @@ class PlanRow(Base):
     problem: Mapped[dict[str, Any] | None]
     attempts: Mapped[int] = mapped_column(default=0)  # how often it was enqueued
     created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class FineTuning(Base):
+    """A candidate's network trained alone, from the supernet's weights or from random ones.
+
+    status: queued, running, done, failed or cancelled; a new request tries the last two again.
+    """
+
+    __tablename__ = "fine_tunings"
+    __table_args__ = (Index(None, "candidate_id"),)
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)  # 16 digits of the hash of the candidate and the plan
+    candidate_id: Mapped[str] = mapped_column(ForeignKey("candidates.id"))
+    plan: Mapped[dict[str, Any]]  # as requested; null stands for the recipe's value
+    status: Mapped[str] = mapped_column(String(16))
+    progress: Mapped[dict[str, Any] | None]
+    card: Mapped[dict[str, Any] | None]  # settings as used, scores before and after, the curve of the loss
+    onnx: Mapped[str | None] = mapped_column(HASH)  # artifact
+    weights: Mapped[str | None] = mapped_column(HASH)  # artifact: safetensors
+    problem: Mapped[dict[str, Any] | None]
+    attempts: Mapped[int] = mapped_column(default=0)  # how often a worker began this training
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    finished_at: Mapped[datetime | None]
 
 
 class Export(Base):

@@ -20,7 +20,7 @@ def why_not_extractable(supernet: Supernet) -> str | None:
         )
     if "calibration.npz" not in files:
         return (
-            f"{name} has no calibration images to recalibrate batch norm with; make a bundle with `supple import-ofa "
-            "--checkpoint FILE.pth --calibration DIR` and register that, or use `supple export --batch-norm stored`"
+            f"{name} has no calibration images to recalibrate batch norm with; give its bundle images with `supple fit "
+            "BUNDLE --images FOLDER` and register it again, or use `supple export --batch-norm stored`"
         )
     return None

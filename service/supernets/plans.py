@@ -61,4 +61,3 @@ def build_plan(context: Context, step: Step, subject: str) -> None:
         with context.database.writing() as session:
             queries.finish_plan(session, supernet.space_hash, networks, VERSION, status=status, problem=problem)
         raise
-

@@ -19,10 +19,12 @@ from supernet.bundle import Bundle
 DIGITS = 16  # of a hash; they serve as a short id
 
 
-def register_supernet(session: Session, store: Store, bundle_path: Path) -> Supernet:
+def register_supernet(session: Session, store: Store, bundle_path: Path, images: Path | None = None) -> Supernet:
     """Check a bundle, copy it into the store, and register it as a supernet. Its devices are registered as well.
 
-    Registering it again changes nothing.
+    Registering it again changes nothing but `images`, where they are given.
+
+    images: the folder of its training images, or of a named dataset's downloads, for fine-tuning in workers.
 
     Raises:
         BundleError (a ValueError): a file is missing or altered. StoreFullError: no room for the copy. ConflictError: a
@@ -45,6 +47,8 @@ def register_supernet(session: Session, store: Store, bundle_path: Path) -> Supe
             "created_at": now(),
         },
     )
+    if images is not None:
+        supernet.images = str(images.absolute())
     for name, device in bundle.devices.items():
         register_published_device(session, store, name, device, CostTables(bundle.space))
     return supernet

@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -51,14 +51,14 @@ def export_metadata(
     bundle: "Bundle",
     arch: "Architecture",
     *,
-    batch_norm: "BatchNorm" = "recalibrated",
+    batch_norm: "BatchNorm | Literal['trained']" = "recalibrated",
     predicted_accuracy: float | None = None,
     verified_accuracy: float | None = None,
 ) -> dict[str, str]:
     """The metadata of an ONNX file: what its input is and where the subnet comes from. Lists and objects are JSON.
 
-    batch_norm: which statistics the file holds. predicted_accuracy: from the predictor. verified_accuracy: on held-out
-    images. Both are fractions; an accuracy that is None is left out.
+    batch_norm: which statistics the file holds; `trained` are those of a network that was trained alone.
+    predicted_accuracy: from the predictor. verified_accuracy: on held-out images. Both are fractions; None is left out.
     """
     normalization = bundle.normalization
     metadata = {

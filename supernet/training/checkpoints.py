@@ -190,7 +190,8 @@ def _unpack(tensors: dict[str, Tensor], position: dict[str, Any], state: Trainin
     if ema := under("ema."):
         state.ema = {name: value.to(device) for name, value in ema.items()}
     if teacher := under("teacher."):
-        state.teacher = state.fresh_teacher()
+        if state.teacher is None:
+            state.teacher = state.fresh_teacher()
         state.teacher.load_state_dict(teacher)
     if state.step:  # at step 0 the phase starts with a fresh optimiser
         state.optimiser = state.fresh_optimiser()

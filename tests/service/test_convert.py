@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from PIL import Image
 from safetensors.torch import save_file
 
+from service.bundles.images import add_images
 from service.context import Context
 from service.supernets.register import register_supernet
-from supernet.bundle import Bundle
+from supernet.bundle import Bundle, BundleError
 from supernet.export.parity import run_onnx
 from tests.support import command_line
 from tests.support.command_line import Ran
+from tests.support.trainable import write_trainable
 
 Run = Callable[..., Ran]
 
@@ -43,6 +46,9 @@ def small(channels=3):
 
 def grey():
     return small(1)
+
+def two():
+    return nn.Sequential(*list(small())[:-1], nn.Linear(16, 2))
 
 class Holder:
     small = staticmethod(small)
@@ -140,6 +146,69 @@ def test_a_converted_bundle_is_registered(folder: Path, run: Run, context: Conte
     shown = client.get(f"/v1/supernets/{supernet}").json()
     assert shown["name"] == "Holder.small"
     assert "Holder.small" in client.get("/").text
+
+
+def photographs(folder: Path, *classes: str) -> Path:
+    """15 noisy photographs of each class."""
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(15):
+            Image.fromarray(rng.integers(0, 256, (36, 32, 3), np.uint8)).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_fresh_bundle_is_searched_after_a_fit_on_the_users_images(folder: Path, run: Run) -> None:
+    assert convert(run, factory="mynets:two").code == 0
+    search = ("search", "start", "--max-flops", "1G", "--evaluations", "20", "--json")
+    refused(run(*search), "start has no accuracy predictor, so it cannot be searched; write `init: start` into a")
+    refused(run(*search), "run `supple fit start --images FOLDER` with images of its classes")
+    refused(
+        run("fit", "start"), "start has no held-out images to measure subnets on; run `supple fit start --images FOLD"
+    )
+    photographs(folder / "photos", "cat", "dog")
+    fit = ("fit", "start", "--subnets", "12", "--holdout", "10", "--images")
+    photographs(folder / "three", "cat", "dog", "owl")
+    assert "three with 3 classes; start has 2, and the names must be the same" in run(*fit, "three").stderr
+    before = Bundle.open(folder / "start").manifest["files"]["weights.safetensors"]
+    ran = run(*fit, "photos", "--json")
+    assert ran.code == 0, ran.stderr
+    assert json.loads(ran.stdout)["pairs"] == 12
+    bundle = Bundle.open(folder / "start")
+    assert bundle.classes == ["cat", "dog"]
+    assert bundle.manifest["files"]["weights.safetensors"] == before
+    held_out, calibration = bundle.holdout(), bundle.calibration()
+    assert held_out is not None
+    assert calibration is not None
+    assert (len(held_out), len(calibration)) == (10, 20)
+    assert held_out.labels.bincount().tolist() == [5, 5]
+    ran = run(*search)
+    assert ran.code == 0, ran.stderr
+    assert run("export", "start", "--arch", "smallest", "-o", "smallest.onnx").code == 0
+    (folder / "photos" / "cat").rename(folder / "photos" / "ant")
+    assert "they differ in ant, cat" in run(*fit, "photos").stderr
+
+
+def test_the_images_of_classes_with_names_are_matched_by_name(folder: Path, run: Run) -> None:
+    (folder / "names.txt").write_text("dog\ncat\n")
+    assert convert(run, "--classes", "names.txt", factory="mynets:two").code == 0
+    photos = photographs(folder / "photos", "cat", "dog")
+    (photos / "dog" / "0.png").unlink()
+    bundle = Bundle.open(folder / "start")
+    options: dict[str, Any] = {"holdout": 10, "calibration": 100, "seed": 0, "data_root": folder}
+    filled = add_images(bundle, str(photos), **options)
+    held_out, calibration = filled.holdout(), filled.calibration()
+    assert held_out is not None
+    assert calibration is not None
+    assert filled.classes == ["dog", "cat"]
+    assert torch.cat([held_out.labels, calibration.labels]).bincount().tolist() == [14, 15]
+
+
+def test_a_trained_bundle_keeps_its_own_held_out_images(tmp_path: Path) -> None:
+    bundle = write_trainable(tmp_path / "bundle")
+    with pytest.raises(BundleError, match="has held-out images that it was not trained on"):
+        add_images(bundle, "photos", holdout=1, calibration=2, seed=0, data_root=tmp_path)
 
 
 def test_images_of_one_channel_need_their_mean(folder: Path, run: Run) -> None:

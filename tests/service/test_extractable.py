@@ -162,7 +162,10 @@ def test_it_is_searched_under_the_published_latencies(
             False,
             "was made without a checkpoint, so it can be searched but neither verified nor exported; make a bundle",
         ),
-        (True, "has no calibration images to recalibrate batch norm with; make a bundle with .* --batch-norm stored"),
+        (
+            True,
+            "has no calibration images to recalibrate batch norm with; give its bundle images .* --batch-norm stored",
+        ),
     ],
 )
 def test_what_needs_weights_or_images_is_refused_without(

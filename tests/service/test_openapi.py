@@ -40,11 +40,14 @@ def test_the_openapi_document_says_how_to_sign_in_and_what_is_refused(client: Te
     assert refusals["post /v1/devices"] == {401, 403, 409, 413, 422, 500, 503}
     assert refusals["post /v1/searches"] == {401, 403, 404, 409, 413, 422, 500, 503, 507}
     assert {name for name, codes in refusals.items() if 409 in codes} == {
+        "get /v1/finetunes/{fine_tuning_id}/onnx",
+        "get /v1/finetunes/{fine_tuning_id}/weights",
         "post /v1/devices",
         "post /v1/devices/{name}/measurements",
         "post /v1/devices/{name}/jobs/claim",
         "post /v1/devices/{name}/jobs/{job_id}/renew",
         "post /v1/devices/{name}/jobs/{job_id}/results",
+        "post /v1/finetunes/{fine_tuning_id}/cancel",
         "post /v1/searches",
         "post /v1/searches/{search_id}/cancel",
     }

@@ -1,5 +1,6 @@
 """`supple rank` on a schedule of seconds: what it trains, what it says, and that it goes on where it was cut short."""
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,29 +13,19 @@ import pytest
 import torch
 
 from service.bundles import rank as ranking
-from service.bundles.config import DatasetConfig, EvaluationConfig, TrainingConfig, config_json
+from service.bundles.config import config_json
 from service.bundles.rank import rank_agreement, with_sampler
 from supernet.bundle import Bundle
 from supernet.data import load
-from supernet.evaluation.views import Views
 from supernet.families import preset, presets
-from supernet.space import Architecture
+from supernet.space import Architecture, SearchSpace
 from supernet.training.checkpoints import train_resumably
 from supernet.training.loop import TrainingError, TrainingState, train
-from supernet.training.schedule import Phase, Schedule
-from supernet.training.standalone import StandAlone, stand_alone
+from supernet.training.standalone import StandAlone, random_network, stand_alone
 from tests.support.command_line import Ran
+from tests.support.trainable import CONFIG, write_trainable
 
 pytestmark = pytest.mark.slow  # it trains, or starts processes
-
-CONFIG = TrainingConfig(
-    "short",
-    "mbv3-digits",
-    DatasetConfig("digits", holdout=1300),
-    Schedule((Phase("largest", 1, 0.05, {"depth": (2,)}), Phase("all", 1, 0.02, sampler="sandwich")), batch_size=64),
-    EvaluationConfig(10, 32, Views()),
-    threads=1,
-)
 
 
 @pytest.mark.parametrize("name", sorted(name for name in presets() if "imagenet" not in name))
@@ -44,7 +35,7 @@ def test_a_network_alone_is_the_one_that_is_extracted(name: str) -> None:
 
     space = preset(name)
     arch = space.decode(space.sample(np.random.default_rng(0), 1)[0])
-    alone = StandAlone(space, arch, torch.Generator().manual_seed(0))
+    alone = StandAlone(space, arch, random_network(space, arch, 0))
     extracted = supernet_class(space.family)(space, torch.Generator().manual_seed(0)).extract(arch)
     ours, theirs = ([tuple(tensor.shape) for tensor in net.state_dict().values()] for net in (alone.network, extracted))
     assert ours == theirs
@@ -61,7 +52,7 @@ def test_a_killed_training_alone_goes_on_to_equal_weights_and_no_other_subnet_ta
     dataset = replace(full, train=full.train[:192])
 
     def fresh(arch: Architecture) -> TrainingState:
-        return stand_alone(space, arch, CONFIG.schedule, epochs=2, seed=0, device="cpu")
+        return stand_alone(space, arch, random_network(space, arch, 0), CONFIG.schedule, 2, 0, "cpu")
 
     straight = fresh(space.smallest())
     for _ in train(straight, dataset):
@@ -82,6 +73,37 @@ def test_a_killed_training_alone_goes_on_to_equal_weights_and_no_other_subnet_ta
     other = space.decode(genome)
     with pytest.raises(TrainingError, match="another schedule or space"):
         list(train_resumably(fresh(other), dataset, tmp_path))
+
+
+def test_training_that_started_from_a_bundle_is_ranked_from_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "LARGEST_HOLDOUT", 100)
+    source = write_trainable(tmp_path / "source")
+    config = replace(CONFIG, init=str(source.path), space="")
+    started: list[tuple[TrainingState, Architecture]] = []
+
+    def recorded(space: SearchSpace, arch: Architecture, *arguments: Any, **options: Any) -> TrainingState:
+        state = stand_alone(space, arch, *arguments, **options)
+        started.append((copy.deepcopy(state), arch))
+        return state
+
+    monkeypatch.setattr(ranking, "stand_alone", recorded)
+    report = ranking.rank_config(config, tmp_path / "out", nets=3, epochs=1, seed=0, data_root=tmp_path)
+    assert len(report["nets"]) == 3
+    assert len(started) == 6
+    inherited = source.supernet()
+    for state, arch in started:
+        assert state.start == source.hash
+        expected = inherited.extract(arch).state_dict().values()
+        actual = state.supernet.extract(arch).state_dict().values()
+        assert all(torch.equal(value, other) for value, other in zip(actual, expected, strict=True))
+    monkeypatch.setattr(ranking, "stand_alone", stand_alone)
+    again = ranking.rank_config(config, tmp_path / "out", nets=3, epochs=1, seed=0, data_root=tmp_path)
+    assert again == report
+    other = replace(config, init=str(write_trainable(tmp_path / "other", name="other").path))
+    with pytest.raises(TrainingError, match="started from other weights"):
+        ranking.rank_config(other, tmp_path / "out", nets=3, epochs=1, seed=0, data_root=tmp_path)
 
 
 def test_both_samplers_see_as_many_subnets_in_every_step() -> None:
@@ -116,11 +138,11 @@ def test_the_command_ranks_and_goes_on_where_it_was_cut_short(
     trained: list[Any] = []
     real = stand_alone
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **options: Any) -> Any:
         trained.append(arguments[1])
         if len(trained) == 4:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(ranking, "stand_alone", counted)
     with pytest.raises(KeyboardInterrupt):

@@ -15,10 +15,10 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from service.cli.processes import free_port
 from service.cli.serve import serve
 from service.client import Client, ServiceError
 from service.context import Context
+from service.processes import free_port
 from service.settings import Settings
 from service.supernets.register import register_supernet
 from service.web.auth import create_key

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from service import processes
 from service.app import create_app
-from service.cli import processes
 from service.cli.demo import demo_settings
 from service.errors import UnavailableError
 from service.settings import Settings

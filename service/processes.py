@@ -1,8 +1,8 @@
 """Child processes, and a check of the port that one of them listens on.
 
-A child runs a `supple` command with `--child` and never outlives its parent. Its standard input is a pipe to which the
-parent never writes. When the parent ends, for whatever reason, the operating system closes the pipe. The child waits
-for that and then stops as it does on SIGTERM.
+A child runs a `supple` command with `--child`, or a module that trains. It never outlives its parent: its standard
+input is a pipe to which the parent never writes. When the parent ends, for whatever reason, the operating system closes
+the pipe. The child waits for that and then stops as it does on SIGTERM.
 """
 
 import os
@@ -21,11 +21,22 @@ def start(command: str, settings: Settings) -> "subprocess.Popen[bytes]":
 
     The child and its own children import nothing from the working directory: a `queue.py` there would replace Python's.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.upper().startswith("SUPPLE_")}
-    environment["PYTHONSAFEPATH"] = "1"
+    environment = _environment()
     environment |= {f"SUPPLE_{name.upper()}": str(value) for name, value in settings if value is not None}
     arguments = [sys.executable, "-P", "-m", "service.cli", command, "--child"]
     return subprocess.Popen(arguments, env=environment, stdin=subprocess.PIPE)
+
+
+def start_module(module: str, argument: str) -> "subprocess.Popen[bytes]":
+    """Run a module with one argument, without settings. The parent reads what the child prints from `stdout`."""
+    arguments = [sys.executable, "-P", "-m", module, argument]
+    return subprocess.Popen(arguments, env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment without settings, and such that nothing is imported from the working directory."""
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("SUPPLE_")}
+    return {**kept, "PYTHONSAFEPATH": "1"}
 
 
 def stop(process: "subprocess.Popen[bytes]", seconds: float) -> None:

@@ -1,0 +1,1 @@
+"""Fine-tuning: candidates trained further as networks of their own, by jobs."""
