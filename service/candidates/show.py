@@ -20,7 +20,7 @@ from service.supernets.extractable import why_not_extractable
 from supernet.bundle import Training
 
 NOT_VERIFIED = "not verified yet; POST a search with verify: true"
-NOT_MEASURED = "not measured; a search with verify: true measures it if a worker runs on the device"
+NOT_MEASURED = "not measured; a search with verify: true measures it by a worker or a probe on the device"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,9 @@ class LimitIn(Request):
         gt=0.5,
         lt=1,
         description="Only for `latency_ms`: limit the one-sided upper bound of the latency at this confidence, instead "
-        "of the predicted latency.",
+        "of the predicted latency. The bound is conformal and marginal: it holds for this share of networks drawn like "
+        "those that the device measured, on average. A search chooses networks that look fast, so fewer of its answers "
+        "may hold; `verify` measures them.",
     )
 
 
