@@ -80,7 +80,7 @@ def write_random_bundle(path: Path) -> Path:
     """A bundle of mbv3-digits with random weights; its predictor has learnt that more FLOPs are more accurate."""
     import torch
 
-    from supernet.bundle import write_bundle
+    from supernet.bundle_writing import write_bundle
     from supernet.data import Images, Normalization
     from supernet.evaluation.views import Views
     from supernet.families import supernet_class

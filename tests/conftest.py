@@ -102,7 +102,7 @@ def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained bundle on the digits space. Its predictor has learnt that more FLOPs are more accurate."""
     import torch
 
-    from supernet.bundle import write_bundle
+    from supernet.bundle_writing import write_bundle
     from supernet.data import Images, Normalization
     from supernet.evaluation.views import Views
     from supernet.families import supernet_class

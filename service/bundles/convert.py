@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from service.bundles.import_ofa import IMAGENET
 from service.errors import InputError
-from supernet.bundle import MANIFEST, Bundle, write_bundle
+from supernet.bundle import MANIFEST, Bundle
+from supernet.bundle_writing import write_bundle
 from supernet.conversion.convert import Conversion, convert
 from supernet.data import Normalization
 from supernet.evaluation.views import Views

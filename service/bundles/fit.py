@@ -11,7 +11,8 @@ from evolution.predictors.fitting import MIN_PAIRS, Kind
 from service.bundles.pairs import Pairs, stratified
 from service.bundles.rounds import choose_round
 from service.errors import InputError
-from supernet.bundle import Bundle, with_predictor
+from supernet.bundle import Bundle
+from supernet.bundle_writing import with_predictor
 from supernet.evaluation.evaluate import Evaluator
 from supernet.space import Genomes, SearchSpace
 from supernet.streams import Stream, random_generator

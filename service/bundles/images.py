@@ -10,7 +10,8 @@ import torch
 
 from service.bundles.config import LARGEST_HOLDOUT, TrainingConfig, load_images
 from service.errors import InputError
-from supernet.bundle import NO_WEIGHTS, Bundle, BundleError, with_images
+from supernet.bundle import NO_WEIGHTS, Bundle, BundleError
+from supernet.bundle_writing import with_images
 from supernet.data import Dataset, ImageFiles, Images, check_images, load
 from supernet.evaluation.evaluate import BATCH
 from supernet.space import SearchSpace

@@ -14,7 +14,8 @@ from evolution.predictors.once_for_all import from_once_for_all
 from service.devices.schemas import DeviceIn
 from service.errors import InputError
 from supernet import ofa
-from supernet.bundle import MANIFEST, Bundle, write_bundle
+from supernet.bundle import MANIFEST, Bundle
+from supernet.bundle_writing import write_bundle
 from supernet.data import Images, Normalization, sample_folder
 from supernet.evaluation.views import Views
 from supernet.families import preset, supernet_class

@@ -25,7 +25,8 @@ from service.bundles.config import (
 )
 from service.bundles.pairs import Pairs, stratified
 from service.errors import InputError
-from supernet.bundle import MANIFEST, Bundle, BundleError, write_bundle
+from supernet.bundle import MANIFEST, Bundle, BundleError
+from supernet.bundle_writing import write_bundle
 from supernet.data import Dataset, check_images
 from supernet.evaluation.evaluate import Evaluator, evaluate, perturbed
 from supernet.evaluation.evaluate import batches as evaluation_batches

@@ -347,7 +347,8 @@ def finetune(
     """
     from service.bundles.finetune import NETWORK, ONNX, Plan, fine_tune
     from service.cli.display import Bar, show_stand_alone
-    from supernet.bundle import stand_alone_name, with_stand_alone
+    from supernet.bundle import stand_alone_name
+    from supernet.bundle_writing import with_stand_alone
 
     opened = _open(bundle)
     subnet = read_arch(arch, opened.space)

@@ -171,6 +171,22 @@ def test_a_search_without_a_worker_does_not_wait_for_ever(server: Answers) -> No
         assert client.download("/f") == b"onnx"
 
 
+def test_a_fine_tuning_is_watched_until_it_ends(server: Answers) -> None:
+    queued, running = {"id": "f", "status": "queued"}, {"id": "f", "status": "running", "progress": {"done": 1}}
+    done = {"id": "f", "status": "done", "verified_accuracy": 0.9}
+    server.answers = [(202, queued), (200, running), (200, done)]
+    watched: list[Any] = []
+    with Client(server.address) as client:
+        assert client.finetune("c", {"epochs": 1}, watched.append) == done
+        assert watched == [queued, running]
+        server.answers = [(200, running)]
+        with pytest.raises(ServiceError, match="fine-tuning f is still running after 0 s; check that a worker runs"):
+            client.finetune("c", {"epochs": 1}, seconds=0)
+        server.answers = [(200, {"id": "f", "status": "failed", "problem": {"detail": "no images", "status": 422}})]
+        with pytest.raises(ServiceError, match="fine-tuning f failed: no images"):
+            client.finetune("c", {"epochs": 1})
+
+
 def test_whether_a_service_takes_measurements_is_known_before(server: Answers) -> None:
     space = {"name": "tiny"}
     device = {"threads": 2, "batch_size": 1}

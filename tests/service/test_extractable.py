@@ -20,7 +20,8 @@ from service.searches.question import Question
 from service.searches.request import SearchRequest
 from service.storage.tables import Export, LatencyModelRow, Search, Supernet
 from service.supernets.register import register_supernet
-from supernet.bundle import Bundle, write_bundle
+from supernet.bundle import Bundle
+from supernet.bundle_writing import write_bundle
 from supernet.evaluation.views import Views
 from supernet.space import Architecture
 

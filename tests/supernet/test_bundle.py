@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from supernet.bundle import Bundle, BundleError, with_predictor
+from supernet.bundle import Bundle, BundleError
+from supernet.bundle_writing import with_predictor
 from supernet.data import Normalization
 from supernet.evaluation.views import Views
 from supernet.families import supernet_class

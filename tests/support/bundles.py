@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from supernet.bundle import Bundle, write_bundle
+from supernet.bundle import Bundle
+from supernet.bundle_writing import write_bundle
 from supernet.data import Images, Normalization
 from supernet.evaluation.views import Views
 from supernet.families import preset, supernet_class
