@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test quick lint types install
+.PHONY: demo test quick lint types openapi install
 
 install: $(INSTALLED)
 
@@ -30,6 +30,10 @@ types: $(INSTALLED)
 
 test: lint types
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# What the API is, for clients that are generated and for reviews. A test says when it is to be written again.
+openapi: $(INSTALLED)
+	$(BIN)/python docs/write_openapi.py docs/openapi.json
 
 # On SQLite alone, without what takes seconds.
 quick: $(INSTALLED)

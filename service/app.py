@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Literal
 
 from fastapi import APIRouter, Depends, FastAPI
@@ -22,14 +23,17 @@ from service.measurement_jobs import endpoints as measurement_jobs
 from service.pages import docs
 from service.pages import router as pages
 from service.searches import endpoints as searches
+from service.searches.metrics import search_metrics
 from service.settings import Settings
 from service.supernets import endpoints as supernets
 from service.threads import one_blas_thread
 from service.web.auth import BEARER, check_bind, require_key
+from service.web.conditional import ConditionalGet
 from service.web.dependencies import ContextOf
 from service.web.guard import Guard
 from service.web.metrics import Metrics
 from service.web.problems import install
+from service.web.request_log import RequestLog
 from service.web.root_path import RootPath
 from service.web.schemas import Answer
 
@@ -106,7 +110,13 @@ def create_app(settings: Settings) -> FastAPI:
     check_ready(context)
     with context.database.reading() as session:
         check_bind(settings, session)
-    metrics = Metrics()
+    return assemble_app(context)
+
+
+def assemble_app(context: Context) -> FastAPI:
+    """The application over a context, without a look at the database or the store."""
+    settings = context.settings
+    metrics = Metrics(context.database, (search_metrics,))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -116,6 +126,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="Supple",
+        version=version("supple"),
         description=DESCRIPTION,
         lifespan=lifespan,
         docs_url=None,
@@ -124,14 +135,16 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.context = context
     install(app)
+    app.add_middleware(ConditionalGet)
     app.add_middleware(Guard, context=context)
     app.add_middleware(metrics.middleware)
-    app.add_middleware(RootPath, prefix=settings.root_path)  # added last, so it comes first
+    app.add_middleware(RootPath, prefix=settings.root_path)
+    app.add_middleware(RequestLog)  # added last, so it comes first
     app.include_router(health)
 
     @app.get("/metrics", tags=["health"], summary="Get metrics", response_class=Response)
     def get_metrics() -> Response:
-        """Counts and durations of requests, in Prometheus' text format."""
+        """Requests, jobs, searches and workers, in Prometheus' text format."""
         return metrics.response()
 
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(require_key), Depends(BEARER)])

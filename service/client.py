@@ -86,6 +86,11 @@ class Client:
         except httpx2.TransportError:
             return False
 
+    def get_readiness(self) -> dict[str, Any]:
+        """What /readyz says. Raises ServiceError if the service is not ready, with the reason."""
+        readiness: dict[str, Any] = self._json(self._request("GET", "/readyz"))
+        return readiness
+
     def get_device(self, name: str) -> dict[str, Any] | None:
         """A device, or None if the service has no device of this name."""
         response = self._request("GET", f"/v1/devices/{name}")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from supernet.evaluation.evaluate import Evaluator
 
 T = TypeVar("T")
+MOST_WATCHERS = 100  # event streams that one process serves at a time
 
 
 class _Entry(Generic[T]):
@@ -79,6 +80,8 @@ class Context:
         self.settings = settings
         self.database = Database(settings.database)
         self.store = Store(settings.store_directory)
+        self.closing = threading.Event()  # set before the end, so that responses without an end of their own end
+        self.watchers = threading.BoundedSemaphore(MOST_WATCHERS)
         self._loaded: Cache[Loaded] = Cache(16)
         self._latency_models: Cache[LatencyModel] = Cache(256)
         self._evaluators: Cache[tuple[Bundle, Evaluator]] = Cache(1)

@@ -11,18 +11,22 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 
 from service.errors import UnavailableError
 from service.settings import Settings
 
 
-def start(command: str, settings: Settings) -> "subprocess.Popen[bytes]":
+def start(command: str, settings: Settings, more: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
     """Run `supple COMMAND --child` with exactly these settings, whatever the environment says.
 
     The child and its own children import nothing from the working directory: a `queue.py` there would replace Python's.
+
+    more: further environment variables.
     """
     environment = _environment()
     environment |= {f"SUPPLE_{name.upper()}": str(value) for name, value in settings if value is not None}
+    environment |= more or {}
     arguments = [sys.executable, "-P", "-m", "service.cli", command, "--child"]
     return subprocess.Popen(arguments, env=environment, stdin=subprocess.PIPE)
 

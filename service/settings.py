@@ -8,6 +8,8 @@ from urllib.parse import quote
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.logs import LogFormat, LogLevel
+
 OWN_PATHS = ("v1", "static", "docs", "searches", "fronts", "login", "logout")
 
 
@@ -41,6 +43,15 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9._-]{0,64}$",
         description="Name of this worker, unique among living workers; empty: host and process id.",
     )
+    log_format: LogFormat = Field(
+        default="plain", description="plain: lines for people. json: one JSON object a record, for machines."
+    )
+    log_level: LogLevel = Field(default="info", description="Log Supple's records from this level on.")
+
+    @field_validator("log_format", "log_level", mode="before")
+    @classmethod
+    def _in_lower_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
     @field_validator("root_path")
     @classmethod

@@ -9,6 +9,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from evolution.predictors.fitting import MIN_PAIRS, Kind
+from service.bundles.tracking import TrackerName
 from supernet.bundle import NO_WEIGHTS, Bundle, BundleError
 from supernet.checks import FORBID_EXTRA, require
 from supernet.data import CACHE_BYTES, Dataset, OnBadImage, load
@@ -71,7 +72,7 @@ class TrainingConfig:
     space: name of a preset. init: folder of a bundle whose weights training starts from, in its space; `space` is then
     the name of that space, or empty.
     device: `cpu`, `cuda`, ...; None uses CUDA if there is a GPU. threads: threads of torch on the CPU; None leaves the
-    choice to torch. keep_checkpoints: keep this many newest checkpoints.
+    choice to torch. keep_checkpoints: keep this many newest checkpoints. log: what gets the course of the run.
     """
 
     name: str
@@ -83,6 +84,7 @@ class TrainingConfig:
     threads: int | None = None
     keep_checkpoints: int = 2
     init: str | None = None
+    log: tuple[TrackerName, ...] = ()
 
     __pydantic_config__ = FORBID_EXTRA
 

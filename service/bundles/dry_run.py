@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from service.bundles.config import LARGEST_HOLDOUT, TrainingConfig, load_data
+from service.bundles.tracking import check_trackers
 from service.bundles.train import Step, start_of
 from supernet.data import Dataset, check_images
 from supernet.evaluation.evaluate import Evaluator, perturbed
@@ -71,6 +72,7 @@ def dry_run(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = distributed.choose_device(config.device)
+    check_trackers(config.log)
     for done, total in check_images(config.dataset.source, data_root):
         yield Step("check images", done, total)
     dataset, space = load_data(config, data_root)

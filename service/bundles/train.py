@@ -3,7 +3,7 @@
 import logging
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import groupby
 from operator import itemgetter
@@ -24,6 +24,7 @@ from service.bundles.config import (
     load_data,
 )
 from service.bundles.pairs import Pairs, stratified
+from service.bundles.tracking import TrackedRun, check_trackers, track_result, tracked
 from service.errors import InputError
 from supernet.bundle import MANIFEST, Bundle, BundleError
 from supernet.bundle_writing import write_bundle
@@ -69,7 +70,7 @@ def finished_bundle(config: TrainingConfig, folder: Path) -> Bundle | None:
         recorded = TypeAdapter(TrainingConfig).validate_python(bundle.manifest.get("config"))
     except ValidationError:  # the configuration of a version with other options
         return None
-    return bundle if recorded == config else None
+    return bundle if replace(recorded, log=()) == replace(config, log=()) else None  # a log changes no result
 
 
 def train_bundle(
@@ -103,6 +104,7 @@ def train_bundle(
         if distributed.from_first_process(lambda: finished_bundle(config, folder) is not None):
             (folder / PAIRS).unlink(missing_ok=True)  # left by a process that was killed after it wrote the bundle
             return
+        check_trackers(config.log)
         if config.schedule.precision == "bf16" and device.type == "cpu" and not depthwise.SUPPORTED[torch.bfloat16]:
             log.warning("precision is bf16, for which this processor has no kernels; fp32 is most likely faster")
         if distributed.is_first():
@@ -128,7 +130,7 @@ def train_bundle(
             evaluator = Evaluator(state.averaged(), dataset.normalization, calibration, holdout)
             state.curves[-1]["corners"] = _corner_accuracies(evaluator, space, config.schedule.phases[state.phase - 1])
 
-        for progress in train_resumably(
+        steps = train_resumably(
             state,
             dataset,
             checkpoints,
@@ -136,7 +138,8 @@ def train_bundle(
             steps=checkpoint_steps,
             keep=config.keep_checkpoints,
             at_phase_end=record_corners,
-        ):
+        )
+        for progress in tracked(steps, state, _tracked_run(config, folder)):
             speed = f"{progress.images_per_second:.0f} img/s"
             detail = f"{progress.phase} {progress.epoch}, loss {progress.loss:.2f}, {speed}"
             yield Step("train", progress.step, progress.total_steps, detail)
@@ -227,7 +230,25 @@ def _make_bundle(
         },
     )
     pairs.path.unlink(missing_ok=True)
+    track_result(_result(report), state, _tracked_run(config, folder))
     yield Step("write the bundle", 1, 1, str(folder / "bundle"))
+
+
+def _tracked_run(config: TrainingConfig, folder: Path) -> TrackedRun:
+    """What the trackers are told of a run. Only the first process tells it."""
+    return TrackedRun(config.log if distributed.is_first() else (), folder, config.name, config_json(config))
+
+
+def _result(report: Mapping[str, Any]) -> dict[str, float]:
+    """What a finished run amounts to, as scalars: accuracies of the corner subnets and errors of the predictor."""
+    splits = {
+        f"result/{name}_{split}_accuracy": corner[split]["accuracy"]
+        for name, corner in report["corners"].items()
+        for split in ("holdout", "test")
+        if corner[split] is not None
+    }
+    card = {f"predictor/{name}": value for name, value in report["predictor"].items() if isinstance(value, float)}
+    return splits | card
 
 
 def _corner_accuracies(evaluator: Evaluator, space: SearchSpace, phase: Phase) -> dict[str, float]:

@@ -1,14 +1,16 @@
 """/v1/candidates and /v1/fronts."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query, Response
 
 from service.candidates import show
 from service.candidates.fronts import merge_device_fronts, merge_front
 from service.candidates.schemas import CandidateOut, Cost, FrontOut
+from service.candidates.table import candidates_csv
 from service.web.dependencies import ContextOf
 from service.web.schemas import Id
+from service.web.tables import CSV_CONTENT, AcceptOf, prefers_csv
 
 router = APIRouter(tags=["candidates"])
 
@@ -20,21 +22,49 @@ def get_candidate(candidate_id: Id, context: ContextOf) -> CandidateOut:
         return show.get_candidate(session, context, candidate_id)
 
 
-@router.get(
-    "/fronts",
-    summary="Get the front of a supernet",
-    responses={404: {"description": "No supernet or device has this name."}},
-)
-def get_front(
+def read_front(
     context: ContextOf,
     supernet: Id,
     x: Annotated[Cost, Query(description="What to trade accuracy for.")] = "latency_ms",
     y: Annotated[Cost | None, Query(description="A second cost.")] = None,
     device: Annotated[Id | None, Query(description="Needed for latency_ms.")] = None,
 ) -> FrontOut:
-    """The Pareto front over all stored candidates of a supernet: the fronts of all its searches, merged."""
+    """The front that a query asks for."""
     with context.database.reading() as session:
         return merge_front(session, context, supernet, x, y, device)
+
+
+FrontOf = Annotated[FrontOut, Depends(read_front)]
+NO_FRONT: dict[int | str, dict[str, Any]] = {404: {"description": "No supernet or device has this name."}}
+
+
+@router.get(
+    "/fronts",
+    summary="Get the front of a supernet",
+    response_model=FrontOut,
+    responses={200: {"content": CSV_CONTENT}, **NO_FRONT},
+)
+def get_front(front: FrontOf, accept: AcceptOf = "") -> FrontOut | Response:
+    """The Pareto front over all stored candidates of a supernet: the fronts of all its searches, merged.
+
+    With `Accept: text/csv` only its members, as a table.
+    """
+    return _as_csv(front) if prefers_csv(accept) else front
+
+
+@router.get(
+    "/fronts.csv",
+    summary="Download the front of a supernet",
+    response_class=Response,
+    responses={200: {"content": CSV_CONTENT}, **NO_FRONT},
+)
+def download_front(front: FrontOf) -> Response:
+    """The members of the front over all stored candidates of a supernet, as a table."""
+    return _as_csv(front)
+
+
+def _as_csv(front: FrontOut) -> Response:
+    return candidates_csv(front.items, f"front-{front.supernet}.csv")
 
 
 @router.get(

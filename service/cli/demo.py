@@ -106,6 +106,7 @@ def demo_settings(directory: Path, port: int) -> Settings:
         port=port,
         insecure=False,
         worker_id="",
+        log_level="warning",
     )
 
 

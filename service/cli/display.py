@@ -23,6 +23,7 @@ from service.quantities import round_amount, rounded
 if TYPE_CHECKING:
     from service.bundles.dry_run import Forecast
     from service.bundles.train import Step
+    from service.cli.doctor import Check
     from supernet.bundle import Bundle
     from supernet.data import Dataset
 
@@ -417,6 +418,14 @@ def show_sensitivity(sensitivity: Sequence[Mapping[str, Any]], console: Console)
             moved = f"{change['gene']} {change['old']:g} to {change['new']:g}"
             saved = f"{rounded(-change['cost'], units)} for {change['accuracy']:+.3%}"
             console.print(f"    cheapest change: {moved} saves {saved}", highlight=False)
+
+
+def show_check(check: "Check", console: Console) -> None:
+    """One check of `supple doctor`: how it ended, what was found, what to do."""
+    colour = {"ok": "green", "warning": "yellow", "failure": "bold red"}[check.status]
+    console.print(f"[{colour}]{check.status:<8}[/] {check.name:<14} {escape(check.detail)}", highlight=False)
+    if check.advice:
+        console.print(f"{'':<23} {escape(check.advice)}", style="dim", highlight=False)
 
 
 def show_compared(compared: Mapping[str, Any], console: Console) -> None:

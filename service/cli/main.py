@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections import deque
+from dataclasses import asdict
 from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
@@ -16,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from service import logs
 from service.bundles.paths import check_folder, check_input, check_output
 from service.cli.inputs import (
     check_database,
@@ -31,6 +33,7 @@ from service.cli.inputs import (
 from service.cli.options import CostOption, SearchOptions, search_options
 from service.errors import InputError
 from service.quantities import fraction
+from service.settings import Settings
 from supernet.costs.architecture import of_architecture
 
 app = typer.Typer(
@@ -43,6 +46,7 @@ keys = typer.Typer(help="Keys for the HTTP API.", no_args_is_help=True)
 app.add_typer(db, name="db")
 app.add_typer(keys, name="keys")
 
+log = logging.getLogger("supple")
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
@@ -118,6 +122,9 @@ def main() -> None:
         if explanation is None:
             raise
         message, code = explanation
+        if logs.are_json():
+            log.critical(message)
+            sys.exit(code)
         err.print(f"[bold red]error:[/] {escape(message)}", highlight=False)
         sys.exit(code)
 
@@ -738,19 +745,19 @@ def serve(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port to listen on (default: SUPPLE_PORT, else 8000).")
     ] = None,
-    worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Run one worker, or none.")] = True,
+    workers: Annotated[int, typer.Option(min=0, max=256, help="How many workers to run in child processes.")] = 1,
+    no_worker: Annotated[bool, typer.Option("--no-worker", help="The same as --workers 0.")] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Serve without API keys on any address.")] = False,
     child: ChildOption = False,
 ) -> None:
-    """Serve the HTTP API and the pages, with one worker in a child process."""
+    """Serve the HTTP API and the pages, with workers in child processes. One that dies is started again."""
     from service.cli.serve import serve as run_server
     from service.processes import end_with_parent
 
     if child:
         end_with_parent()
-    settings = read_settings(host=host, port=port, insecure=insecure or None)
-    check_database(settings)
-    run_server(settings, with_worker=worker)
+    settings = _begin_service(host=host, port=port, insecure=insecure or None)
+    run_server(settings, workers=0 if no_worker else workers)
 
 
 @app.command()
@@ -767,9 +774,18 @@ def worker(
 
     if child:
         end_with_parent()
-    settings = read_settings(worker_id=worker_id)
+    run_worker(_begin_service(worker_id=worker_id))
+
+
+def _begin_service(**options: Any) -> Settings:
+    """The settings of a process of the service, with logs and traces set up and the database checked."""
+    from service.telemetry import set_up_telemetry
+
+    settings = read_settings(**options)
+    logs.set_up_logs(settings.log_format, settings.log_level)
+    set_up_telemetry()
     check_database(settings)
-    run_worker(settings)
+    return settings
 
 
 @db.command("upgrade")
@@ -793,6 +809,23 @@ def create_key(name: Annotated[str, typer.Argument(help="Who or what will use th
         key = auth.create_key(session, name)
     out.print(key, highlight=False)
     err.print("Send it as `Authorization: Bearer KEY`. It cannot be shown again.")
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Check this machine, the settings, the database, the store, workers and the service. Exit code 1: one fails."""
+    from service.cli.display import show_check
+    from service.cli.doctor import examine
+
+    checks = []
+    for check in examine():
+        checks.append(check)
+        if not as_json:
+            show_check(check, out)
+    if as_json:
+        _print_json([asdict(check) for check in checks])
+    if any(check.status == "failure" for check in checks):
+        raise typer.Exit(1)
 
 
 def _open(path: Path) -> Any:

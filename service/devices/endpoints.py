@@ -1,8 +1,10 @@
 """/v1/devices, and the probe that measures them."""
 
 from pathlib import Path
+from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Body, Query, Response
+from fastapi.openapi.models import Example
 from fastapi.responses import FileResponse
 
 from service.devices import measurements, queries, register, show
@@ -11,6 +13,12 @@ from service.web.dependencies import ContextOf
 from service.web.schemas import Cursor, Id, Page, PageSize
 
 router = APIRouter(tags=["devices"])
+EXAMPLES: dict[str, Example] = {
+    "phone": {
+        "summary": "A phone that runs one image at a time in one thread",
+        "value": {"name": "phone", "runtime": "onnxruntime on CPU", "threads": 1},
+    }
+}
 PROBE = Path(__file__).with_name("probe.py")
 
 
@@ -20,7 +28,9 @@ PROBE = Path(__file__).with_name("probe.py")
     summary="Register a device",
     responses={409: {"description": "A device of this name has other settings."}},
 )
-def register_device(body: DeviceIn, context: ContextOf, response: Response) -> DeviceOut:
+def register_device(
+    body: Annotated[DeviceIn, Body(openapi_examples=EXAMPLES)], context: ContextOf, response: Response
+) -> DeviceOut:
     """Register a device. Measure it next: a search needs its latency model."""
     with context.database.writing() as session:
         device = register.register_device(session, body)
@@ -29,10 +39,17 @@ def register_device(body: DeviceIn, context: ContextOf, response: Response) -> D
 
 
 @router.get("/devices", summary="List devices")
-def list_devices(context: ContextOf, limit: PageSize = 20, cursor: Cursor = None) -> Page[DeviceOut]:
-    """All devices by name."""
+def list_devices(
+    context: ContextOf,
+    supernet: Annotated[
+        Id | None, Query(description="Only devices that have a latency model for this supernet's search space.")
+    ] = None,
+    limit: PageSize = 20,
+    cursor: Cursor = None,
+) -> Page[DeviceOut]:
+    """Devices by name."""
     with context.database.reading() as session:
-        return show.list_devices(session, limit, cursor)
+        return show.list_devices(session, limit, cursor, supernet)
 
 
 @router.get("/devices/{name}", summary="Get a device")

@@ -35,12 +35,20 @@ def list_all(session: Session) -> list[Device]:
     return list(session.scalars(select(Device).order_by(Device.name)))
 
 
-def page(session: Session, limit: int, cursor: str | None) -> tuple[list[Device], str | None]:
+def page(
+    session: Session, limit: int, cursor: str | None, supernet_id: str | None = None
+) -> tuple[list[Device], str | None]:
     """One page of devices by name, and the cursor of the next page.
 
-    cursor: the last name of the previous page.
+    cursor: the last name of the previous page. supernet_id: only devices with a latency model for its search space.
     """
     query = select(Device).order_by(Device.name).limit(limit + 1)
+    if supernet_id is not None:
+        space = select(Supernet.space_hash).where(Supernet.id == supernet_id).scalar_subquery()
+        measured = select(LatencyModelRow.id).where(
+            LatencyModelRow.device == Device.name, LatencyModelRow.space_hash == space
+        )
+        query = query.where(measured.exists())
     rows = list(session.scalars(query if cursor is None else query.where(Device.name > cursor)))
     return rows[:limit], rows[limit - 1].name if len(rows) > limit else None
 

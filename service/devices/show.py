@@ -48,9 +48,11 @@ def get_device(session: Session, name: str) -> DeviceOut:
     return show_devices(session, [queries.get(session, name)])[0]
 
 
-def list_devices(session: Session, limit: int, cursor: str | None = None) -> Page[DeviceOut]:
-    """One page of devices by name."""
-    rows, following = queries.page(session, limit, cursor)
+def list_devices(
+    session: Session, limit: int, cursor: str | None = None, supernet_id: str | None = None
+) -> Page[DeviceOut]:
+    """One page of devices by name. supernet_id: only devices with a latency model for its search space."""
+    rows, following = queries.page(session, limit, cursor, supernet_id)
     return Page(items=show_devices(session, rows), next=following)
 
 

@@ -8,11 +8,13 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from service.exports import queries
 from service.exports.request import file_name, request_export
 from service.exports.schemas import Precision
+from service.web import events
 from service.web.dependencies import ContextOf
 from service.web.files import ArtifactResponse
 from service.web.schemas import Id
 
 router = APIRouter(tags=["candidates"])
+PrecisionOf = Annotated[Precision, Query()]
 ONNX = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
@@ -32,7 +34,7 @@ ONNX = {"application/octet-stream": {"schema": {"type": "string", "format": "bin
 def download_onnx(
     candidate_id: Id,
     context: ContextOf,
-    precision: Annotated[Precision, Query()] = "fp32",
+    precision: PrecisionOf = "fp32",
     if_none_match: Annotated[str, Header()] = "",
 ) -> Response:
     """A candidate's network as an ONNX file, whose results were compared with torch. The first request has it built.
@@ -56,3 +58,11 @@ def download_onnx(
         name = file_name(session, export)
     path = context.store.path(export.sha256)
     return ArtifactResponse(path, headers=headers, media_type="application/octet-stream", filename=name)
+
+
+def export(candidate_id: Id, precision: PrecisionOf = "fp32") -> events.ReadRow:
+    """Which export to watch."""
+    return lambda session: queries.get(session, candidate_id, precision)
+
+
+events.add_events(router, "/candidates/{candidate_id}/onnx/events", export, summary="Watch an export")

@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from service.errors import NotFoundError
 from service.storage.database import insert_missing
 from service.storage.tables import Export, now
 
@@ -12,6 +13,21 @@ from service.storage.tables import Export, now
 def find(session: Session, candidate_id: str, precision: str) -> Export | None:
     """The export of a candidate at a precision; None if nobody has requested it."""
     return session.get(Export, (candidate_id, precision))
+
+
+def get(session: Session, candidate_id: str, precision: str) -> Export:
+    """The export of a candidate at a precision.
+
+    Raises:
+        NotFoundError: nobody has requested it.
+    """
+    export = find(session, candidate_id, precision)
+    if export is None:
+        raise NotFoundError(
+            f"nobody has requested the {precision} file of candidate {candidate_id!r}; "
+            f"GET /v1/candidates/{candidate_id}/onnx requests it"
+        )
+    return export
 
 
 def add(session: Session, candidate_id: str, precision: str) -> None:

@@ -12,6 +12,7 @@ from service.errors import ConflictError
 from service.finetunes import queries, request
 from service.finetunes.queries import UNFINISHED
 from service.finetunes.schemas import FineTuningIn
+from service.web import events
 from service.web.dependencies import ContextOf
 from service.web.files import ArtifactResponse
 from service.web.schemas import Id
@@ -53,6 +54,14 @@ def get_fine_tuning(fine_tuning_id: Id, context: ContextOf) -> FineTuningOut:
     """A fine-tuning: its progress, or its accuracies before and after and its files."""
     with context.database.reading() as session:
         return show_fine_tuning(queries.get(session, fine_tuning_id))
+
+
+def fine_tuning(fine_tuning_id: Id) -> events.ReadRow:
+    """Which fine-tuning to watch."""
+    return lambda session: queries.get(session, fine_tuning_id)
+
+
+events.add_events(router, "/finetunes/{fine_tuning_id}/events", fine_tuning, summary="Watch a fine-tuning")
 
 
 @router.post(

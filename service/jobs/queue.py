@@ -13,13 +13,16 @@ from typing import Protocol, TypeVar
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
 from sqlalchemy.orm import Session
 
+from service.logs import request_id
 from service.storage.database import Database
+from service.telemetry import carrier
 
 log = logging.getLogger("supple.jobs")
 T = TypeVar("T")
 
 APPLICATION = "supple"
 QUEUE = "supple"
+UNFINISHED = ("queued", "running", "verifying")  # the statuses of a row whose job goes on
 MOST_ATTEMPTS = 5  # a handler gives up a job after this many workers died while running it
 
 
@@ -55,13 +58,20 @@ class Jobs:
     def enqueue(self, session: Session, kind: str, subject: str, *, job_id: str, priority: int) -> None:
         """Let a worker run the handler of `kind` on `subject` once this session's transaction commits.
 
-        If the queue already has this job_id, nothing is enqueued.
+        If the queue already has this job_id, nothing is enqueued. The job remembers the request that made it: its
+        log records carry the request's id, and its span continues the request's trace.
 
         priority: jobs with a smaller number start first (`Priority`).
         """
         self._client.enqueue_in_transaction(
             session,
-            {"workflow_name": kind, "queue_name": QUEUE, "workflow_id": job_id, "priority": priority},
+            {
+                "workflow_name": kind,
+                "queue_name": QUEUE,
+                "workflow_id": job_id,
+                "priority": priority,
+                "attributes": {**carrier(), "request_id": request_id()},
+            },
             subject,
         )
 

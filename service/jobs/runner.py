@@ -15,7 +15,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import NoReturn, Protocol, TypeVar
 
@@ -23,10 +24,13 @@ from dbos import DBOS, DBOSPortableJSONSerializer, StepOptions
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 
 from service.errors import UnavailableError
+from service.jobs.ledger import origin_of
 from service.jobs.locks import lock_patiently, remove_stale_locks, try_lock
 from service.jobs.queue import APPLICATION, QUEUE, Step, T, log
+from service.logs import log_context
 from service.settings import Settings
 from service.storage.database import Database
+from service.telemetry import flush_spans, span
 
 VERSION = "2"  # of the steps; raise it when their order changes. Running jobs then need a worker of the old version
 POLL_SECONDS = 0.2  # how often a worker looks for a job
@@ -79,7 +83,7 @@ def run_worker(context: C, handlers: Mapping[str, Handler[C]]) -> NoReturn:
         }
     )
     for kind, handler in handlers.items():
-        DBOS.workflow(name=kind, max_recovery_attempts=None)(_as_workflow(handler, context, idle))
+        DBOS.workflow(name=kind, max_recovery_attempts=None)(_as_workflow(kind, handler, context, idle))
     DBOS.launch()
     DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLL_SECONDS)
     log.info("worker %s is ready", worker_id)
@@ -89,17 +93,24 @@ def run_worker(context: C, handlers: Mapping[str, Handler[C]]) -> NoReturn:
         pass
     if stop.is_set():
         idle.wait(GRACE_SECONDS)
+        flush_spans()
     else:
         log.error("worker %s lost its lock and ends at once, so that no step runs twice", worker_id)
+    _exit(0 if stop.is_set() else 1)
+
+
+def _exit(code: int) -> NoReturn:
+    """End this process at once, without waiting for threads of the engine."""
     logging.shutdown()
-    os._exit(0 if stop.is_set() else 1)
+    os._exit(code)
 
 
-def _as_workflow(handler: Handler[C], context: C, idle: threading.Event) -> Callable[[str], None]:
+def _as_workflow(kind: str, handler: Handler[C], context: C, idle: threading.Event) -> Callable[[str], None]:
     def workflow(subject: str) -> None:
         idle.clear()
         try:
-            handler(context, _run_step, subject)
+            with _observed(kind, context.database):
+                handler(context, _run_step, subject)
         except (OperationalError, InterfaceError, InternalError) as error:  # the last: a standby, after a failover
             _die(error)
         finally:
@@ -109,6 +120,27 @@ def _as_workflow(handler: Handler[C], context: C, idle: threading.Event) -> Call
     return workflow
 
 
+@contextmanager
+def _observed(kind: str, database: Database) -> Iterator[None]:
+    """A job as a span and in the log, under the names of the job and of the request that made it."""
+    job_id = DBOS.workflow_id or ""
+    with database.reading() as session:
+        origin = origin_of(session, job_id)
+    job = {"supple.job.id": job_id, "supple.job.kind": kind}
+    with log_context(job_id=job_id, request_id=origin.get("request_id", "")), span(f"job {kind}", origin, **job):
+        log.info("begins")
+        started, ended = time.monotonic(), "is cancelled"  # which is no Exception
+        try:
+            yield
+            ended = "is done"
+        except Exception:
+            ended = "fails"
+            raise
+        finally:
+            seconds = time.monotonic() - started
+            log.info("%s after %.1f s", ended, seconds, extra={"elapsed_ms": round(1e3 * seconds)})
+
+
 def _is_no_cancellation(record: logging.LogRecord) -> bool:
     """False for a cancelled job, which the engine logs as an error with a traceback."""
     error = record.exc_info[1] if record.exc_info else None
@@ -116,7 +148,8 @@ def _is_no_cancellation(record: logging.LogRecord) -> bool:
 
 
 def _run_step(name: str, function: Callable[[], T]) -> T:
-    return DBOS.run_step(StepOptions(name=name), lambda: _patiently(name, function))
+    with span(f"step {name}"):
+        return DBOS.run_step(StepOptions(name=name), lambda: _patiently(name, function))
 
 
 def _patiently(name: str, function: Callable[[], T]) -> T:
@@ -139,8 +172,8 @@ def _patiently(name: str, function: Callable[[], T]) -> T:
 
 def _die(error: Exception) -> NoReturn:
     log.critical("the database does not answer; this worker ends, and another worker continues its job", exc_info=error)
-    logging.shutdown()
-    os._exit(1)
+    flush_spans()
+    _exit(1)
 
 
 def _watch_peers(database: Database, worker_id: str) -> None:

@@ -24,13 +24,13 @@ from service.devices import queries as device_queries
 from service.devices.show import list_all_devices
 from service.errors import SuppleError, problem_document_of
 from service.jobs.locks import count_workers
+from service.jobs.queue import UNFINISHED
 from service.pages import show
 from service.pages.charts import chart, cost_names, search_chart
 from service.pages.form import Budget, BudgetError
 from service.pages.login import login_router
 from service.pages.pages import HEADERS, HERE, PageRoute, explain_to_browser, render_page, same_origin, templates
 from service.searches import ask
-from service.searches.queries import UNFINISHED
 from service.searches.show import get_search, list_searches
 from service.storage.tables import Supernet
 from service.supernets import queries as supernet_queries

@@ -7,14 +7,20 @@ from typing import Annotated
 
 from anyio import sleep
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Body, Depends, Header, Query, Response
+from pydantic import AwareDatetime
 
 from service.candidates.schemas import CandidateOut
-from service.searches import ask, show
-from service.searches.queries import UNFINISHED
-from service.searches.schemas import SearchIn, SearchOut, SearchSummary
+from service.candidates.table import candidates_csv
+from service.jobs.queue import UNFINISHED
+from service.searches import ask, queries, show
+from service.searches.examples import EXAMPLES
+from service.searches.queries import SearchFilter
+from service.searches.schemas import SearchIn, SearchOut, SearchSummary, Status
+from service.web import events
 from service.web.dependencies import ContextOf
 from service.web.schemas import Cursor, Id, Page, PageSize
+from service.web.tables import CSV_CONTENT, AcceptOf, prefers_csv
 
 router = APIRouter(prefix="/searches", tags=["searches"])
 MOST_SECONDS = 60  # the longest that a client may wait for a job
@@ -34,7 +40,7 @@ POLL_SECONDS = 0.1
     },
 )
 async def create_search(
-    body: SearchIn,
+    body: Annotated[SearchIn, Body(openapi_examples=EXAMPLES)],
     context: ContextOf,
     response: Response,
     prefer: Annotated[list[str] | None, Header(description="`respond-async`, or `wait=SECONDS` for a job.")] = None,
@@ -68,11 +74,27 @@ async def create_search(
     return search
 
 
+def search_filter(
+    supernet: Annotated[Id | None, Query(description="Only searches in this supernet.")] = None,
+    device: Annotated[Id | None, Query(description="Only searches that used a latency model of this device.")] = None,
+    status: Annotated[list[Status] | None, Query(description="Only searches in one of these states.")] = None,
+    since: Annotated[AwareDatetime | None, Query(description="Only searches created at or after this time.")] = None,
+    until: Annotated[AwareDatetime | None, Query(description="Only searches created before this time.")] = None,
+) -> SearchFilter:
+    """Which searches to list."""
+    return SearchFilter(supernet, device, tuple(status or ()), since, until)
+
+
 @router.get("", summary="List searches")
-def list_searches(context: ContextOf, limit: PageSize = 20, cursor: Cursor = None) -> Page[SearchSummary]:
-    """All searches, newest first."""
+def list_searches(
+    context: ContextOf,
+    wanted: Annotated[SearchFilter, Depends(search_filter)],
+    limit: PageSize = 20,
+    cursor: Cursor = None,
+) -> Page[SearchSummary]:
+    """Searches, newest first."""
     with context.database.reading() as session:
-        return show.list_searches(session, context, limit, cursor)
+        return show.list_searches(session, context, limit, cursor, wanted)
 
 
 @router.get("/{search_id}", summary="Get a search")
@@ -82,11 +104,31 @@ def get_search(search_id: Id, context: ContextOf) -> SearchOut:
         return show.get_search(session, context, search_id)
 
 
-@router.get("/{search_id}/front", summary="Get the front of a search")
-def get_search_front(search_id: Id, context: ContextOf) -> list[CandidateOut]:
-    """The Pareto front of a search, sorted by its first limited cost."""
+@router.get(
+    "/{search_id}/front",
+    summary="Get the front of a search",
+    response_model=list[CandidateOut],
+    responses={200: {"content": CSV_CONTENT}},
+)
+def get_search_front(search_id: Id, context: ContextOf, accept: AcceptOf = "") -> list[CandidateOut] | Response:
+    """The Pareto front of a search, sorted by its first limited cost. With `Accept: text/csv`, a table."""
+    if prefers_csv(accept):
+        return download_search_front(search_id, context)
     with context.database.reading() as session:
         return show.get_search_front(session, context, search_id)
+
+
+@router.get(
+    "/{search_id}/front.csv",
+    summary="Download the front of a search",
+    response_class=Response,
+    responses={200: {"content": CSV_CONTENT}},
+)
+def download_search_front(search_id: Id, context: ContextOf) -> Response:
+    """The Pareto front of a search, sorted by its first limited cost, as a table."""
+    with context.database.reading() as session:
+        front = show.get_search_front(session, context, search_id)
+    return candidates_csv(front, f"front-{search_id}.csv")
 
 
 @router.post(
@@ -95,6 +137,14 @@ def get_search_front(search_id: Id, context: ContextOf) -> list[CandidateOut]:
 def cancel_search(search_id: Id, context: ContextOf) -> SearchOut:
     """Stop a search that has not ended. It keeps its front if it has one already."""
     return ask.cancel_search(context, search_id)
+
+
+def search(search_id: Id) -> events.ReadRow:
+    """Which search to watch."""
+    return lambda session: queries.get(session, search_id)
+
+
+events.add_events(router, "/{search_id}/events", search, summary="Watch a search")
 
 
 def preferences(headers: Sequence[str]) -> tuple[bool, int | None]:

@@ -11,7 +11,7 @@ from evolution.search import Phase, Progress, Search
 from service.candidates import queries as candidates
 from service.context import Context
 from service.errors import problem_document_of
-from service.jobs.queue import MOST_ATTEMPTS, Step
+from service.jobs.queue import MOST_ATTEMPTS, UNFINISHED, Step
 from service.searches import queries
 from service.searches.finalists import verify_finalists
 from service.searches.inherited import InheritedScores
@@ -31,7 +31,7 @@ def run_search(context: Context, step: Step, subject: str) -> None:
     with context.database.writing() as session:
         search = queries.lock(session, subject)
         search.attempts += 1
-        attempts, is_unfinished = search.attempts, search.status in queries.UNFINISHED
+        attempts, is_unfinished = search.attempts, search.status in UNFINISHED
         if search.status == "queued":
             search.status = "running"
     if not is_unfinished:

@@ -20,18 +20,20 @@ from service.searches.problem import Solution
 from service.searches.question import Question
 from service.searches.request import SearchRequest
 from service.storage.store import Store, pack
-from service.storage.tables import Search, new_id, now
+from service.storage.tables import Search, new_id, now, time_of
 from supernet.evaluation.metrics import Evaluation, from_fraction
 from supernet.space import Genomes
 
 
 def add_search(session: Session, store: Store, question: Question, *, status: str, key: str | None) -> Search:
     """Write a question as a search that has no answer yet. key: its Idempotency-Key."""
+    name = new_id()
     warm_start = None if question.warm_start is None else store.put(pack({"genomes": question.warm_start}))
     return queries.add(
         session,
         Search(
-            id=new_id(),
+            id=name,
+            created_at=time_of(name),
             supernet_id=question.supernet.id,
             request=question.request.to_json(),
             predictor_version=question.supernet.predictor_version or "",

@@ -17,6 +17,7 @@ from service.measurement_jobs.waiting import explain_waiting, stale_devices
 from service.searches import queries
 from service.searches.answer import answer_parts, sort_front
 from service.searches.findings import Findings
+from service.searches.queries import ALL, SearchFilter
 from service.searches.request import SearchRequest
 from service.searches.schemas import SearchOut, SearchSummary
 from service.storage.tables import Candidate, Search
@@ -29,9 +30,11 @@ def get_search(session: Session, context: Context, search_id: str) -> SearchOut:
     return show_search(session, context, queries.get(session, search_id))
 
 
-def list_searches(session: Session, context: Context, limit: int, cursor: str | None = None) -> Page[SearchSummary]:
+def list_searches(
+    session: Session, context: Context, limit: int, cursor: str | None = None, wanted: SearchFilter = ALL
+) -> Page[SearchSummary]:
     """One page of searches, newest first. Raises what `queries.page` does."""
-    rows, next_cursor = queries.page(session, limit, cursor)
+    rows, next_cursor = queries.page(session, limit, cursor, wanted)
     return Page(items=[_summarise(session, context, search) for search in rows], next=next_cursor)
 
 

@@ -36,6 +36,16 @@ def new_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
+def first_id(at: datetime) -> str:
+    """The start of every id made in the millisecond of a time. Ids made earlier sort before it."""
+    return f"{max(0, round(1e3 * at.timestamp())):012x}"
+
+
+def time_of(name: str) -> datetime:
+    """The time in UTC when `new_id` made an id, to the millisecond."""
+    return datetime.fromtimestamp(int(name[:12], 16) / 1e3, UTC)
+
+
 def now() -> datetime:
     """The current time in UTC."""
     return datetime.now(UTC)
@@ -177,9 +187,10 @@ class Search(Base):
     """
 
     __tablename__ = "searches"
+    __table_args__ = (Index(None, "supernet_id", "id"), Index(None, "status", "id"))
 
     id: Mapped[str] = mapped_column(ID, primary_key=True, default=new_id)
-    supernet_id: Mapped[str] = mapped_column(ForeignKey("supernets.id"), index=True)
+    supernet_id: Mapped[str] = mapped_column(ForeignKey("supernets.id"))
     request: Mapped[dict[str, Any]]  # the canonical form
     predictor_version: Mapped[str] = mapped_column(ID)
     latency_models: Mapped[dict[str, Any]]  # device: latency model's id
@@ -201,6 +212,15 @@ class Search(Base):
     attempts: Mapped[int] = mapped_column(default=0)  # how often a worker began this search
     created_at: Mapped[datetime] = mapped_column(default=now)
     finished_at: Mapped[datetime | None]
+
+
+class SearchDevice(Base):
+    """A device whose latency model a search used."""
+
+    __tablename__ = "search_devices"
+
+    device: Mapped[str] = mapped_column(ForeignKey("devices.name"), primary_key=True)
+    search_id: Mapped[str] = mapped_column(ForeignKey("searches.id"), primary_key=True)
 
 
 class SearchState(Base):

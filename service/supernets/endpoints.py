@@ -2,16 +2,23 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Body, Query, Response
+from fastapi.openapi.models import Example
 from fastapi.responses import FileResponse, JSONResponse
 
 from service.supernets import plans, queries, register, show
 from service.supernets.schemas import SupernetDetail, SupernetIn, SupernetOut
 from service.web.dependencies import ContextOf
 from service.web.files import ArtifactResponse
-from service.web.schemas import Cursor, Id, Page, PageSize
+from service.web.schemas import Cursor, Hash, Id, Page, PageSize, Text
 
 router = APIRouter(prefix="/supernets", tags=["supernets"])
+EXAMPLES: dict[str, Example] = {
+    "stored": {
+        "summary": "A bundle that `supple register` copied into the store, by its hash",
+        "value": {"bundle_hash": "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8"},
+    }
+}
 
 
 @router.post(
@@ -23,7 +30,9 @@ router = APIRouter(prefix="/supernets", tags=["supernets"])
         507: {"description": "The artifact store is full."},
     },
 )
-def register_supernet(body: SupernetIn, context: ContextOf, response: Response) -> SupernetDetail:
+def register_supernet(
+    body: Annotated[SupernetIn, Body(openapi_examples=EXAMPLES)], context: ContextOf, response: Response
+) -> SupernetDetail:
     """Register a bundle that lies in the store. `supple register` copies a bundle there and registers it."""
     with context.database.writing() as session:
         supernet = register.register_stored_bundle(session, context.store, body.bundle_hash)
@@ -32,10 +41,16 @@ def register_supernet(body: SupernetIn, context: ContextOf, response: Response) 
 
 
 @router.get("", summary="List supernets")
-def list_supernets(context: ContextOf, limit: PageSize = 20, cursor: Cursor = None) -> Page[SupernetOut]:
-    """All registered supernets, newest first."""
+def list_supernets(
+    context: ContextOf,
+    name: Annotated[Text | None, Query(description="Only supernets of this name.", max_length=200)] = None,
+    space_hash: Annotated[Hash | None, Query(description="Only supernets of this search space.")] = None,
+    limit: PageSize = 20,
+    cursor: Cursor = None,
+) -> Page[SupernetOut]:
+    """Registered supernets, newest first."""
     with context.database.reading() as session:
-        return show.list_supernets(session, limit, cursor)
+        return show.list_supernets(session, limit, cursor, name=name, space_hash=space_hash)
 
 
 @router.get("/{supernet_id}", summary="Get a supernet")

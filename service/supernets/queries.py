@@ -46,15 +46,21 @@ def list_all(session: Session) -> list[Supernet]:
     return list(session.scalars(select(Supernet).order_by(Supernet.created_at.desc(), Supernet.id)))
 
 
-def page(session: Session, limit: int, cursor: str | None) -> tuple[list[Supernet], str | None]:
+def page(
+    session: Session, limit: int, cursor: str | None, *, name: str | None = None, space_hash: str | None = None
+) -> tuple[list[Supernet], str | None]:
     """One page of supernets, newest first, and the cursor of the next page.
 
-    cursor: the last id of the page before.
+    cursor: the last id of the page before. name, space_hash: only supernets that have these.
 
     Raises:
         InvalidError: no supernet has the cursor as its id.
     """
     query = select(Supernet).order_by(Supernet.created_at.desc(), Supernet.id).limit(limit + 1)
+    if name is not None:
+        query = query.where(Supernet.name == name)
+    if space_hash is not None:
+        query = query.where(Supernet.space_hash == space_hash)
     if cursor is not None:
         last = session.get(Supernet, cursor)
         if last is None:

@@ -27,9 +27,11 @@ def get_supernet(session: Session, supernet_id: str) -> SupernetDetail:
     return show_supernet_detail(queries.get(session, supernet_id))
 
 
-def list_supernets(session: Session, limit: int, cursor: str | None = None) -> Page[SupernetOut]:
-    """One page of supernets, newest first."""
-    rows, following = queries.page(session, limit, cursor)
+def list_supernets(
+    session: Session, limit: int, cursor: str | None = None, *, name: str | None = None, space_hash: str | None = None
+) -> Page[SupernetOut]:
+    """One page of supernets, newest first. Raises what `queries.page` does."""
+    rows, following = queries.page(session, limit, cursor, name=name, space_hash=space_hash)
     return Page(items=[show_supernet(row) for row in rows], next=following)
 
 

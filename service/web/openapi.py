@@ -4,6 +4,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from service.web.conditional import TAGGED
+from service.web.events import JobState
 from service.web.schemas import ProblemDocument
 
 ALL_ROUTES = {
@@ -14,6 +16,32 @@ ALL_ROUTES = {
 CHANGING = {403: "A page of another site sent this request."}
 WITH_BODY = {413: "The body is too large."}
 WITH_PATH = {404: "Nothing has this name."}
+NOT_MODIFIED = "The client has this response already: `If-None-Match` named its ETag."
+IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "An ETag of an earlier response. If the response is still the same, the status is 304.",
+}
+ETAG = {"description": "Changes when the response does.", "schema": {"type": "string"}}
+EVENTS = "text/event-stream"
+EVENT_CONTENT = {  # as FastAPI and OpenAPI 3.2 describe events
+    "itemSchema": {
+        "type": "object",
+        "properties": {
+            "event": {"type": "string", "enum": ["progress", "ended"]},
+            "id": {"type": "string"},
+            "retry": {"type": "integer", "minimum": 0},
+            "data": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": {"$ref": "#/components/schemas/JobState"},
+            },
+        },
+        "required": ["data"],
+    }
+}
 WITH_INPUT = {422: "The request is malformed or cannot be carried out; `detail` says why."}
 
 
@@ -29,13 +57,20 @@ def document(app: FastAPI) -> dict[str, Any]:
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
+    schemas["JobState"] = JobState.model_json_schema()
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
     for path, operations in openapi["paths"].items():
         for method, operation in operations.items():
             responses = operation["responses"]
             responses.pop("422", None)
+            if path.startswith("/v1/") and method == "get" and TAGGED & responses["200"].get("content", {}).keys():
+                responses["304"] = {"description": NOT_MODIFIED}
+                responses["200"]["headers"] = {"ETag": ETAG}
+                operation.setdefault("parameters", []).append(IF_NONE_MATCH)
             for status, meaning in _problems(path, method, operation).items():
                 responses.setdefault(str(status), {"description": meaning})
+            if EVENTS in responses.get("200", {}).get("content", {}):
+                responses["200"]["content"][EVENTS] = EVENT_CONTENT
             operation["responses"] = {
                 status: {**responses[status], "content": problem} if status >= "4" else responses[status]
                 for status in sorted(responses)

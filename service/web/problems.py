@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from service.errors import SuppleError, make_problem_document, problem_document_of, shortened
+from service.logs import request_id
 from service.storage.database import explain_error
 
 log = logging.getLogger("supple")
@@ -62,7 +63,7 @@ Explanation = tuple[dict[str, Any], dict[str, str]]  # a problem document, and t
 
 def _explain_supple_error(request: Request, error: Exception) -> Explanation:
     assert isinstance(error, SuppleError)
-    headers = {"WWW-Authenticate": 'Bearer realm="supple"'} if error.status == 401 else {}
+    headers = {401: {"WWW-Authenticate": 'Bearer realm="supple"'}, 503: {"Retry-After": "1"}}.get(error.status, {})
     return error.problem_document(), headers
 
 
@@ -101,13 +102,16 @@ def _explain_database_error(request: Request, error: Exception) -> Explanation:
 
 
 def _explain_unfit_data(request: Request, error: Exception) -> Explanation:
-    log.info("%s %s", request.method, request.url.path, exc_info=error)
+    log.debug("%s %s", request.method, request.url.path, exc_info=error)
     return make_problem_document(422, "the database cannot hold a value of this request; send printable text"), {}
 
 
 def _explain_error(request: Request, error: Exception) -> Explanation:
     problem = problem_document_of(error)
-    level = logging.ERROR if problem["status"] >= 500 else logging.INFO
+    is_unexpected = problem["status"] >= 500
+    if is_unexpected and (name := request_id()):
+        problem["request_id"] = name
+    level = logging.ERROR if is_unexpected else logging.DEBUG
     log.log(level, "%s %s", request.method, request.url.path, exc_info=error)
     return problem, {}
 

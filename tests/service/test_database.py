@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 import migrations
 from migrations.tables import JOB_ENGINE_TABLES
 from service.storage.database import Database, alembic_config, make_engine
-from service.storage.tables import ApiKey, Base, Candidate, Search, Supernet, new_id
+from service.storage.tables import ApiKey, Base, Candidate, Search, SearchDevice, Supernet, new_id
 from service.upgrade import upgrade
 from tests.support.postgres import empty_postgres
 
@@ -219,6 +219,22 @@ def test_predictions_of_before_have_no_standard_deviation(empty_database: Databa
 
     command.downgrade(config, "0005")
     assert all_rows(empty_database) == before
+
+
+def test_searches_of_before_are_found_by_their_devices(empty_database: Database) -> None:
+    config = alembic_config()
+    config.attributes["engine"] = empty_database.engine
+    command.upgrade(config, "0006")
+    names = ("devices", "supernets", "latency_models", "candidates", "searches")
+    with empty_database.engine.begin() as connection:
+        for name in names:
+            table = Table(name, MetaData(), autoload_with=connection)
+            values = {**ROWS_AT_0003[name], "created_at": datetime(2026, 1, 2, tzinfo=UTC)}
+            connection.execute(table.insert().values(**values))
+    command.upgrade(config, "head")
+    with empty_database.reading() as session:
+        rows = [(row.device, row.search_id) for row in session.scalars(select(SearchDevice))]
+    assert rows == [("board", "search")]
 
 
 @pytest.mark.slow

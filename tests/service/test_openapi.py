@@ -1,10 +1,25 @@
 """The OpenAPI document and its page."""
 
+import json
 import re
+from collections.abc import Iterator
+from typing import Any
 
+import pytest
 from fastapi.testclient import TestClient
 
-VERBS = {"Add", "Cancel", "Check", "Claim", "Create", "Download", "Get", "List", "Register", "Renew"}
+from docs.write_openapi import openapi_text
+from evolution.predictors.latency import LatencyModel
+from service.context import Context
+from service.storage.tables import Supernet
+from tests.support.service import HOST, add_device
+from tests.test_readme import REPOSITORY
+
+WITHOUT_EXAMPLES = (
+    "/v1/devices/{name}/",  # what a probe sends, which is too long to show
+    "/v1/candidates/{candidate_id}/finetune",  # which needs registered images
+)
+VERBS = {"Add", "Cancel", "Check", "Claim", "Create", "Download", "Get", "List", "Register", "Renew", "Watch"}
 
 
 def test_the_documentation_is_there(client: TestClient) -> None:
@@ -52,6 +67,43 @@ def test_the_openapi_document_says_how_to_sign_in_and_what_is_refused(client: Te
         "post /v1/searches/{search_id}/cancel",
     }
     assert "HTTPValidationError" not in str(document)
+
+
+def test_the_committed_document_is_the_services() -> None:
+    told = json.loads(openapi_text())
+    if json.loads((REPOSITORY / "docs" / "openapi.json").read_text("utf-8")) != told:
+        pytest.fail("docs/openapi.json is not what the service says; run `make openapi` and commit the file")
+
+
+def bodies_with_examples(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            content = operation.get("requestBody", {}).get("content", {}).get("application/json")
+            if content is not None:
+                yield method, path, content
+
+
+def test_every_example_is_accepted(
+    client: TestClient, context: Context, supernet: str, measurements: dict[str, Any], latency_model: LatencyModel
+) -> None:
+    add_device(context, "phone", measurements, latency_model, HOST)
+    with context.database.reading() as session:
+        bundle_hash = session.get_one(Supernet, supernet).bundle_hash
+    document = client.get("/openapi.json").json()
+    sent = 0
+    for method, path, content in bodies_with_examples(document):
+        examples = content.get("examples", {})
+        assert examples or path.startswith(WITHOUT_EXAMPLES), (
+            f"{method} {path} shows no example; see searches/examples.py"
+        )
+        for example in examples.values():
+            assert set(example) == {"summary", "value"}
+            body = {**example["value"], **({"bundle_hash": bundle_hash} if "bundle_hash" in example["value"] else {})}
+            answer = client.request(method, path, json=body)
+            assert answer.status_code in (200, 201, 202), answer.text
+            assert str(answer.status_code) in document["paths"][path][method]["responses"]
+            sent += 1
+    assert sent >= 8
 
 
 def test_each_operation_is_titled_with_a_verb_and_its_object(client: TestClient) -> None:

@@ -143,7 +143,7 @@ def test_forwarded_headers_count_from_trusted_addresses_alone(
     configs: list[uvicorn.Config] = []
     monkeypatch.setattr(uvicorn.Server, "run", lambda server: configs.append(server.config))
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    serve(settings.model_copy(update={"trusted_proxies": trusted}), with_worker=False)
+    serve(settings.model_copy(update={"trusted_proxies": trusted}), workers=0)
     configs[0].load()
     with TestClient(configs[0].loaded_app, base_url=LOCAL, client=("127.0.0.1", 50_000)) as client:
         supernet = client.get("/v1/supernets").json()["items"][0]["id"]

@@ -1,18 +1,23 @@
-"""`supple serve` and its worker: whatever ends the first ends the second."""
+"""`supple serve` and its workers: whatever ends the first ends the others."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from service import processes
 from service.app import create_app
+from service.cli import serve
 from service.cli.demo import demo_settings
 from service.errors import UnavailableError
 from service.settings import Settings
@@ -39,12 +44,15 @@ def is_gone(pid: int) -> bool:
 
 @pytest.fixture
 def service(tmp_path: Path, sqlite_template: Path) -> "Iterator[subprocess.Popen[bytes]]":
-    """`supple serve` on a free port, with its worker started."""
+    """`supple serve` on a free port, with its two workers started. Its log is JSON, in the file `log`."""
     (tmp_path / "supple.db").write_bytes(sqlite_template.read_bytes())
-    environment = os.environ | {"SUPPLE_DATA_DIRECTORY": str(tmp_path), "SUPPLE_PORT": "0"}
-    process = subprocess.Popen([sys.executable, "-P", "-m", "service.cli", "serve"], env=environment)
+    environment = os.environ | {"SUPPLE_DATA_DIRECTORY": str(tmp_path), "SUPPLE_PORT": "0", "SUPPLE_WORKER_ID": "own"}
+    environment["SUPPLE_LOG_FORMAT"] = "JSON"
+    command = [sys.executable, "-P", "-m", "service.cli", "serve", "--workers", "2"]
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen(command, env=environment, stderr=log)
     try:
-        wait(lambda: bool(workers_of(process.pid)), "a worker beside the service")
+        wait(lambda: len(workers_of(process.pid)) == 2, "workers beside the service")
         yield process
     finally:
         process.kill()
@@ -53,31 +61,75 @@ def service(tmp_path: Path, sqlite_template: Path) -> "Iterator[subprocess.Popen
 
 def worker_is_ready(directory: Path) -> bool:
     """A worker locks a file beside the database once it is about to take jobs."""
-    return any((directory / "supple.db-workers").glob("*.lock"))
+    return bool(locks(directory))
+
+
+def locks(directory: Path) -> set[str]:
+    return {path.stem for path in (directory / "supple.db-workers").glob("*.lock")}
+
+
+def records(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "log").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_service_leaves_no_worker(
     service: "subprocess.Popen[bytes]", tmp_path: Path, number: signal.Signals
 ) -> None:
-    (worker,) = workers_of(service.pid)
-    wait(lambda: worker_is_ready(tmp_path), "a ready worker")
+    workers = workers_of(service.pid)
+    wait(lambda: locks(tmp_path) == {"own-1", "own-2"}, "ready workers")
     service.send_signal(number)
     assert service.wait(40) == 0
-    assert is_gone(worker)
+    assert all(map(is_gone, workers))
+    messages = [record["message"] for record in records(tmp_path)]
+    assert any("serving on http://127.0.0.1:" in message and "with 2 workers" in message for message in messages)
+    assert not [record for record in records(tmp_path) if record["level"] != "info"]
 
 
 def test_a_killed_service_leaves_no_worker(service: "subprocess.Popen[bytes]") -> None:
-    (worker,) = workers_of(service.pid)
+    workers = workers_of(service.pid)
     service.kill()
     service.wait()
-    wait(lambda: is_gone(worker), "the worker's end")
+    wait(lambda: all(map(is_gone, workers)), "the workers' end")
 
 
-def test_a_worker_that_dies_is_replaced(service: "subprocess.Popen[bytes]") -> None:
-    (worker,) = workers_of(service.pid)
-    os.kill(worker, signal.SIGKILL)
-    wait(lambda: bool(set(workers_of(service.pid)) - {worker}), "another worker")
+def test_a_worker_that_dies_is_replaced_after_a_pause(service: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
+    first, second = workers_of(service.pid)
+    os.kill(first, signal.SIGKILL)
+    wait(lambda: len(set(workers_of(service.pid)) - {first, second}) == 1, "another worker")
+    assert second in workers_of(service.pid)
+    assert "a worker ended with exit code -9; starting another in 1 s" in [
+        record["message"] for record in records(tmp_path)
+    ]
+
+
+def test_pauses_grow_while_a_worker_keeps_dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    class Stopping(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if timeout != serve.POLL_SECONDS:
+                pauses.append(timeout or 0)
+                if len(pauses) == 8:
+                    self.set()
+            return False
+
+    dead = SimpleNamespace(poll=lambda: 1, returncode=1)
+    monkeypatch.setattr(processes, "start", lambda *_: dead)
+    serve._supervise(Settings(data_directory=tmp_path), {}, Stopping())
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_several_workers_have_ids_of_their_own_and_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(worker_id="w" * 64)
+    assert serve._numbered(settings, 12, 20).worker_id == "w" * 61 + "-12"
+    assert serve._numbered(settings, 1, 1) == settings
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    assert serve._share_of_cores(3) == {"OMP_NUM_THREADS": "2"}
+    assert serve._share_of_cores(1) == {}
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert serve._share_of_cores(3) == {}
 
 
 def test_a_process_that_ignores_sigterm_is_killed() -> None:
