@@ -14,6 +14,8 @@ from supernet.export.probe_plan import network_plan, probe_plan, write_plan
 from supernet.files import write_atomically
 from supernet.space import SearchSpace
 
+CHECKS = 12  # networks of a second run, which tell the error of a latency model
+
 
 def make_plan(
     space: SearchSpace,
@@ -33,7 +35,7 @@ def make_plan(
         ValueError: the space has fewer networks. OSError: the plan cannot be written.
     """
     if networks is None:
-        models = probe_plan(space, np.random.default_rng(seed), networks_per_resolution)
+        models = probe_plan(space, np.random.default_rng(seed), networks_per_resolution, CHECKS)
     else:
         models = network_plan(space, choose_networks(space, networks, seed))
     write_plan(output, space, models, progress)

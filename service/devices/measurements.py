@@ -1,7 +1,9 @@
 """A device's measurements: check them, fit a latency model, store both."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -9,8 +11,9 @@ from sqlalchemy.orm import Session
 
 from evolution.costs import CostTables
 from evolution.predictors.latency import LatencyModel
+from evolution.predictors.validation import kendall_tau
 from service.devices import plausible, queries
-from service.devices.schemas import LatencyModelOut, MeasurementsIn
+from service.devices.schemas import LatencyModelOut, MeasurementsIn, NetworkMeasured
 from service.errors import ConflictError
 from service.storage.store import Store
 from service.storage.tables import Device, LatencyModelRow, new_id
@@ -33,8 +36,10 @@ def check(device: Device, body: MeasurementsIn) -> None:
             )
 
 
-def _genomes(tables: CostTables, body: MeasurementsIn) -> list[Genomes]:
-    return [tables.space.encode(Architecture.from_json(network.architecture)) for network in body.networks]
+def _genomes(tables: CostTables, networks: Sequence[NetworkMeasured]) -> Genomes:
+    """(N, G). Raises ValueError: an architecture outside the space."""
+    genomes = [tables.space.encode(Architecture.from_json(network.architecture)) for network in networks]
+    return np.array(genomes, np.int8).reshape(len(genomes), tables.space.num_genes)
 
 
 def fit(tables: CostTables, body: MeasurementsIn) -> LatencyModel:
@@ -45,10 +50,37 @@ def fit(tables: CostTables, body: MeasurementsIn) -> LatencyModel:
     """
     if not body.blocks:
         raise ValueError("these are latencies of whole networks alone; measure a plan with blocks, too")
-    genomes = _genomes(tables, body)
+    genomes = _genomes(tables, body.networks)
     measured_ms = np.array([network.ms for network in body.networks])
-    stacked = np.array(genomes, np.int8).reshape(len(genomes), tables.space.num_genes)
-    return LatencyModel.fit(tables, body.blocks, stacked, measured_ms, np.random.default_rng(FIT_SEED))
+    model = LatencyModel.fit(tables, body.blocks, genomes, measured_ms, np.random.default_rng(FIT_SEED))
+    return replace(model, card={**model.card, **_second_run(model, body), **_beside_latency(body)})
+
+
+def _second_run(model: LatencyModel, body: MeasurementsIn) -> dict[str, Any]:
+    """For the card: the model's error on networks that the probe measured in a second run, in a fresh process."""
+    if not body.checks:
+        return {}
+    measured = np.array([network.ms for network in body.checks])
+    predicted = model.predict(_genomes(model.tables, body.checks))
+    errors = 100 * (predicted / measured - 1)
+    return {
+        "second_run": {
+            "networks": len(measured),
+            "mean_absolute_percentage_error": float(np.abs(errors).mean()),
+            "mean_percentage_error": float(errors.mean()),
+            "kendall_tau": kendall_tau(predicted, measured),
+        }
+    }
+
+
+def _beside_latency(body: MeasurementsIn) -> dict[str, Any]:
+    """For the card: the least and the most memory and energy of the measured networks, where the device told them."""
+    found = {}
+    for name in ("memory_bytes", "joules"):
+        values = [value for network in body.networks if (value := getattr(network, name)) is not None]
+        if values:
+            found[name] = {"least": min(values), "most": max(values), "networks": len(values)}
+    return found
 
 
 def check_plausible(tables: CostTables, body: MeasurementsIn, known: Sequence[LatencyModel]) -> None:
@@ -58,7 +90,7 @@ def check_plausible(tables: CostTables, body: MeasurementsIn, known: Sequence[La
         InvalidError, ValueError: as `plausible.check_plausible`; an architecture outside the space.
     """
     ms = np.array([network.ms for network in body.networks])
-    genomes = np.array(_genomes(tables, body), np.int8).reshape(len(ms), tables.space.num_genes)
+    genomes = _genomes(tables, body.networks)
     plausible.check_plausible(
         tables,
         genomes,

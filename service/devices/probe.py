@@ -631,6 +631,11 @@ class Journal:
                 file.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def _is_whole(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry of a plan is a whole network to learn from."""
+    return entry["kind"] == "network" and not entry.get("check")
+
+
 class Plan:
     """A zip file with `plan.json` and the ONNX files that it names. `supernet.export.probe_plan.write_plan` writes it.
 
@@ -649,12 +654,13 @@ class Plan:
             if plan_format != FORMAT:
                 raise ProbeError(f"{path} has plan format {plan_format}; this probe reads format {FORMAT}")
             entries = {entry["name"]: entry for entry in self.json["models"]}
-            networks = [name for name, entry in entries.items() if entry["kind"] == "network"]
+            networks = [name for name, entry in entries.items() if _is_whole(entry)]
             self.left_out = [] if most is None else networks[most:]
             self.entries: dict[str, dict[str, Any]] = {
                 name: entry for name, entry in entries.items() if name not in self.left_out
             }
-            self.models = [self._model(entry) for entry in self.entries.values()]
+            self.models = [self._model(entry) for entry in self.entries.values() if not entry.get("check")]
+            self.checks = [self._model(entry) for entry in self.entries.values() if entry.get("check")]
             self.references = {entry["name"]: self._model(entry) for entry in self.json["references"]}
             if not self.models or not self.references:
                 raise ValueError("it holds no models or no references")
@@ -721,9 +727,10 @@ def run_plan(
     took, used = time.monotonic() - started, time.process_time() - used
     ms, scale = measured.in_ms(), measured.reference_ms
     by_name = {model.name: model for model in measured.models}
-    networks = [name for name, entry in plan.entries.items() if entry["kind"] == "network"]
+    networks = [name for name, entry in plan.entries.items() if _is_whole(entry)]
     memory_bytes = _memory_of_networks(path, networks, runtime, batch_size) if memory else {}
     joules = _joules_of_networks(plan, networks, runtime, batch_size)
+    checks = _second_run(path, plan, runtime, batch_size, samples)
     is_complete = not plan.left_out and all(model.samples >= samples for model in measured.models)
     clock = time.get_clock_info("perf_counter")
     return {
@@ -744,18 +751,57 @@ def run_plan(
         "blocks": correct(plan.entries, ms),
         "networks": [
             {
-                "architecture": plan.entries[name]["architecture"],
-                "ms": ms[name],
-                "ratio": by_name[name].ratio,
-                "spread": by_name[name].spread,
-                "samples": by_name[name].samples,
+                **_entry(plan, by_name[name], scale),
                 "memory_bytes": memory_bytes.get(name),
                 "joules": joules.get(name),
             }
             for name in networks
         ],
+        "checks": [_entry(plan, model, scale) for model in checks],
         "measurements": {model.name: asdict(model) for model in measured.models},
     }
+
+
+def _entry(plan: Plan, model: Measurement, scale: float) -> dict[str, Any]:
+    """A whole network as results list it. scale: the `reference_ms` of the first run."""
+    return {
+        "architecture": plan.entries[model.name]["architecture"],
+        "ms": model.ratio * scale,
+        "ratio": model.ratio,
+        "spread": model.spread,
+        "samples": model.samples,
+    }
+
+
+def _second_run(path: str | Path, plan: Plan, runtime: Runtime, batch_size: int, samples: int) -> list[Measurement]:
+    """The latencies of the plan's checks, measured in a process of their own, as a latency model will be used.
+
+    Raises:
+        ProbeError: the process failed.
+    """
+    if not plan.checks:
+        return []
+    done = subprocess.run(
+        [*_this_probe(path, runtime, batch_size), "--samples", str(samples), "--checks"],
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ProbeError(f"the second run failed: {done.stderr.decode(errors='replace').strip()[-300:]}")
+    return [Measurement(**model) for model in json.loads(done.stdout)]
+
+
+def _print_checks(plan: Plan, runtime: Runtime, batch_size: int, samples: int) -> None:
+    """Print the second run's measurements as JSON. In a fresh process."""
+    measured = measure(plan.checks, plan.references, runtime, batch_size=batch_size, samples=samples)
+    print(json.dumps([asdict(model) for model in measured.models]))
+
+
+def _this_probe(path: str | Path, runtime: Runtime, batch_size: int) -> list[str]:
+    """The command that runs this file in a process of its own, with these settings."""
+    command = [sys.executable, str(Path(__file__).resolve()), str(path)]
+    command += ["--runtime", runtime.name, "--provider", runtime.provider]
+    return [*command, "--threads", str(runtime.threads), "--batch-size", str(batch_size)]
 
 
 def correct(entries: Mapping[str, Mapping[str, Any]], ms: Mapping[str, float]) -> dict[str, float]:
@@ -821,9 +867,7 @@ def _memory_of_networks(path: str | Path, names: Sequence[str], runtime: Runtime
     """
     found = {}
     for name in names[:MEMORY_NETWORKS]:
-        command = [sys.executable, str(Path(__file__).resolve()), str(path), "--memory-of", name]
-        command += ["--runtime", runtime.name, "--provider", runtime.provider]
-        command += ["--threads", str(runtime.threads), "--batch-size", str(batch_size)]
+        command = [*_this_probe(path, runtime, batch_size), "--memory-of", name]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
         if done.returncode == 0 and done.stdout.strip().isdigit():
             found[name] = int(done.stdout)
@@ -1243,6 +1287,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--most", type=int, help="measure at most so many whole networks of the plan")
     parser.add_argument("--memory", action="store_true", help=f"also of {MEMORY_NETWORKS} networks: peak memory")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    parser.add_argument("--checks", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
@@ -1254,12 +1299,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--server needs --device, and --supernet to measure its plan or --serve to run jobs")
     if options.serve and not options.server:
         parser.error("--serve needs --server")
-    if not options.server and not (options.plan and (options.output or options.memory_of)):
+    if not options.server and not (options.plan and (options.output or options.memory_of or options.checks)):
         parser.error("name a plan and an output, or --server, --supernet and --device")
     try:
         runtime = make_runtime(options.runtime, options.provider, options.threads)
         if options.memory_of:
             _print_memory(Plan(options.plan), options.memory_of, runtime, options.batch_size)
+        elif options.checks:
+            _print_checks(Plan(options.plan), runtime, options.batch_size, options.samples)
         elif options.server:
             if options.supernet:
                 _online(options, runtime)

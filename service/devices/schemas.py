@@ -71,6 +71,11 @@ class MeasurementsIn(Request):
         max_length=200_000, description="Latency by block key, ms. Empty where whole networks alone were measured."
     )
     networks: list[NetworkMeasured] = Field(max_length=20_000)
+    checks: list[NetworkMeasured] = Field(
+        default_factory=list,
+        max_length=20_000,
+        description="Networks of a second run in a fresh process. They tell the error of the latency model.",
+    )
     measurements: PlainJson | None = Field(None, description="Raw measurements, before any correction.")
 
     @property

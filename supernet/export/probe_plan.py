@@ -44,11 +44,16 @@ class ProbeModel:
         return to_onnx(fill(network.to_empty(device="cpu")), self.input_shape)
 
 
-def probe_plan(space: SearchSpace, rng: np.random.Generator, networks_per_resolution: int = 12) -> list[ProbeModel]:
+def probe_plan(
+    space: SearchSpace, rng: np.random.Generator, networks_per_resolution: int = 12, checks: int = 0
+) -> list[ProbeModel]:
     """Everything to measure for a space's latency model: an empty network, the distinct blocks, edges, and networks.
 
     The same number of networks is sampled uniformly at each resolution; equal networks are listed once. The order is
     random, so that a slow spell of the machine does not fall on one kind of model or on one resolution.
+
+    checks: so many more networks, where the space has them. The probe measures them in a second run, and no latency
+        model is fitted on them, so that they tell its error.
     """
     models = [ProbeModel("empty", "empty", (1, 1, 1), nn.Identity)]
     models += _blocks(space)
@@ -61,7 +66,14 @@ def probe_plan(space: SearchSpace, rng: np.random.Generator, networks_per_resolu
             if arch not in seen:
                 seen.add(arch)
                 models.append(network_model(space, arch))
-    return [models[i] for i in rng.permutation(len(models))]
+    models = [models[i] for i in rng.permutation(len(models))]
+    for genome in space.sample(rng, 4 * checks):
+        arch = space.decode(genome)
+        if arch not in seen and checks:
+            seen.add(arch)
+            checks -= 1
+            models.append(network_model(space, arch, is_check=True))
+    return models
 
 
 def network_plan(space: SearchSpace, genomes: Genomes) -> list[ProbeModel]:
@@ -125,8 +137,8 @@ def write_plan(
     write_atomically(path, buffer.getvalue())
 
 
-def network_model(space: SearchSpace, arch: Architecture) -> ProbeModel:
-    """One whole network, untrained."""
+def network_model(space: SearchSpace, arch: Architecture, *, is_check: bool = False) -> ProbeModel:
+    """One whole network, untrained. is_check: measured in a second run (`probe_plan`)."""
     parts = [records for _, records in space.part_operators(arch)]
     shape = (space.in_channels, arch.resolution, arch.resolution)
     return ProbeModel(
@@ -134,7 +146,7 @@ def network_model(space: SearchSpace, arch: Architecture) -> ProbeModel:
         "network",
         shape,
         lambda: nn.Sequential(*map(static_layers, parts)),
-        {"architecture": arch.to_json()},
+        {"architecture": arch.to_json(), **({"check": True} if is_check else {})},
     )
 
 

@@ -67,6 +67,23 @@ def test_measurements_become_a_latency_model(
     assert len(stored["blocks"]) == model["card"]["blocks"]
 
 
+def test_a_card_has_the_error_of_a_second_run_and_what_was_measured_beside_latency(
+    client: TestClient, supernet: str, measurements: dict[str, Any]
+) -> None:
+    first, *others = measurements["networks"]
+    checks = [{**network, "ms": network["ms"] * 1.5} for network in others[:10]]
+    networks = [{**first, "memory_bytes": 7_000, "joules": 0.25}, {**others[0], "memory_bytes": 9_000}, *others[1:]]
+    client.post("/v1/devices", json={"name": "board"})
+    body = {**measurements, "networks": networks, "checks": checks}
+    card = client.post("/v1/devices/board/measurements", json=body).json()["card"]
+    assert card["second_run"]["networks"] == 10
+    assert card["second_run"]["mean_percentage_error"] == pytest.approx(-100 / 3, abs=2)
+    assert card["second_run"]["mean_absolute_percentage_error"] == pytest.approx(100 / 3, abs=2)
+    assert card["mean_absolute_percentage_error"] < 3
+    assert card["memory_bytes"] == {"least": 7_000, "most": 9_000, "networks": 2}
+    assert card["joules"] == {"least": 0.25, "most": 0.25, "networks": 1}
+
+
 def test_measuring_again_makes_a_new_version(
     client: TestClient, device: str, tables: CostTables, measurements: dict[str, Any]
 ) -> None:

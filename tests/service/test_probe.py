@@ -225,6 +225,19 @@ def test_a_plan_is_cut_down_to_its_first_networks(plan: Path) -> None:
         run_plan(plan, most=0)
 
 
+@pytest.mark.slow
+def test_a_second_run_measures_the_checks_on_the_scale_of_the_first(tmp_path: Path) -> None:
+    listed = [model for model in probe_plan(SPACE, np.random.default_rng(0), 2, 3) if model.kind == "network"]
+    write_plan(tmp_path / "plan.zip", SPACE, listed)
+    result = run_plan(tmp_path / "plan.zip", samples=5)
+    assert (len(result["networks"]), len(result["checks"])) == (2, 3)
+    checked = {json.dumps(one["architecture"]) for one in result["checks"]}
+    assert not checked & {json.dumps(one["architecture"]) for one in result["networks"]}
+    for one in result["checks"]:
+        assert one["ms"] == pytest.approx(one["ratio"] * result["reference_ms"])
+    assert set(result["measurements"]).isdisjoint(model.name for model in listed if model.details.get("check"))
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells a process's peak memory")
 @pytest.mark.slow
 def test_memory_is_measured_in_processes_of_their_own(tmp_path: Path) -> None:
