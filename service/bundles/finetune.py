@@ -128,12 +128,12 @@ def fine_tune(
     if config.schedule.ema is not None:  # the statistics are of the weights that were not averaged
         calibration = dataset.train[: config.evaluation.calibration_images]
         recalibrate(network, (pixels for pixels, _ in batches(calibration, arch.resolution, dataset.normalization)))
-    after = _scores(evaluator, network, arch, dataset)
+    after, views = _scores(evaluator, network, arch, dataset), max(1, bundle.manifest["views"]["count"])
     card = {
         "id": bundle.space.id(arch),
         "arch": arch.to_json(),
         **settings,
-        "images": {"train": len(dataset.train), "holdout": len(dataset.holdout)},
+        "images": {"train": len(dataset.train), "holdout": after["views"]["images"] // views},
         "inherited": before,
         plan.training: after,
         "curves": state.curves,

@@ -22,7 +22,7 @@ from supernet.space import Architecture
 from supernet.training.loop import TrainingError
 from tests.support.bundles import SPACE, write
 from tests.support.command_line import Ran, refused
-from tests.support.trainable import CONFIG, write_trainable
+from tests.support.trainable import CONFIG, HELD_OUT, write_trainable
 
 pytestmark = pytest.mark.slow  # it trains
 
@@ -55,9 +55,9 @@ def test_the_command_trains_verifies_labels_and_adds_the_network_to_the_bundle(
     assert json.loads((folder / CARD).read_text()) == card
     assert not (folder / "checkpoints").exists()
     assert (card["training"], card["epochs"], card["seed"], card["distillation"]) == ("fine-tuned", 3, 0, 1.0)
-    assert card["images"] == {"train": 138, "holdout": 1300}
+    assert card["images"] == {"train": 138, "holdout": HELD_OUT}
     assert card["fine-tuned"]["views"]["accuracy"] > card["inherited"]["views"]["accuracy"]
-    assert card["fine-tuned"]["views"]["images"] == 2 * 1300  # two views of each
+    assert card["fine-tuned"]["views"]["images"] == HELD_OUT
 
     after = Bundle.open(bundle.path)
     assert after.stand_alone == {folder.name: card}
@@ -116,13 +116,11 @@ def test_a_run_that_was_killed_ends_with_the_bits_of_one_that_was_not(
 
 
 def test_from_scratch_starts_from_random_weights_that_follow_from_the_seed(bundle: Bundle, tmp_path: Path) -> None:
-    plans = [Plan(1, True), Plan(1, True, seed=1), Plan(1, True), Plan(1)]
+    plans = [Plan(1, True), Plan(1, True, seed=1), Plan(1)]
     cards = [train(bundle, tmp_path / str(number), plan) for number, plan in enumerate(plans)]
-    weights = [(tmp_path / str(number) / NETWORK).read_bytes() for number in range(4)]
-    assert weights[0] == weights[2]
-    assert len(set(weights)) == 3
-    assert [card["learning_rate"] for card in cards[1:]] == [0.05, 0.05, 0.02]
-    assert [card["distillation"] for card in cards] == [0, 0, 0, 1]
+    assert len({(tmp_path / str(number) / NETWORK).read_bytes() for number in range(3)}) == 3
+    assert [card["learning_rate"] for card in cards] == [0.05, 0.05, 0.02]
+    assert [card["distillation"] for card in cards] == [0, 0, 1]
 
 
 def folder_of_images(folder: Path, count: int) -> Path:

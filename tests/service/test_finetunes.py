@@ -24,7 +24,7 @@ from supernet.bundle import Bundle
 from supernet.export.parity import run_onnx
 from tests.support.bundles import SPACE
 from tests.support.command_line import Ran
-from tests.support.trainable import CONFIG, write_trainable
+from tests.support.trainable import CONFIG, HELD_OUT, write_trainable
 from tests.support.worker import Steps
 
 ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # training takes the same on both
@@ -80,7 +80,7 @@ def test_a_candidate_is_fine_tuned_verified_shown_and_downloaded(
     done = client.get(where).json()
     assert done["status"] == "done", done
     assert (done["training"], done["epochs"], done["learning_rate"], done["distillation"]) == ("fine-tuned", 2, 0.02, 1)
-    assert done["verified_images"] == 1300
+    assert done["verified_images"] == HELD_OUT
     assert 0 < done["inherited_accuracy"] < done["verified_accuracy"] < 1
     assert create(client, candidate).status_code == 200
     shown_candidate = client.get(f"/v1/candidates/{candidate}").json()

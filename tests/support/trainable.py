@@ -10,6 +10,7 @@ from supernet.training.augmentation import Augmentation
 from supernet.training.schedule import Phase, Schedule
 from tests.support.bundles import write
 
+HELD_OUT = 100
 # 138 training images, so two steps an epoch.
 CONFIG = TrainingConfig(
     "short",
@@ -26,7 +27,7 @@ CONFIG = TrainingConfig(
 
 
 def write_trainable(path: Path, config: TrainingConfig = CONFIG, **changes: Any) -> Bundle:
-    """A bundle with random weights, and with the images of its configuration."""
+    """A bundle with random weights, and with the images of its configuration, few of them held out."""
     dataset, space = load_data(config, path.parent)
     fields = {
         "name": config.name,
@@ -34,7 +35,8 @@ def write_trainable(path: Path, config: TrainingConfig = CONFIG, **changes: Any)
         "classes": dataset.classes,
         "normalization": dataset.normalization,
         "calibration": dataset.train[:32],
-        "holdout": dataset.holdout,
+        "holdout": dataset.holdout[:HELD_OUT],
+        "views": config.evaluation.views,
         "provenance": {"config": config_json(config)},
     }
     return write(path, **{**fields, **changes})
