@@ -18,7 +18,7 @@ COPY migrations migrations
 COPY service service
 COPY supernet supernet
 COPY supple supple
-RUN pip install --constraint constraints.txt .
+RUN pip install --constraint constraints.txt ".[s3]"
 
 FROM python:3.11-slim
 COPY --from=build /opt/supple /opt/supple

@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test quick lint types openapi install
+.PHONY: demo test quick lint types openapi audit install
 
 install: $(INSTALLED)
 
@@ -27,6 +27,10 @@ lint: $(INSTALLED)
 
 types: $(INSTALLED)
 	$(BIN)/mypy
+
+# Known vulnerabilities of the versions in constraints.txt. Says "skipped" where the vulnerability service cannot be reached.
+audit: $(INSTALLED)
+	$(BIN)/python .ci/audit.py
 
 test: lint types
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -13,7 +13,7 @@ from service.settings import Settings
 def openapi_text() -> str:
     """The document as the file holds it, whatever this machine's settings are."""
     with TemporaryDirectory() as directory:
-        context = Context(Settings(data_directory=Path(directory), database_url="", store=None, root_path=""))
+        context = Context(Settings(data_directory=Path(directory), database_url="", store="", root_path=""))
         document = assemble_app(context).openapi()
         context.close()
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"

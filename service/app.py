@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Literal
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 from pydantic import Field
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,12 +27,14 @@ from service.searches.metrics import search_metrics
 from service.settings import Settings
 from service.supernets import endpoints as supernets
 from service.threads import one_blas_thread
-from service.web.auth import BEARER, check_bind, require_key
+from service.web.auth import check_bind
 from service.web.conditional import ConditionalGet
 from service.web.dependencies import ContextOf
 from service.web.guard import Guard
+from service.web.headers import SecurityHeaders
 from service.web.metrics import Metrics
 from service.web.problems import install
+from service.web.rates import Rates
 from service.web.request_log import RequestLog
 from service.web.root_path import RootPath
 from service.web.schemas import Answer
@@ -95,7 +97,7 @@ def check_ready(context: Context) -> None:
     try:
         context.store.check()
     except OSError as error:
-        log.error("cannot write a file to %s: %s", context.store.root, error)
+        log.error("cannot write a file to %s: %s", context.store.location, error)
         raise UnavailableError(f"the artifact store takes no files: {error.strerror}") from error
 
 
@@ -134,6 +136,7 @@ def assemble_app(context: Context) -> FastAPI:
         servers=[{"url": settings.root_path}] if settings.root_path else None,
     )
     app.state.context = context
+    app.state.rates = Rates(settings.rate_limit)
     install(app)
     app.add_middleware(ConditionalGet)
     app.add_middleware(Guard, context=context)
@@ -147,10 +150,12 @@ def assemble_app(context: Context) -> FastAPI:
         """Requests, jobs, searches and workers, in Prometheus' text format."""
         return metrics.response()
 
-    v1 = APIRouter(prefix="/v1", dependencies=[Depends(require_key), Depends(BEARER)])
+    v1 = APIRouter(prefix="/v1")
     for endpoints in (supernets, devices, measurement_jobs, searches, candidates, exports, finetunes):
         v1.include_router(endpoints.router)
     app.include_router(v1)
     pages.install(app)
     docs.install(app)
+    build = app.build_middleware_stack
+    app.build_middleware_stack = lambda: SecurityHeaders(build())  # type: ignore[method-assign]  # also around errors
     return app

@@ -15,6 +15,7 @@ from service.errors import InvalidError
 from service.jobs.queue import Jobs
 from service.settings import Settings
 from service.storage.database import Database
+from service.storage.locations import open_store
 from service.storage.store import Store
 from service.storage.tables import LatencyModelRow, Supernet
 from supernet.bundle import Bundle
@@ -73,13 +74,18 @@ class Loaded:
         return self.tables.space
 
 
+def store_of(settings: Settings) -> Store:
+    """The artifact store that the settings name. Raises what `open_store` raises."""
+    return open_store(settings.store_location, settings.data_directory / "store-cache", settings.store_cache_gib)
+
+
 class Context:
     """One for each process, made by `create_app` or `run_worker`; `close` it at the end."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.database = Database(settings.database)
-        self.store = Store(settings.store_directory)
+        self.store = store_of(settings)
         self.closing = threading.Event()  # set before the end, so that responses without an end of their own end
         self.watchers = threading.BoundedSemaphore(MOST_WATCHERS)
         self._loaded: Cache[Loaded] = Cache(16)
@@ -96,8 +102,10 @@ class Context:
 
         def load() -> Loaded:
             space = space_from_json(supernet.manifest["space"])
-            path = self.store.bundle(supernet.bundle_hash) / "predictor.npz"
-            predictor = AccuracyPredictor.load(path, space) if supernet.predictor_version else None
+            predictor = None
+            if supernet.predictor_version:
+                path = self.store.bundle_file(supernet.bundle_hash, "predictor.npz")
+                predictor = AccuracyPredictor.load(path, space)
             return Loaded(cost_tables(space, supernet.manifest["classes"]), predictor)
 
         return self._loaded.get(supernet.id, load)

@@ -65,10 +65,28 @@ class UnauthorizedError(SuppleError):
     status, title = 401, "A key is needed"
 
 
+class ForbiddenError(SuppleError):
+    """The request's key is valid, but it may not do this."""
+
+    status, title = 403, "Not allowed"
+
+
+class TooManyRequestsError(SuppleError):
+    """The key has sent too many requests. `retry_after` in the problem document: seconds to wait."""
+
+    status, title = 429, "Too many requests"
+
+
 class UnavailableError(SuppleError):
     """The database or another dependency does not work at the moment."""
 
     status, title = 503, "Not available now"
+
+
+class DamagedError(SuppleError):
+    """A file in the artifact store is not what was stored."""
+
+    status, title = 500, "The artifact store is damaged"
 
 
 class StoreFullError(SuppleError):

@@ -13,6 +13,8 @@ import sys
 import threading
 from collections.abc import Mapping
 
+from pydantic import SecretStr
+
 from service.errors import UnavailableError
 from service.settings import Settings
 
@@ -25,7 +27,10 @@ def start(command: str, settings: Settings, more: Mapping[str, str] | None = Non
     more: further environment variables.
     """
     environment = _environment()
-    environment |= {f"SUPPLE_{name.upper()}": str(value) for name, value in settings if value is not None}
+    for name, value in settings:
+        if value is not None:
+            text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            environment[f"SUPPLE_{name.upper()}"] = text
     environment |= more or {}
     arguments = [sys.executable, "-P", "-m", "service.cli", command, "--child"]
     return subprocess.Popen(arguments, env=environment, stdin=subprocess.PIPE)

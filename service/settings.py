@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from urllib.parse import quote
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.logs import LogFormat, LogLevel
@@ -26,7 +26,16 @@ class Settings(BaseSettings):
         default="",
         description="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME; empty: a file in the data directory.",
     )
-    store: Path | None = Field(default=None, description="The artifact store; unset: `store` in the data directory.")
+    store: str = Field(
+        default="",
+        description="The artifact store: a directory, or an address such as s3://bucket/supple; empty: `store` in the "
+        "data directory.",
+    )
+    store_cache_gib: float = Field(
+        default=20.0,
+        gt=0,
+        description="How large `store-cache` in the data directory may grow, which keeps copies from an address, GiB.",
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on. Off loopback, requests need a key.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on.")
     root_path: str = Field(
@@ -36,6 +45,14 @@ class Settings(BaseSettings):
         default="127.0.0.1,::1",
         description="Addresses or networks of reverse proxies, with commas between them. X-Forwarded-For and "
         "X-Forwarded-Proto count from these alone.",
+    )
+    api_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="A key for everything, beside those in the database. If set, requests need a key on any address.",
+    )
+    rate_limit: str = Field(
+        default="1200/minute",
+        description="Requests that one key may send to one process of the API, such as 20/second; empty: no limit.",
     )
     insecure: bool = Field(default=False, description="Serve any address without keys.")
     worker_id: str = Field(
@@ -63,6 +80,21 @@ class Settings(BaseSettings):
             raise ValueError("paths of the service itself begin so; choose another prefix")
         return path
 
+    @field_validator("api_key")
+    @classmethod
+    def _cannot_be_guessed(cls, key: SecretStr) -> SecretStr:
+        text = key.get_secret_value()
+        if text and not re.fullmatch(r"[!-~]{20,200}", text):
+            raise ValueError("use 20 to 200 letters, digits and signs; `openssl rand -hex 32` prints some")
+        return key
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _is_rate(cls, limit: str) -> str:
+        if limit and not re.fullmatch(r"[1-9][0-9]{0,8}/(second|minute|hour|day)", limit):
+            raise ValueError("write a number of requests and a time, such as 1200/minute or 20/second")
+        return limit
+
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, proxies: str) -> str:
@@ -76,9 +108,9 @@ class Settings(BaseSettings):
         return self.database_url or sqlite_url(self.data_directory / "supple.db")
 
     @property
-    def store_directory(self) -> Path:
-        """The artifact store's directory: `store` or its default."""
-        return self.store or self.data_directory / "store"
+    def store_location(self) -> str:
+        """The artifact store's directory or address: `store` or its default."""
+        return self.store or str(self.data_directory / "store")
 
     @property
     def loopback(self) -> bool:
@@ -91,7 +123,7 @@ class Settings(BaseSettings):
     @property
     def needs_key(self) -> bool:
         """Whether requests must carry a key."""
-        return not self.loopback and not self.insecure
+        return not self.insecure and not (self.loopback and not self.api_key.get_secret_value())
 
 
 def sqlite_url(file: Path) -> str:

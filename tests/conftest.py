@@ -31,6 +31,7 @@ from service.upgrade import upgrade
 from supernet.families import preset
 from tests.support.command_line import Ran
 from tests.support.postgres import SERVER, empty_postgres, empty_tables
+from tests.support.s3 import s3_server
 from tests.support.service import HOST, LOCAL, add_device, make_measurements
 
 # Before torch is loaded, here and in what tests start: threads gain such small networks nothing and cost much where
@@ -140,6 +141,13 @@ def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         provenance={"dataset": "noise", "seed": 0},
     )
     return bundle.path
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The address of a bucket on an S3 server that runs here. The environment holds what its clients need."""
+    with s3_server() as address:
+        yield address
 
 
 # The command line.

@@ -98,7 +98,7 @@ def test_every_setting_is_one_and_says_what_is_meant(monkeypatch: pytest.MonkeyP
         settings = Settings()
         assert settings.database == "postgresql://supple@postgres/supple"
         assert f"data:{settings.data_directory}" in service["volumes"]
-        assert settings.store_directory.is_relative_to(settings.data_directory)
+        assert Path(settings.store_location).is_relative_to(settings.data_directory)
     assert (
         SERVICES["postgres"]["environment"]["POSTGRES_USER"]
         == SERVICES["postgres"]["environment"]["POSTGRES_DB"]

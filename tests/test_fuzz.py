@@ -14,9 +14,9 @@ from fastapi.testclient import TestClient
 from evolution.predictors.latency import LatencyModel
 from service.app import create_app
 from service.context import Context
+from service.keys.keys import create_key
 from service.settings import Settings
 from service.supernets.register import register_supernet
-from service.web.auth import create_key
 from tests.support.fuzz import fuzz
 from tests.support.service import HOST, LOCAL, add_device, ask
 
@@ -39,7 +39,7 @@ def test_no_request_breaks_the_service(
     context = Context(settings)
     with context.database.writing() as session:
         supernet = register_supernet(session, context.store, bundle_path)
-        key = create_key(session, "fuzz")
+        key = create_key(session, "fuzz", ["admin"])
     add_device(context, "board", measurements, latency_model, HOST)
     context.close()
     with TestClient(create_app(settings), base_url=LOCAL, raise_server_exceptions=False) as client:

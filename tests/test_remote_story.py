@@ -16,13 +16,13 @@ import pytest
 from sqlalchemy import update
 
 from service.client import Client
+from service.context import store_of
 from service.devices import probe
+from service.keys.keys import create_key
 from service.settings import Settings
 from service.storage.database import Database
-from service.storage.store import Store
 from service.storage.tables import MeasurementJob, now
 from service.supernets.register import register_supernet
-from service.web.auth import create_key
 from tests.support.waiting import wait
 
 pytestmark = pytest.mark.slow  # it starts processes
@@ -84,8 +84,8 @@ def remote(tmp_path: Path, sqlite_template: Path, bundle_path: Path) -> Iterator
     settings = Settings(data_directory=tmp_path)
     database = Database(settings.database)
     with database.writing() as session:
-        key = create_key(session, "probe")
-        supernet = register_supernet(session, Store(settings.store_directory), bundle_path).id
+        key = create_key(session, "probe", ["device", "search"])
+        supernet = register_supernet(session, store_of(settings), bundle_path).id
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -13,8 +13,8 @@ import supple
 from service import processes
 from service.cli.demo import demo_settings
 from service.client import Client
+from service.context import store_of
 from service.storage.database import Database
-from service.storage.store import Store
 from service.supernets.register import register_supernet
 from tests.support.trainable import write_trainable
 
@@ -53,7 +53,7 @@ def address(working_directory: Path, sqlite_template: Path, bundle_path: Path) -
     (working_directory / "supple.db").write_bytes(sqlite_template.read_bytes())
     database = Database(settings.database)
     with database.writing() as session:
-        register_supernet(session, Store(settings.store_directory), bundle_path)
+        register_supernet(session, store_of(settings), bundle_path)
     database.close()
     process = processes.start("serve", settings)
     address = f"http://127.0.0.1:{settings.port}"

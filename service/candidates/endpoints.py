@@ -8,6 +8,7 @@ from service.candidates import show
 from service.candidates.fronts import merge_device_fronts, merge_front
 from service.candidates.schemas import CandidateOut, Cost, FrontOut
 from service.candidates.table import candidates_csv
+from service.web.auth import needs
 from service.web.dependencies import ContextOf
 from service.web.schemas import Id
 from service.web.tables import CSV_CONTENT, AcceptOf, prefers_csv
@@ -15,7 +16,7 @@ from service.web.tables import CSV_CONTENT, AcceptOf, prefers_csv
 router = APIRouter(tags=["candidates"])
 
 
-@router.get("/candidates/{candidate_id}", summary="Get a candidate")
+@router.get("/candidates/{candidate_id}", dependencies=[needs("read")], summary="Get a candidate")
 def get_candidate(candidate_id: Id, context: ContextOf) -> CandidateOut:
     """One candidate, with the predictions of the newest predictor and latency models."""
     with context.database.reading() as session:
@@ -40,6 +41,7 @@ NO_FRONT: dict[int | str, dict[str, Any]] = {404: {"description": "No supernet o
 
 @router.get(
     "/fronts",
+    dependencies=[needs("read")],
     summary="Get the front of a supernet",
     response_model=FrontOut,
     responses={200: {"content": CSV_CONTENT}, **NO_FRONT},
@@ -54,6 +56,7 @@ def get_front(front: FrontOf, accept: AcceptOf = "") -> FrontOut | Response:
 
 @router.get(
     "/fronts.csv",
+    dependencies=[needs("read")],
     summary="Download the front of a supernet",
     response_class=Response,
     responses={200: {"content": CSV_CONTENT}, **NO_FRONT},
@@ -69,6 +72,7 @@ def _as_csv(front: FrontOut) -> Response:
 
 @router.get(
     "/fronts/devices",
+    dependencies=[needs("read")],
     summary="Get the fronts of a supernet on several devices",
     responses={404: {"description": "No supernet or device has this name."}},
 )

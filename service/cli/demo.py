@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from pydantic import SecretStr
 from rich.console import Console
 
 from service import processes
@@ -26,11 +27,11 @@ from service.cli.display import (
     watch,
 )
 from service.client import Client
+from service.context import store_of
 from service.devices import probe
 from service.devices.measure import measure_machine
 from service.settings import Settings, sqlite_url
 from service.storage.database import Database
-from service.storage.store import Store
 from service.supernets.register import register_supernet
 from service.upgrade import upgrade
 from supernet.bundle import Bundle
@@ -76,7 +77,7 @@ def run_demo(
     upgrade(settings.database)
     database = Database(settings.database)
     with database.writing() as session:
-        supernet = register_supernet(session, Store(settings.store_directory), bundle.path).id
+        supernet = register_supernet(session, store_of(settings), bundle.path).id
     database.close()
     out.print(f"database {settings.database} at this release's version, supernet {supernet} registered")
     with _service(settings) as process, Client(f"http://127.0.0.1:{port}") as client:
@@ -101,9 +102,10 @@ def demo_settings(directory: Path, port: int) -> Settings:
     return Settings(
         data_directory=directory,
         database_url=sqlite_url(directory / "supple.db"),
-        store=directory / "store",
+        store=str(directory / "store"),
         host="127.0.0.1",
         port=port,
+        api_key=SecretStr(""),
         insecure=False,
         worker_id="",
         log_level="warning",

@@ -19,13 +19,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.cli.inputs import one_line, read_settings
 from service.client import Client
+from service.context import store_of
 from service.errors import SuppleError, without_password
 from service.jobs.ledger import job_groups
 from service.jobs.locks import count_workers
+from service.keys.keys import has_expired
+from service.keys.queries import list_keys
 from service.settings import Settings
 from service.storage.database import Database
-from service.storage.store import Store
-from service.storage.tables import ApiKey, Search
+from service.storage.locations import store_folder
+from service.storage.tables import Search
 
 Status = Literal["ok", "warning", "failure"]
 MIB = 1 << 20
@@ -165,18 +168,20 @@ def check_proxies() -> Iterator[Check]:
 
 def check_store(settings: Settings) -> Iterator[Check]:
     """Whether the artifact store takes a file."""
-    if not settings.store_directory.is_dir():
-        yield Check("store", "warning", f"{settings.store_directory.absolute()} does not exist; its first use makes it")
+    folder = store_folder(settings.store_location)
+    if folder is not None and not folder.is_dir():
+        yield Check("store", "warning", f"{folder.absolute()} does not exist; its first use makes it")
         return
-    store = Store(settings.store_directory)
+    store = store_of(settings)
     store.check()
-    yield Check("store", "ok", f"takes files at {store.root}")
+    yield Check("store", "ok", f"takes files at {store.location}")
 
 
 def check_disk(settings: Settings) -> Iterator[Check]:
-    """The room on the disks of the store and of a SQLite file."""
+    """The room on the disks of the store, or of the copies of what lies behind an address, and of a SQLite file."""
     url = make_url(settings.database)
-    paths = [settings.store_directory, *([Path(url.database)] if url.drivername == "sqlite" and url.database else [])]
+    folder = store_folder(settings.store_location) or settings.data_directory
+    paths = [folder, *([Path(url.database)] if url.drivername == "sqlite" and url.database else [])]
     devices: dict[int, Path] = {}
     for path in paths:
         existing = next((parent for parent in (path, *path.absolute().parents) if parent.exists()), Path("/"))
@@ -231,14 +236,15 @@ def _check_clock(database: Database) -> Check:
 
 def _check_keys(database: Database, settings: Settings) -> Check:
     with database.reading() as session:
-        count = session.scalar(select(func.count()).select_from(ApiKey)) or 0
+        valid = sum(not has_expired(key) for key in list_keys(session))
+    count = valid + bool(settings.api_key.get_secret_value())
     where = f"{settings.host}, which {'only this machine reaches' if settings.loopback else 'others reach'}"
     if not settings.needs_key:
         safe = settings.loopback
         advice = "" if safe else "unset SUPPLE_INSECURE and run `supple keys create NAME`"
         return Check("keys", "ok" if safe else "warning", f"none are needed at {where}", advice)
     if not count:
-        return Check("keys", "failure", f"there is none, at {where}", "run `supple keys create NAME`")
+        return Check("keys", "failure", f"there is no valid one, at {where}", "run `supple keys create NAME`")
     return Check("keys", "ok", f"{count}, at {where}")
 
 

@@ -2,12 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -27,10 +27,7 @@ def read_settings(**options: Any) -> Settings:
     try:
         settings = Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
-        faults = (
-            f"SUPPLE_{str(fault['loc'][0]).upper()} is {fault['input']!r}: {fault['msg']}" for fault in error.errors()
-        )
-        raise InputError("; ".join(faults)) from error
+        raise InputError("; ".join(map(_fault, error.errors()))) from None  # its traceback would show a secret
     try:
         url = make_url(settings.database)
     except (ArgumentError, ValueError) as error:
@@ -41,6 +38,14 @@ def read_settings(**options: Any) -> Settings:
     if url.get_backend_name() != "sqlite":
         _check_password(settings.database)
     return settings
+
+
+def _fault(fault: Mapping[str, Any]) -> str:
+    """What is wrong with a setting. Secrets are not shown."""
+    name = str(fault["loc"][0])
+    secret = name in Settings.model_fields and Settings.model_fields[name].annotation is SecretStr
+    shown = "" if secret else f" is {fault['input']!r}"
+    return f"SUPPLE_{name.upper()}{shown}: {fault['msg']}"
 
 
 def _check_password(database_url: str) -> None:

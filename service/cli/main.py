@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from service import logs
 from service.bundles.paths import check_folder, check_input, check_output
+from service.cli.console import JsonOption, err, out, print_json
 from service.cli.inputs import (
     check_database,
     current_database,
@@ -30,7 +30,9 @@ from service.cli.inputs import (
     read_settings,
     read_sizes,
 )
+from service.cli.keys import keys
 from service.cli.options import CostOption, SearchOptions, search_options
+from service.cli.storage import storage
 from service.errors import InputError
 from service.quantities import fraction
 from service.settings import Settings
@@ -42,13 +44,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 db = typer.Typer(help="The database.", no_args_is_help=True)
-keys = typer.Typer(help="Keys for the HTTP API.", no_args_is_help=True)
 app.add_typer(db, name="db")
 app.add_typer(keys, name="keys")
+app.add_typer(storage)
 
 log = logging.getLogger("supple")
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")]
 ArchOption = Annotated[
@@ -66,7 +66,6 @@ NetworksOption = Annotated[
     int | None, typer.Option(min=1, help="So many whole networks alone, the most informative ones, and no blocks.")
 ]
 DataRootOption = Annotated[Path, typer.Option(help="Folder for downloaded datasets and the results of checks.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 ChildOption = Annotated[bool, typer.Option("--child", hidden=True, help="End when standard input closes.")]
 
 
@@ -278,7 +277,7 @@ def fit(
             progress=bar,
         )
     if as_json:
-        _print_json(fitted.report["predictor"] | {"learning_curve": fitted.report["learning_curve"]})
+        print_json(fitted.report["predictor"] | {"learning_curve": fitted.report["learning_curve"]})
     else:
         show_fitted(fitted.report, out)
     err.print(f"bundle {fitted.hash[:16]} in {fitted.path}; if a service has it, register it again")
@@ -316,7 +315,7 @@ def rank(
         report = rank_bundle(opened, output, nets=nets, epochs=epochs, seed=seed, data_root=data_root, progress=bar)
     write_atomically(output / "ranking.json", json.dumps(report, indent=1).encode())
     write_atomically(output / "ranking.svg", ranking_svg(report).encode())
-    _print_json(report) if as_json else show_ranking(report, out)
+    print_json(report) if as_json else show_ranking(report, out)
     err.print(f"{output / 'ranking.json'} and {output / 'ranking.svg'} written")
 
 
@@ -375,7 +374,7 @@ def finetune(
         )
     if opened.stand_alone.get(name) != card:
         opened = with_stand_alone(opened, name, (output / NETWORK).read_bytes(), card)
-    _print_json(card) if as_json else show_stand_alone(card, out)
+    print_json(card) if as_json else show_stand_alone(card, out)
     err.print(f"{output / ONNX} and {output / NETWORK} written; bundle {opened.hash[:16]} in {opened.path} has {name}")
 
 
@@ -490,7 +489,7 @@ def describe(
     costs = of_architecture(space, subnet, bundle.classes if bundle else None)
     identity = space.id(subnet) if subnet.resolution in space.resolutions else None
     described = {"id": identity, "arch": subnet.to_json(), **costs}
-    _print_json(described) if as_json else show_costs(described, [gene.name for gene in space.block_genes], out)
+    print_json(described) if as_json else show_costs(described, [gene.name for gene in space.block_genes], out)
 
 
 @app.command()
@@ -627,11 +626,11 @@ def search(
     except Refused as error:
         refused = refuse(error)
         if as_json:
-            _print_json(refused.problem_document())
+            print_json(refused.problem_document())
         else:
             show_refused(refused.problem_document(), genes, err)
         raise refused from error
-    _print_json(answer) if as_json else show_answer(answer, genes, out)
+    print_json(answer) if as_json else show_answer(answer, genes, out)
 
 
 @app.command()
@@ -670,7 +669,7 @@ def compare(
         )
     if output is not None:
         write_atomically(output, comparison_svg(compared).encode())
-    _print_json(compared) if as_json else show_compared(compared, out)
+    print_json(compared) if as_json else show_compared(compared, out)
 
 
 @app.command()
@@ -724,14 +723,14 @@ def register(
 
 
 def _register(bundle: Path, images: Path | None) -> None:
-    from service.storage.store import Store
+    from service.context import store_of
     from service.supernets.register import register_supernet
 
     if images is not None and not images.is_dir():
         raise InputError(f"`images` is {images}, which is no folder; name the folder of the training images", "images")
     settings = read_settings()
     with current_database(settings) as database, database.writing() as session:
-        supernet = register_supernet(session, Store(settings.store_directory), bundle, images)
+        supernet = register_supernet(session, store_of(settings), bundle, images)
         out.print(f"supernet {supernet.id} ({supernet.name}) registered")
         if supernet.images is not None:
             out.print(f"its candidates can be fine-tuned on the images in {supernet.images}", highlight=False)
@@ -800,17 +799,6 @@ def upgrade() -> None:
     out.print("the database is at this release's version")
 
 
-@keys.command("create")
-def create_key(name: Annotated[str, typer.Argument(help="Who or what will use the key.")]) -> None:
-    """Create a key for the HTTP API. It is shown once; the database stores only its hash."""
-    from service.web import auth
-
-    with current_database(read_settings()) as database, database.writing() as session:
-        key = auth.create_key(session, name)
-    out.print(key, highlight=False)
-    err.print("Send it as `Authorization: Bearer KEY`. It cannot be shown again.")
-
-
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """Check this machine, the settings, the database, the store, workers and the service. Exit code 1: one fails."""
@@ -823,7 +811,7 @@ def doctor(as_json: JsonOption = False) -> None:
         if not as_json:
             show_check(check, out)
     if as_json:
-        _print_json([asdict(check) for check in checks])
+        print_json([asdict(check) for check in checks])
     if any(check.status == "failure" for check in checks):
         raise typer.Exit(1)
 
@@ -832,7 +820,3 @@ def _open(path: Path) -> Any:
     from supernet.bundle import Bundle
 
     return Bundle.open(path)
-
-
-def _print_json(data: Any) -> None:
-    sys.stdout.write(json.dumps(data, indent=1, allow_nan=False) + os.linesep)

@@ -9,6 +9,7 @@ from fastapi.responses import FileResponse
 
 from service.devices import measurements, queries, register, show
 from service.devices.schemas import DeviceIn, DeviceOut, LatencyModelOut, MeasurementsIn
+from service.web.auth import needs
 from service.web.dependencies import ContextOf
 from service.web.schemas import Cursor, Id, Page, PageSize
 
@@ -24,6 +25,7 @@ PROBE = Path(__file__).with_name("probe.py")
 
 @router.post(
     "/devices",
+    dependencies=[needs("device")],
     status_code=201,
     summary="Register a device",
     responses={409: {"description": "A device of this name has other settings."}},
@@ -38,7 +40,7 @@ def register_device(
     return device
 
 
-@router.get("/devices", summary="List devices")
+@router.get("/devices", dependencies=[needs("read")], summary="List devices")
 def list_devices(
     context: ContextOf,
     supernet: Annotated[
@@ -52,7 +54,7 @@ def list_devices(
         return show.list_devices(session, limit, cursor, supernet)
 
 
-@router.get("/devices/{name}", summary="Get a device")
+@router.get("/devices/{name}", dependencies=[needs("read")], summary="Get a device")
 def get_device(name: Id, context: ContextOf) -> DeviceOut:
     """One device, with the error of its latency models."""
     with context.database.reading() as session:
@@ -61,6 +63,7 @@ def get_device(name: Id, context: ContextOf) -> DeviceOut:
 
 @router.post(
     "/devices/{name}/measurements",
+    dependencies=[needs("device")],
     status_code=201,
     summary="Add measurements",
     responses={
@@ -80,8 +83,8 @@ def add_measurements(name: Id, body: MeasurementsIn, context: ContextOf) -> Late
         return measurements.add_model(session, context.store, name, body, model)
 
 
-@router.head("/probe.py", include_in_schema=False)
-@router.get("/probe.py", summary="Download the probe", response_class=FileResponse)
+@router.head("/probe.py", dependencies=[needs("read")], include_in_schema=False)
+@router.get("/probe.py", dependencies=[needs("read")], summary="Download the probe", response_class=FileResponse)
 def download_probe() -> FileResponse:
     """The device probe: one Python file that needs numpy and one runtime, such as onnxruntime."""
     return FileResponse(PROBE, media_type="text/x-python", filename=PROBE.name)

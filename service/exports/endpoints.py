@@ -9,6 +9,7 @@ from service.exports import queries
 from service.exports.request import file_name, request_export
 from service.exports.schemas import Precision
 from service.web import events
+from service.web.auth import needs
 from service.web.dependencies import ContextOf
 from service.web.files import ArtifactResponse
 from service.web.schemas import Id
@@ -18,9 +19,10 @@ PrecisionOf = Annotated[Precision, Query()]
 ONNX = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
-@router.head("/candidates/{candidate_id}/onnx", include_in_schema=False)
+@router.head("/candidates/{candidate_id}/onnx", dependencies=[needs("read")], include_in_schema=False)
 @router.get(
     "/candidates/{candidate_id}/onnx",
+    dependencies=[needs("read")],
     summary="Download a candidate's ONNX file",
     response_class=FileResponse,
     responses={

@@ -13,6 +13,7 @@ from service.finetunes import queries, request
 from service.finetunes.queries import UNFINISHED
 from service.finetunes.schemas import FineTuningIn
 from service.web import events
+from service.web.auth import needs
 from service.web.dependencies import ContextOf
 from service.web.files import ArtifactResponse
 from service.web.schemas import Id
@@ -30,6 +31,7 @@ SENT: dict[int | str, dict[str, Any]] = {
 
 @router.post(
     "/candidates/{candidate_id}/finetune",
+    dependencies=[needs("search")],
     status_code=202,
     summary="Create a fine-tuning",
     responses={200: {"model": FineTuningOut, "description": "This was requested before; here is how it stands."}},
@@ -49,7 +51,7 @@ def create_fine_tuning(candidate_id: Id, body: FineTuningIn, context: ContextOf,
     return fine_tuning
 
 
-@router.get("/finetunes/{fine_tuning_id}", summary="Get a fine-tuning")
+@router.get("/finetunes/{fine_tuning_id}", dependencies=[needs("read")], summary="Get a fine-tuning")
 def get_fine_tuning(fine_tuning_id: Id, context: ContextOf) -> FineTuningOut:
     """A fine-tuning: its progress, or its accuracies before and after and its files."""
     with context.database.reading() as session:
@@ -66,6 +68,7 @@ events.add_events(router, "/finetunes/{fine_tuning_id}/events", fine_tuning, sum
 
 @router.post(
     "/finetunes/{fine_tuning_id}/cancel",
+    dependencies=[needs("search")],
     summary="Cancel a fine-tuning",
     responses={409: {"description": "It has ended already."}},
 )
@@ -74,9 +77,10 @@ def cancel_fine_tuning(fine_tuning_id: Id, context: ContextOf) -> FineTuningOut:
     return request.cancel_fine_tuning(context, fine_tuning_id)
 
 
-@router.head("/finetunes/{fine_tuning_id}/onnx", include_in_schema=False)
+@router.head("/finetunes/{fine_tuning_id}/onnx", dependencies=[needs("read")], include_in_schema=False)
 @router.get(
     "/finetunes/{fine_tuning_id}/onnx",
+    dependencies=[needs("read")],
     summary="Download a fine-tuned network's ONNX file",
     response_class=FileResponse,
     responses=SENT,
@@ -86,9 +90,10 @@ def download_onnx(fine_tuning_id: Id, context: ContextOf, if_none_match: Annotat
     return _download(context, fine_tuning_id, "onnx", if_none_match)
 
 
-@router.head("/finetunes/{fine_tuning_id}/weights", include_in_schema=False)
+@router.head("/finetunes/{fine_tuning_id}/weights", dependencies=[needs("read")], include_in_schema=False)
 @router.get(
     "/finetunes/{fine_tuning_id}/weights",
+    dependencies=[needs("read")],
     summary="Download a fine-tuned network's weights",
     response_class=FileResponse,
     responses=SENT,

@@ -7,6 +7,7 @@ from fastapi.responses import FileResponse
 
 from service.measurement_jobs import claims, queries, show
 from service.measurement_jobs.schemas import ClaimedJobOut, ClaimIn, MeasurementJobOut, RenewIn, ResultsIn
+from service.web.auth import needs
 from service.web.dependencies import ContextOf
 from service.web.files import ArtifactResponse
 from service.web.schemas import Cursor, Id, Page, PageSize
@@ -16,7 +17,7 @@ RETRY_SECONDS = 5  # before a probe asks again
 LOST: dict[int | str, dict[str, Any]] = {409: {"description": "The claim does not hold the job any more."}}
 
 
-@router.get("", summary="List measurement jobs")
+@router.get("", dependencies=[needs("read")], summary="List measurement jobs")
 def list_jobs(name: Id, context: ContextOf, limit: PageSize = 20, cursor: Cursor = None) -> Page[MeasurementJobOut]:
     """A device's measurement jobs, newest first."""
     with context.database.reading() as session:
@@ -25,6 +26,7 @@ def list_jobs(name: Id, context: ContextOf, limit: PageSize = 20, cursor: Cursor
 
 @router.post(
     "/claim",
+    dependencies=[needs("device")],
     summary="Claim a measurement job",
     response_model=ClaimedJobOut,
     responses={
@@ -45,6 +47,7 @@ def claim_job(name: Id, body: ClaimIn, context: ContextOf) -> ClaimedJobOut | Re
 
 @router.get(
     "/{job_id}/plan",
+    dependencies=[needs("device")],
     summary="Download the plan of a measurement job",
     response_class=FileResponse,
     responses={200: {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}},
@@ -59,7 +62,7 @@ def download_plan(name: Id, job_id: Id, context: ContextOf) -> Response:
     )
 
 
-@router.post("/{job_id}/renew", summary="Renew a claim", responses=LOST)
+@router.post("/{job_id}/renew", dependencies=[needs("device")], summary="Renew a claim", responses=LOST)
 def renew_claim(name: Id, job_id: Id, body: RenewIn, context: ContextOf) -> MeasurementJobOut:
     """Keep a job while it is being measured."""
     with context.database.writing() as session:
@@ -68,6 +71,7 @@ def renew_claim(name: Id, job_id: Id, body: RenewIn, context: ContextOf) -> Meas
 
 @router.post(
     "/{job_id}/results",
+    dependencies=[needs("device")],
     summary="Add the results of a measurement job",
     responses={**LOST, 507: {"description": "The artifact store is full."}},
 )

@@ -1,36 +1,40 @@
 """Rendering pages: templates, headers and error pages."""
 
+import hmac
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Header, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.templating import Jinja2Templates
 from starlette.exceptions import HTTPException
 
 from service.errors import SuppleError, shortened
+from service.keys.sessions import form_token
 from service.web import problems
 from service.web.auth import COOKIE
 from service.web.dependencies import get_context
+from service.web.sites import check_site
 
 HERE = Path(__file__).parent
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
 templates = Jinja2Templates(directory=HERE / "templates")
 templates.env.trim_blocks = templates.env.lstrip_blocks = True
 
 
-def same_origin(sec_fetch_site: Annotated[str, Header(include_in_schema=False)] = "") -> None:
-    """Refuse a form that a page of another site sent. A service without keys has no other protection against it."""
-    if sec_fetch_site not in ("", "same-origin", "none"):
-        raise HTTPException(403, f"this form was sent from another site ({sec_fetch_site})")
+async def own_form(request: Request) -> None:
+    """Refuse a form that is not of this site, or not of the browser's session."""
+    check_site(request)
+    if token := request.cookies.get(COOKIE):
+        sent = str((await request.form()).get("form_token", ""))
+        if not hmac.compare_digest(sent.encode(), form_token(token).encode()):
+            raise HTTPException(403, "this form is of an earlier session; load the page again and repeat what you did")
 
 
 class PageRoute(APIRoute):
@@ -50,11 +54,14 @@ class PageRoute(APIRoute):
 
 
 def _explain(request: Request, error: Exception) -> Response:
+    extra: dict[str, str] = {}
     if isinstance(error, SuppleError):
         problem = error.problem_document()
         if error.status == 401:
             back = request.url.path if request.method == "GET" else "/"
             return render_page(request, "login.html", 401, {"HX-Refresh": "true"}, next=back)
+        if error.status == 429:
+            extra = {"Retry-After": str(error.more["retry_after"])}
     elif isinstance(error, HTTPException):
         problem = {"title": "Refused", "status": error.status_code, "detail": error.detail}
         if error.status_code == 404:
@@ -63,7 +70,7 @@ def _explain(request: Request, error: Exception) -> Response:
         problem = {"title": "Not understood", "status": 422, "detail": "the form or the address has an unknown shape"}
     else:
         problem, _ = problems.explain(request, error)
-    return render_page(request, "problem.html", problem["status"], problem=problem)
+    return render_page(request, "problem.html", problem["status"], extra, problem=problem)
 
 
 async def explain_to_browser(request: Request, error: Exception) -> Response:
@@ -77,6 +84,7 @@ def render_page(
     request: Request, template: str, status: int = 200, headers: Mapping[str, str] | None = None, /, **values: Any
 ) -> Response:
     """A template as a response, with the headers of every page."""
-    values["signed_in"] = COOKIE in request.cookies
+    token = request.cookies.get(COOKIE)
+    values["form_token"] = form_token(token) if token else None
     values["root"] = get_context(request).settings.root_path
     return templates.TemplateResponse(request, template, values, status, {**HEADERS, **(headers or {})})

@@ -29,7 +29,7 @@ from service.pages import show
 from service.pages.charts import chart, cost_names, search_chart
 from service.pages.form import Budget, BudgetError
 from service.pages.login import login_router
-from service.pages.pages import HEADERS, HERE, PageRoute, explain_to_browser, render_page, same_origin, templates
+from service.pages.pages import HEADERS, HERE, PageRoute, explain_to_browser, own_form, render_page, templates
 from service.searches import ask
 from service.searches.show import get_search, list_searches
 from service.storage.tables import Supernet
@@ -37,7 +37,7 @@ from service.supernets import queries as supernet_queries
 from service.supernets.extractable import why_not_extractable
 from service.supernets.schemas import SupernetOut
 from service.supernets.show import show_supernet
-from service.web.auth import require_key
+from service.web.auth import needs
 from service.web.dependencies import ContextOf
 
 RECENT = 12  # searches listed on the front page
@@ -50,11 +50,11 @@ def install(app: FastAPI) -> None:
     """Serve the pages from `app`."""
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     app.include_router(login_router)
-    app.include_router(router, dependencies=[Depends(require_key)])
+    app.include_router(router)
     app.add_exception_handler(HTTPException, explain_to_browser)
 
 
-@router.get("/")
+@router.get("/", dependencies=[needs("read")])
 def home(request: Request, context: ContextOf, budget: Annotated[Budget, Query()]) -> Response:
     """The form, filled in from the address, and the newest searches."""
     with context.database.reading() as session:
@@ -62,7 +62,7 @@ def home(request: Request, context: ContextOf, budget: Annotated[Budget, Query()
     return render_page(request, "home.html", **values)
 
 
-@router.post("/searches", dependencies=[Depends(same_origin)])
+@router.post("/searches", dependencies=[needs("search"), Depends(own_form)])
 def create_search(request: Request, context: ContextOf, budget: Annotated[Budget, Form()]) -> Response:
     """Create a search and go to its page; or show the form again, with what is wrong."""
     try:
@@ -82,7 +82,7 @@ def create_search(request: Request, context: ContextOf, budget: Annotated[Budget
     return render_page(request, "home.html", 422, {"HX-Push-Url": "false"}, **values)
 
 
-@router.get("/searches/{search_id}")
+@router.get("/searches/{search_id}", dependencies=[needs("read")])
 def show_search(search_id: str, request: Request, context: ContextOf, stored: bool = False) -> Response:
     """A search with its answer, and the form that asks for it again.
 
@@ -116,7 +116,7 @@ def show_search(search_id: str, request: Request, context: ContextOf, stored: bo
     )
 
 
-@router.get("/fronts")
+@router.get("/fronts", dependencies=[needs("read")])
 def show_front(
     request: Request,
     context: ContextOf,
@@ -162,7 +162,7 @@ def show_front(
     )
 
 
-@router.post("/searches/{search_id}/cancel", dependencies=[Depends(same_origin)])
+@router.post("/searches/{search_id}/cancel", dependencies=[needs("search"), Depends(own_form)])
 def cancel_search(search_id: str, context: ContextOf) -> Response:
     """Cancel a search."""
     ask.cancel_search(context, search_id)

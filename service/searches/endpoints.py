@@ -18,6 +18,7 @@ from service.searches.examples import EXAMPLES
 from service.searches.queries import SearchFilter
 from service.searches.schemas import SearchIn, SearchOut, SearchSummary, Status
 from service.web import events
+from service.web.auth import needs
 from service.web.dependencies import ContextOf
 from service.web.schemas import Cursor, Id, Page, PageSize
 from service.web.tables import CSV_CONTENT, AcceptOf, prefers_csv
@@ -29,6 +30,7 @@ POLL_SECONDS = 0.1
 
 @router.post(
     "",
+    dependencies=[needs("search")],
     status_code=201,
     summary="Create a search",
     responses={
@@ -85,7 +87,7 @@ def search_filter(
     return SearchFilter(supernet, device, tuple(status or ()), since, until)
 
 
-@router.get("", summary="List searches")
+@router.get("", dependencies=[needs("read")], summary="List searches")
 def list_searches(
     context: ContextOf,
     wanted: Annotated[SearchFilter, Depends(search_filter)],
@@ -97,7 +99,7 @@ def list_searches(
         return show.list_searches(session, context, limit, cursor, wanted)
 
 
-@router.get("/{search_id}", summary="Get a search")
+@router.get("/{search_id}", dependencies=[needs("read")], summary="Get a search")
 def get_search(search_id: Id, context: ContextOf) -> SearchOut:
     """One search, with its answer once it has ended."""
     with context.database.reading() as session:
@@ -106,6 +108,7 @@ def get_search(search_id: Id, context: ContextOf) -> SearchOut:
 
 @router.get(
     "/{search_id}/front",
+    dependencies=[needs("read")],
     summary="Get the front of a search",
     response_model=list[CandidateOut],
     responses={200: {"content": CSV_CONTENT}},
@@ -120,6 +123,7 @@ def get_search_front(search_id: Id, context: ContextOf, accept: AcceptOf = "") -
 
 @router.get(
     "/{search_id}/front.csv",
+    dependencies=[needs("read")],
     summary="Download the front of a search",
     response_class=Response,
     responses={200: {"content": CSV_CONTENT}},
@@ -132,7 +136,10 @@ def download_search_front(search_id: Id, context: ContextOf) -> Response:
 
 
 @router.post(
-    "/{search_id}/cancel", summary="Cancel a search", responses={409: {"description": "It has ended already."}}
+    "/{search_id}/cancel",
+    dependencies=[needs("search")],
+    summary="Cancel a search",
+    responses={409: {"description": "It has ended already."}},
 )
 def cancel_search(search_id: Id, context: ContextOf) -> SearchOut:
     """Stop a search that has not ended. It keeps its front if it has one already."""

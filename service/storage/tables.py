@@ -27,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 HASH = String(64)  # SHA-256, hexadecimal
+ARTIFACT = {"artifact": True}  # marks a column that names files in the store
 ID = String(32)
 NAME = String(64)
 
@@ -90,7 +91,21 @@ class ApiKey(Base):
     id: Mapped[str] = mapped_column(ID, primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(NAME, unique=True)
     key_hash: Mapped[str] = mapped_column(HASH, unique=True)
+    scopes: Mapped[str] = mapped_column(NAME)  # with blanks between them
     created_at: Mapped[datetime] = mapped_column(default=now)
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]  # to the minute
+
+
+class BrowserSession(Base):
+    """A browser that signed in with a key. It ends when the key is revoked or expires."""
+
+    __tablename__ = "browser_sessions"
+
+    token_hash: Mapped[str] = mapped_column(HASH, primary_key=True)  # of the cookie's value
+    key_hash: Mapped[str] = mapped_column(HASH, index=True)  # of the key, which may be in the environment
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class Supernet(Base):
@@ -99,7 +114,7 @@ class Supernet(Base):
     __tablename__ = "supernets"
 
     id: Mapped[str] = mapped_column(ID, primary_key=True)  # the first 16 digits of the bundle's hash
-    bundle_hash: Mapped[str] = mapped_column(HASH, unique=True)
+    bundle_hash: Mapped[str] = mapped_column(HASH, unique=True, info=ARTIFACT)
     name: Mapped[str] = mapped_column(String(200))
     space_hash: Mapped[str] = mapped_column(HASH, index=True)
     manifest: Mapped[dict[str, Any]]
@@ -138,7 +153,7 @@ class LatencyModelRow(Base):
     card: Mapped[dict[str, Any]]
     host: Mapped[dict[str, Any]]  # fingerprint of the machine that measured
     reference_ms: Mapped[float | None]  # of the reference network, measured in alternation with the models
-    measurements: Mapped[str] = mapped_column(HASH)  # artifact: the request with the measurements
+    measurements: Mapped[str] = mapped_column(HASH, info=ARTIFACT)  # the request with the measurements
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -194,7 +209,7 @@ class Search(Base):
     request: Mapped[dict[str, Any]]  # the canonical form
     predictor_version: Mapped[str] = mapped_column(ID)
     latency_models: Mapped[dict[str, Any]]  # device: latency model's id
-    warm_start: Mapped[str | None] = mapped_column(HASH)  # artifact: the genomes that the search started from
+    warm_start: Mapped[str | None] = mapped_column(HASH, info=ARTIFACT)  # the genomes that the search started from
     warm_starts: Mapped[int] = mapped_column(default=0)  # number of these genomes
     seed: Mapped[int] = mapped_column(BigInteger)
 
@@ -208,7 +223,7 @@ class Search(Base):
     findings: Mapped[dict[str, Any] | None]  # how the answer was found: a front's hypervolume after each generation
     evaluations: Mapped[int | None]
     elapsed_ms: Mapped[float | None]
-    evaluated: Mapped[str | None] = mapped_column(HASH)  # artifact: every evaluated genome and its scores
+    evaluated: Mapped[str | None] = mapped_column(HASH, info=ARTIFACT)  # every evaluated genome and its scores
     attempts: Mapped[int] = mapped_column(default=0)  # how often a worker began this search
     created_at: Mapped[datetime] = mapped_column(default=now)
     finished_at: Mapped[datetime | None]
@@ -297,13 +312,13 @@ class MeasurementJob(Base):
     space_hash: Mapped[str] = mapped_column(HASH)
     expected_ms: Mapped[dict[str, Any]]  # by candidate to measure, its predicted latency
     samples: Mapped[int]  # of each candidate
-    plan: Mapped[str] = mapped_column(HASH)  # artifact
+    plan: Mapped[str] = mapped_column(HASH, info=ARTIFACT)
     status: Mapped[str] = mapped_column(String(16))
     claim: Mapped[str | None] = mapped_column(ID)  # a secret of the probe that holds the job
     probe: Mapped[str | None] = mapped_column(String(200))  # the probe's own name
     expires_at: Mapped[datetime | None]  # of the claim
     claims: Mapped[int] = mapped_column(default=0)
-    result: Mapped[str | None] = mapped_column(HASH)  # artifact
+    result: Mapped[str | None] = mapped_column(HASH, info=ARTIFACT)
     error: Mapped[str | None] = mapped_column(Text)  # why it failed
     created_at: Mapped[datetime] = mapped_column(default=now)
     finished_at: Mapped[datetime | None]
@@ -340,7 +355,7 @@ class PlanRow(Base):
     networks: Mapped[int] = mapped_column(primary_key=True)  # whole networks alone; 0: blocks and some networks
     version: Mapped[str] = mapped_column(String(16), primary_key=True)  # of the format and of the reference networks
     status: Mapped[str] = mapped_column(String(16))
-    sha256: Mapped[str | None] = mapped_column(HASH)  # artifact
+    sha256: Mapped[str | None] = mapped_column(HASH, info=ARTIFACT)
     problem: Mapped[dict[str, Any] | None]
     attempts: Mapped[int] = mapped_column(default=0)  # how often it was enqueued
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -361,8 +376,8 @@ class FineTuning(Base):
     status: Mapped[str] = mapped_column(String(16))
     progress: Mapped[dict[str, Any] | None]
     card: Mapped[dict[str, Any] | None]  # settings as used, scores before and after, the curve of the loss
-    onnx: Mapped[str | None] = mapped_column(HASH)  # artifact
-    weights: Mapped[str | None] = mapped_column(HASH)  # artifact: safetensors
+    onnx: Mapped[str | None] = mapped_column(HASH, info=ARTIFACT)
+    weights: Mapped[str | None] = mapped_column(HASH, info=ARTIFACT)  # safetensors
     problem: Mapped[dict[str, Any] | None]
     attempts: Mapped[int] = mapped_column(default=0)  # how often a worker began this training
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -380,7 +395,7 @@ class Export(Base):
     candidate_id: Mapped[str] = mapped_column(ForeignKey("candidates.id"), primary_key=True)
     precision: Mapped[str] = mapped_column(String(8), primary_key=True)
     status: Mapped[str] = mapped_column(String(16))
-    sha256: Mapped[str | None] = mapped_column(HASH)  # artifact
+    sha256: Mapped[str | None] = mapped_column(HASH, info=ARTIFACT)
     size: Mapped[int | None] = mapped_column(BigInteger)  # bytes
     parity: Mapped[float | None]  # max |onnxruntime - torch| over the logits of real images
     problem: Mapped[dict[str, Any] | None]

@@ -8,6 +8,7 @@ from fastapi.responses import FileResponse, JSONResponse
 
 from service.supernets import plans, queries, register, show
 from service.supernets.schemas import SupernetDetail, SupernetIn, SupernetOut
+from service.web.auth import needs
 from service.web.dependencies import ContextOf
 from service.web.files import ArtifactResponse
 from service.web.schemas import Cursor, Hash, Id, Page, PageSize, Text
@@ -23,6 +24,7 @@ EXAMPLES: dict[str, Example] = {
 
 @router.post(
     "",
+    dependencies=[needs("admin")],
     status_code=201,
     summary="Register a supernet",
     responses={
@@ -40,7 +42,7 @@ def register_supernet(
     return supernet
 
 
-@router.get("", summary="List supernets")
+@router.get("", dependencies=[needs("read")], summary="List supernets")
 def list_supernets(
     context: ContextOf,
     name: Annotated[Text | None, Query(description="Only supernets of this name.", max_length=200)] = None,
@@ -53,7 +55,7 @@ def list_supernets(
         return show.list_supernets(session, limit, cursor, name=name, space_hash=space_hash)
 
 
-@router.get("/{supernet_id}", summary="Get a supernet")
+@router.get("/{supernet_id}", dependencies=[needs("read")], summary="Get a supernet")
 def get_supernet(supernet_id: Id, context: ContextOf) -> SupernetDetail:
     """One supernet: its search space, its origin and the accuracies of its subnets."""
     with context.database.reading() as session:
@@ -62,6 +64,7 @@ def get_supernet(supernet_id: Id, context: ContextOf) -> SupernetDetail:
 
 @router.get(
     "/{supernet_id}/plan",
+    dependencies=[needs("read")],
     summary="Download a plan of what a device measures",
     response_class=FileResponse,
     responses={

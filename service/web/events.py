@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 from service.context import Context
 from service.errors import UnavailableError
 from service.jobs.queue import UNFINISHED
+from service.web.auth import needs
 from service.web.dependencies import ContextOf
 from service.web.schemas import Answer
 
@@ -63,6 +64,7 @@ def add_events(router: APIRouter, path: str, find: Callable[..., ReadRow], *, su
 
     @router.get(
         path,
+        dependencies=[needs("read")],
         summary=summary,
         response_class=EventStream,
         responses={

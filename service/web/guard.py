@@ -9,18 +9,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
 from service.context import Context
-from service.web.auth import COOKIE, require_key
+from service.web.auth import identify
 from service.web.problems import answer
+from service.web.sites import SAFE_METHODS, check_site, comes_from_a_page
 
 BODY_BYTES = 64 << 10  # limit of a request's body
 MEASUREMENT_BYTES = 64 << 20  # limit of a body with measurements
 MEASUREMENTS = re.compile(r"/v1/devices/[^/]+/(measurements|jobs/[^/]+/results)$")
 LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
-SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class Guard:
-    """ASGI middleware that refuses requests early. Routes that need a key check it again."""
+    """ASGI middleware that refuses requests early. What a key may do is checked by the routes."""
 
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self._app = app
@@ -55,21 +55,20 @@ class Guard:
 
     async def _admit(self, request: Request) -> None:
         """Refuse a request for its host, site or key."""
-        settings, headers = self._context.settings, request.headers
-        host = headers.get("host", "")
-        if settings.loopback and not settings.insecure and not LOOPBACK.fullmatch(host):
+        settings, host = self._context.settings, request.headers.get("host", "")
+        if not settings.needs_key and not settings.insecure and not LOOPBACK.fullmatch(host):
             raise HTTPException(
                 421,
                 f"Host is {errors.shortened(host)!r}; without keys this service answers to localhost alone, because a "
                 "page of another site could otherwise use it under its own name",
             )
-        if request.method in SAFE_METHODS or not request.url.path.startswith("/v1/"):
+        if not request.url.path.startswith("/v1/"):
             return
-        if (site := headers.get("sec-fetch-site", "")) not in ("", "same-origin", "none"):
-            raise HTTPException(403, f"this request was sent from another site ({errors.shortened(site)})")
-        if settings.needs_key:
-            authorization, cookie = headers.get("authorization", ""), request.cookies.get(COOKIE, "")
-            await run_sync(require_key, self._context, authorization, cookie)
+        if request.method not in SAFE_METHODS:
+            check_site(request)
+        caller = await run_sync(identify, request, self._context)
+        if caller.form_token and request.method not in SAFE_METHODS and not comes_from_a_page(request):
+            raise HTTPException(403, "a browser's session counts for its pages alone; programs send a key")
 
 
 def _check_length(length: int, max_bytes: int) -> None:

@@ -10,10 +10,11 @@ from service.web.schemas import ProblemDocument
 
 ALL_ROUTES = {
     401: "The request carries no valid key.",
+    403: "The key lacks the scope that is named under security, or a page of another site sent the request.",
+    429: "The key has sent too many requests. Repeat the request after Retry-After seconds.",
     500: "An unexpected error, which the service's log describes.",
     503: "The database or the store does not work at the moment.",
 }
-CHANGING = {403: "A page of another site sent this request."}
 WITH_BODY = {413: "The body is too large."}
 WITH_PATH = {404: "Nothing has this name."}
 NOT_MODIFIED = "The client has this response already: `If-None-Match` named its ETag."
@@ -67,7 +68,7 @@ def document(app: FastAPI) -> dict[str, Any]:
                 responses["304"] = {"description": NOT_MODIFIED}
                 responses["200"]["headers"] = {"ETag": ETAG}
                 operation.setdefault("parameters", []).append(IF_NONE_MATCH)
-            for status, meaning in _problems(path, method, operation).items():
+            for status, meaning in _problems(path, operation).items():
                 responses.setdefault(str(status), {"description": meaning})
             if EVENTS in responses.get("200", {}).get("content", {}):
                 responses["200"]["content"][EVENTS] = EVENT_CONTENT
@@ -78,14 +79,13 @@ def document(app: FastAPI) -> dict[str, Any]:
     return openapi
 
 
-def _problems(path: str, method: str, operation: dict[str, Any]) -> dict[int, str]:
+def _problems(path: str, operation: dict[str, Any]) -> dict[int, str]:
     """The problems that follow from a route's method, body and parameters, by status."""
     if not path.startswith("/v1/"):
         return {}
     parameters, body = operation.get("parameters", []), "requestBody" in operation
     return {
         **ALL_ROUTES,
-        **(CHANGING if method != "get" else {}),
         **(WITH_BODY if body else {}),
         **(WITH_PATH if any(parameter["in"] == "path" for parameter in parameters) else {}),
         **(WITH_INPUT if body or parameters else {}),

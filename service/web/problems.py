@@ -64,6 +64,8 @@ Explanation = tuple[dict[str, Any], dict[str, str]]  # a problem document, and t
 def _explain_supple_error(request: Request, error: Exception) -> Explanation:
     assert isinstance(error, SuppleError)
     headers = {401: {"WWW-Authenticate": 'Bearer realm="supple"'}, 503: {"Retry-After": "1"}}.get(error.status, {})
+    if (seconds := error.more.get("retry_after")) is not None:
+        headers = {"Retry-After": str(seconds)}
     return error.problem_document(), headers
 
 

@@ -78,10 +78,23 @@ def test_the_migrations_can_be_taken_back(database: Database) -> None:
 
 def test_upgrading_twice_changes_nothing_and_keeps_the_rows(database: Database) -> None:
     with database.writing() as session:
-        session.add(ApiKey(name="kept", key_hash="0"))
+        session.add(ApiKey(name="kept", key_hash="0", scopes="read"))
     upgrade(database.url)
     with database.reading() as session:
         assert session.scalar(select(ApiKey.name)) == "kept"
+
+
+def test_keys_of_an_earlier_version_may_do_everything(database: Database) -> None:
+    config = alembic_config()
+    config.attributes["engine"] = database.engine
+    command.downgrade(config, "0010")
+    with database.engine.begin() as connection:
+        values = f"('k', 'old', '{'0' * 64}', CURRENT_TIMESTAMP)"
+        connection.exec_driver_sql(f"INSERT INTO api_keys (id, name, key_hash, created_at) VALUES {values}")
+    upgrade(database.url)
+    with database.reading() as session:
+        key = session.scalars(select(ApiKey)).one()
+    assert (key.scopes, key.expires_at, key.last_used_at) == ("admin", None, None)
 
 
 def test_searches_of_an_earlier_version_get_the_fields_of_the_canonical_form(database: Database) -> None:

@@ -1,6 +1,7 @@
 import json
 import math
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,7 +133,7 @@ def test_seconds_are_not_taken_for_milliseconds(
     client: TestClient, context: Context, device: str, measurements: dict[str, Any]
 ) -> None:
     client.post("/v1/devices", json={"name": "new"})
-    files = sorted(context.store.root.rglob("*"))
+    files = sorted(Path(context.store.location).rglob("*"))
     hundredfold = [{**network, "ms": network["ms"] * 1e5} for network in measurements["networks"]]
     cases = [
         ("new", in_seconds(measurements), "no runtime's call is shorter than 0.001 ms; are these seconds?"),
@@ -143,7 +144,7 @@ def test_seconds_are_not_taken_for_milliseconds(
     for name, body, message in cases:
         answer = client.post(f"/v1/devices/{name}/measurements", json=body)
         assert (answer.status_code, message in answer.json()["detail"]) == (422, True), answer.text
-    assert sorted(context.store.root.rglob("*")) == files
+    assert sorted(Path(context.store.location).rglob("*")) == files
     assert client.get("/v1/devices/new").json()["latency_models"] == []
     assert len(client.get(f"/v1/devices/{device}").json()["latency_models"]) == 1
 

@@ -14,11 +14,11 @@ from service.cli import doctor
 from service.cli.doctor import Check
 from service.context import Context
 from service.jobs.locks import lock_patiently
+from service.keys.keys import create_key
 from service.processes import free_port
 from service.settings import Settings
 from service.storage.tables import Search, now
 from service.upgrade import upgrade
-from service.web.auth import create_key
 from tests.support.command_line import Run
 from tests.support.service import ask
 
@@ -99,7 +99,7 @@ def test_an_address_that_others_reach_needs_a_key(client: TestClient, context: C
     insecure = open_to_all.model_copy(update={"insecure": True})
     assert found(doctor.check_database(insecure), "keys").status == "warning"
     with context.database.writing() as session:
-        create_key(session, "someone")
+        create_key(session, "someone", ["admin"])
     assert found(doctor.check_database(open_to_all), "keys").status == "ok"
 
 

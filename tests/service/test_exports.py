@@ -33,7 +33,7 @@ def candidate(client: TestClient, supernet: str) -> str:
 
 
 def files(context: Context) -> set[Path]:
-    return {path for path in context.store.root.rglob("*") if path.is_file()}
+    return {path for path in Path(context.store.location).rglob("*") if path.is_file()}
 
 
 def enqueued(context: Context) -> set[str]:

@@ -2,17 +2,17 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
 from service.app import create_app
+from service.keys.keys import create_key
 from service.settings import Settings
 from service.storage.database import Database
-from service.web.auth import COOKIE, create_key
 from service.web.guard import BODY_BYTES
+from tests.support.service import LOCAL
 
 JSON = {"Content-Type": "application/json"}
 
@@ -20,7 +20,7 @@ JSON = {"Content-Type": "application/json"}
 @pytest.fixture
 def key(database: Database) -> str:
     with database.writing() as session:
-        return create_key(session, "mine")
+        return create_key(session, "mine", ["admin"])
 
 
 @pytest.fixture
@@ -51,9 +51,8 @@ def test_a_key_is_asked_for_before_the_body_is_understood(guarded: TestClient, p
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"].startswith("Bearer")
         assert answer.headers["content-type"] == "application/problem+json"
-    headers: list[dict[str, Any]] = [{"Authorization": f"Bearer {key}"}, {"Cookie": f"{COOKIE}={key}"}]
-    for known in headers:
-        assert guarded.post(path, content="{", headers={**JSON, **known}).status_code in (404, 422)
+    known = {**JSON, "Authorization": f"Bearer {key}"}
+    assert guarded.post(path, content="{", headers=known).status_code in (404, 422)
 
 
 def test_a_database_that_does_not_answer_for_keys_is_unavailable(
@@ -62,7 +61,7 @@ def test_a_database_that_does_not_answer_for_keys_is_unavailable(
     def fail(*_: object) -> None:
         raise OperationalError("SELECT 1", {}, Exception("gone"))
 
-    monkeypatch.setattr("service.web.guard.require_key", fail)
+    monkeypatch.setattr("service.web.guard.identify", fail)
     answer = guarded.post("/v1/devices", json={})
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"
@@ -123,3 +122,16 @@ def test_another_sites_page_changes_nothing(client: TestClient) -> None:
         assert client.get("/v1/devices/board", headers={"Sec-Fetch-Site": site}).status_code == 404
     for site in ("same-origin", "none"):
         assert client.post("/v1/devices", json=body, headers={"Sec-Fetch-Site": site}).status_code == 201
+
+
+def test_a_browser_that_names_only_the_origin_of_a_page_is_understood(client: TestClient) -> None:
+    for origin, status in (("https://elsewhere.example", 403), ("null", 403), (LOCAL, 201)):
+        assert client.post("/v1/devices", json={"name": "board"}, headers={"Origin": origin}).status_code == status
+
+
+def test_a_browsers_session_opens_the_api_to_its_pages_alone(guarded: TestClient, key: str) -> None:
+    assert guarded.post("/login", data={"key": key}, follow_redirects=False).status_code == 303
+    assert guarded.get("/v1/devices").status_code == 200
+    assert guarded.post("/v1/devices", json={"name": "board"}).status_code == 403
+    own = {"Sec-Fetch-Site": "same-origin"}
+    assert guarded.post("/v1/devices", json={"name": "board"}, headers=own).status_code == 201

@@ -274,11 +274,11 @@ def test_a_result_that_cannot_be_right_is_refused_and_nothing_is_stored(
     message: str,
 ) -> None:
     job = probe.claim().json()
-    files = sorted(path for path in context.store.root.rglob("*") if path.is_file())
+    files = sorted(path for path in Path(context.store.location).rglob("*") if path.is_file())
     result = probe.result(job)
     answer = probe.post(job, result={**result, **change(result)})
     assert (answer.status_code, message in answer.json()["detail"]) == (status, True), answer.text
-    assert sorted(path for path in context.store.root.rglob("*") if path.is_file()) == files
+    assert sorted(path for path in Path(context.store.location).rglob("*") if path.is_file()) == files
     assert count(context, LatencyMeasurement) == 0
     (shown_job,) = client.get("/v1/devices/board/jobs").json()["items"]
     assert shown_job["status"] == "claimed"

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from docs.write_openapi import openapi_text
 from evolution.predictors.latency import LatencyModel
 from service.context import Context
+from service.keys.scopes import SCOPES
 from service.storage.tables import Supernet
 from tests.support.service import HOST, add_device
 from tests.test_readme import REPOSITORY
@@ -42,7 +43,9 @@ def test_the_openapi_document_says_how_to_sign_in_and_what_is_refused(client: Te
     refusals = {}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            assert ("security" in operation) == path.startswith("/v1/")
+            scopes = [scope for needed in operation.get("security", []) for scope in needed["HTTPBearer"]]
+            assert len(scopes) == path.startswith("/v1/"), f"{method} {path} does not declare one scope"
+            assert set(scopes) <= set(SCOPES)
             refused = {status: answer for status, answer in operation["responses"].items() if status >= "4"}
             for answer in refused.values():
                 schema = answer["content"]["application/problem+json"]["schema"]
@@ -50,10 +53,10 @@ def test_the_openapi_document_says_how_to_sign_in_and_what_is_refused(client: Te
             refusals[f"{method} {path}"] = set(map(int, refused))
     assert refusals["get /healthz"] == set()
     assert refusals["get /readyz"] == {503}
-    assert refusals["get /v1/probe.py"] == {401, 500, 503}
-    assert refusals["get /v1/devices/{name}"] == {401, 404, 422, 500, 503}
-    assert refusals["post /v1/devices"] == {401, 403, 409, 413, 422, 500, 503}
-    assert refusals["post /v1/searches"] == {401, 403, 404, 409, 413, 422, 500, 503, 507}
+    assert refusals["get /v1/probe.py"] == {401, 403, 429, 500, 503}
+    assert refusals["get /v1/devices/{name}"] == {401, 403, 404, 422, 429, 500, 503}
+    assert refusals["post /v1/devices"] == {401, 403, 409, 413, 422, 429, 500, 503}
+    assert refusals["post /v1/searches"] == {401, 403, 404, 409, 413, 422, 429, 500, 503, 507}
     assert {name for name, codes in refusals.items() if 409 in codes} == {
         "get /v1/finetunes/{fine_tuning_id}/onnx",
         "get /v1/finetunes/{fine_tuning_id}/weights",

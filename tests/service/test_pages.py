@@ -18,12 +18,13 @@ from service.costs import counted_costs
 from service.devices.measurements import fit
 from service.devices.schemas import MeasurementsIn
 from service.jobs.locks import lock_patiently
+from service.keys.keys import create_key
 from service.pages import show
 from service.pages.router import router
 from service.searches.job import run_search
 from service.settings import Settings
 from service.storage.tables import LatencyModelRow, Search, Supernet
-from service.web.auth import COOKIE, create_key
+from service.web.auth import COOKIE
 from supernet.space import Architecture
 from tests.support.service import LOCAL, add_device
 
@@ -592,7 +593,7 @@ def keyed(context: Context, settings: Settings, device: str) -> tuple[TestClient
     client = TestClient(create_app(settings), base_url=LOCAL)
     path = ask(client, device=device, max_latency_ms="0.05").url.path
     with context.database.writing() as session:
-        key = create_key(session, "mine")
+        key = create_key(session, "mine", ["admin"])
     open_to_all = settings.model_copy(update={"host": "0.0.0.0"})
     return TestClient(create_app(open_to_all), base_url="https://supple.example"), key, path
 
@@ -633,8 +634,20 @@ def test_a_key_opens_the_pages_until_signing_out(keyed: tuple[TestClient, str, s
     assert 'curl -H "Authorization: Bearer $SUPPLE_KEY" -H' in html.unescape(page.text)
     assert page.headers["cache-control"] == "no-store"
     assert client.get("/v1/searches").status_code == 200
-    assert client.post("/logout").status_code == 200
+    (form_token,) = set(re.findall(r'name="form_token" value="(\w+)"', page.text))
+    token = client.cookies[COOKIE]
+    assert token not in page.text
+    for action in ("/logout", f"{path}/cancel", "/searches"):
+        for sent in ("", token, form_token[::-1]):
+            refused = client.post(action, data={"form_token": sent})
+            assert refused.status_code == 403, f"{action} took a form of another session"
+            assert "this form is of an earlier session" in refused.text.lower()
+    form = {"device": "board", "max_latency_ms": "0.05", "form_token": form_token}
+    assert client.post("/searches", data=form).url.path == path
+    assert client.post("/logout", data={"form_token": form_token}).status_code == 200
     assert client.get(path).status_code == 401
+    client.cookies.set(COOKIE, token)
+    assert client.get(path).status_code == 401, "the session went on after signing out"
 
 
 @pytest.mark.parametrize("key", ["schl\N{LATIN SMALL LETTER U WITH DIAERESIS}ssel", "\N{KEY}"])

@@ -18,10 +18,10 @@ from service.app import create_app
 from service.cli.serve import serve
 from service.client import Client, ServiceError
 from service.context import Context
+from service.keys.keys import create_key
 from service.processes import free_port
 from service.settings import Settings
 from service.supernets.register import register_supernet
-from service.web.auth import create_key
 from tests.support.service import LOCAL
 from tests.support.waiting import wait
 
@@ -71,7 +71,7 @@ def proxied(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) 
         pytest.skip("no nginx")
     context = Context(settings)
     with context.database.writing() as session:
-        key = create_key(session, "mine")
+        key = create_key(session, "mine", ["admin"])
     context.close()
     port = free_port()
     folders = "".join(

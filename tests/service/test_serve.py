@@ -143,11 +143,12 @@ def test_a_process_that_ignores_sigterm_is_killed() -> None:
 
 def test_a_child_has_the_settings_it_was_given_and_no_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     elsewhere = {"DATABASE_URL": "postgresql://db/other", "STORE": "/elsewhere", "HOST": "0.0.0.0", "INSECURE": "1"}
+    elsewhere |= {"API_KEY": "0123456789abcdef0123"}
     for name, value in elsewhere.items():
         monkeypatch.setenv(f"SUPPLE_{name}", value)
     settings = demo_settings(tmp_path, 8123)
     assert settings.database == f"sqlite:///{tmp_path}/supple.db"
-    assert settings.store_directory == tmp_path / "store"
+    assert settings.store_location == str(tmp_path / "store")
     assert (settings.host, settings.insecure) == ("127.0.0.1", False)
     monkeypatch.setattr(subprocess, "Popen", lambda arguments, env, stdin: env)
     environment = processes.start("serve", settings)

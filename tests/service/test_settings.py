@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 from pydantic import ValidationError
 
@@ -16,12 +14,12 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     settings = Settings()
     assert settings.port == 9000
     assert settings.database == "sqlite:////somewhere/supple.db"
-    assert settings.store_directory == Path("/somewhere/store")
+    assert settings.store_location == "/somewhere/store"
     monkeypatch.setenv("SUPPLE_DATABASE_URL", "postgresql://db/supple")
-    monkeypatch.setenv("SUPPLE_STORE", "/elsewhere")
+    monkeypatch.setenv("SUPPLE_STORE", "s3://bucket/elsewhere")
     settings = Settings()
     assert settings.database == "postgresql://db/supple"
-    assert settings.store_directory == Path("/elsewhere")
+    assert settings.store_location == "s3://bucket/elsewhere"
 
 
 @pytest.mark.parametrize(
@@ -36,6 +34,9 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         {"root_path": "/v1"},
         {"trusted_proxies": "proxy.example"},
         {"trusted_proxies": "10.0.0.1/8"},
+        {"rate_limit": "0/minute"},
+        {"rate_limit": "many"},
+        {"rate_limit": "10/minute;1/second"},
     ],
 )
 def test_bad_settings_are_refused(setting: dict[str, object]) -> None:

@@ -50,12 +50,12 @@ def test_a_bundle_in_the_store_under_another_hash_is_refused(
     client: TestClient, context: Context, bundle_path: Path
 ) -> None:
     bundle, other = Bundle.open(bundle_path), "0" * 64
-    shutil.copytree(bundle_path, context.store.root / "bundles" / other)
+    shutil.copytree(bundle_path, Path(context.store.location) / "bundles" / other)
     answer = client.post("/v1/supernets", json={"bundle_hash": other})
     assert answer.status_code == 422
     assert f"under {other} has the hash {bundle.hash}" in answer.json()["detail"]
     assert client.get("/v1/supernets").json()["items"] == []
-    assert [path.name for path in (context.store.root / "bundles").iterdir()] == [other]
+    assert [path.name for path in (Path(context.store.location) / "bundles").iterdir()] == [other]
 
 
 def test_an_altered_bundle_is_refused_and_nothing_is_written(
@@ -67,7 +67,7 @@ def test_an_altered_bundle_is_refused_and_nothing_is_written(
         register_supernet(session, context.store, altered)
     with context.database.reading() as session:
         assert session.scalar(select(func.count()).select_from(Supernet)) == 0
-    assert not list((context.store.root / "bundles").iterdir())
+    assert not list((Path(context.store.location) / "bundles").iterdir())
 
 
 def test_an_unknown_supernet_is_named(client: TestClient) -> None:
