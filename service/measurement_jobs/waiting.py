@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from service.devices import queries as devices
 from service.devices.stale import warn_if_stale
 from service.measurement_jobs import queries
-from service.measurement_jobs.claims import difference_of_hosts
+from service.measurement_jobs.claims import WORKER, difference_of_hosts
 from service.storage.tables import Device, MeasurementJob, now
 
 LATELY = timedelta(seconds=60)  # a probe that asked for a job within this time counts as running
@@ -39,7 +39,7 @@ def _explain(session: Session, job: MeasurementJob) -> str:
 
 
 def _named(probe: str | None) -> str:
-    return f"probe {probe}" if probe else "a probe"
+    return "a worker" if probe == WORKER else f"probe {probe}" if probe else "a probe"
 
 
 def _when(time: datetime) -> str:

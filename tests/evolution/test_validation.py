@@ -4,9 +4,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from scipy.stats import mannwhitneyu, rankdata, spearmanr
+from scipy.stats import binom, mannwhitneyu, rankdata, spearmanr
 
-from evolution.predictors.validation import kendall_tau, rank_sum_p_value, spearman_rho, tau_interval
+from evolution.predictors.validation import kendall_tau, median_bounds, rank_sum_p_value, spearman_rho, tau_interval
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -63,3 +63,16 @@ def test_the_interval_of_tau_holds_it_and_narrows_with_more_pairs() -> None:
 def test_kendall_tau_of_a_constant_is_none() -> None:
     assert kendall_tau(np.arange(5.0), np.ones(5)) is None
     assert kendall_tau(np.arange(5.0), np.arange(5.0)) == pytest.approx(1)
+
+
+def test_bounds_of_a_median_are_order_statistics_and_hold_as_often_as_they_say() -> None:
+    samples = np.array([5.0, 1.0, 4.0, 2.0, 3.0])
+    assert median_bounds(samples, 0.95) == (1.0, 5.0)  # all five lie on one side with probability 1/32
+    assert median_bounds(samples, 0.8) == (2.0, 4.0)  # at least four do with probability 6/32
+    assert median_bounds(samples[:4], 0.95) == (-np.inf, np.inf)
+    drawn = np.random.default_rng(0).exponential(size=(4000, 40))
+    bounds = np.array([median_bounds(row, 0.95) for row in drawn])
+    exact = 1 - binom.cdf(14, 40, 0.5)  # the 15th sample on either side is the bound of 40
+    assert exact >= 0.95
+    for holds in (bounds[:, 0] <= np.log(2), np.log(2) <= bounds[:, 1]):
+        assert holds.mean() == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 4000))
