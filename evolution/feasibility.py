@@ -123,7 +123,9 @@ class Feasibility:
         proven |= any(near.proven and near.value > limits[name] for name, near in nearest.items())
         candidates = genomes if len(genomes) else np.concatenate([cost.cheapest[self._allowed] for cost in costs])
         values = np.stack([cost(candidates) for cost in costs], axis=1)  # (N, L)
-        closest = int((values / np.array(list(limits.values()))).max(1).argmin())
+        # Quotients as differences of logarithms: a quotient by the smallest limits that there are would overflow.
+        excess = np.log(np.maximum(values, np.finfo(np.float64).tiny)) - np.log(list(limits.values()))
+        closest = int(excess.max(1).argmin())
         error = Infeasible if proven else NotProven
         return error(
             explain(scope, limits, floors, nearest, proven),

@@ -178,6 +178,15 @@ def test_the_best_is_the_most_accurate_on_the_front_and_nothing_dominates_the_fr
     assert search["best"]["id"] == front[-1]["id"]
 
 
+@pytest.mark.parametrize("limits", [{"max_flops": 5e-324}, {"max_model_bytes": 5e-324, "max_params": 1.7e308}])
+def test_limits_at_the_ends_of_what_a_number_can_be_are_refused_like_others(
+    client: TestClient, supernet: str, limits: dict[str, float]
+) -> None:
+    answer = ask(client, supernet=supernet, **limits)
+    assert answer.status_code == 422
+    assert answer.json()["floors"].keys() == {name.removeprefix("max_") for name in limits}
+
+
 def test_equal_questions_have_equal_answers(client: TestClient, device: str) -> None:
     first, second = (ask(client, device=device, max_latency_ms=0.05, seed=3).json() for _ in range(2))
     assert first["id"] != second["id"]
