@@ -1054,11 +1054,11 @@ class Server:
         """Post a result. Returns the latency model."""
         return json.loads(self.call(f"/v1/devices/{device}/measurements", result)[2])
 
-    def claim(self, device: str, runtime: Runtime, probe: str) -> dict[str, Any] | None:
-        """A measurement job to run now; None if there is none."""
+    def claim(self, device: str, runtime: Runtime, probe: str) -> tuple[dict[str, Any] | None, float]:
+        """A measurement job to run now, or None and the seconds after which to ask again."""
         body = {"host": fingerprint(runtime), "probe": probe}
-        status, _, answer = self.call(f"/v1/devices/{device}/jobs/claim", body)
-        return json.loads(answer) if status == 200 else None
+        status, headers, answer = self.call(f"/v1/devices/{device}/jobs/claim", body)
+        return json.loads(answer) if status == 200 else None, float(headers.get("Retry-After", POLL_SECONDS))
 
     def end(self, job: Mapping[str, Any], **body: Any) -> None:
         """End a claimed job with its `result`, or with the `error` that keeps it from being measured."""
@@ -1193,16 +1193,16 @@ def _serve(options: argparse.Namespace, runtime: Runtime) -> None:
     _say(f"waiting for measurement jobs of {options.device}; Ctrl+C ends this")
     since, fault = time.monotonic(), ""
     while options.idle is None or time.monotonic() - since < options.idle:
-        job = None
+        job, wait = None, POLL_SECONDS
         try:
-            job = server.claim(options.device, runtime, probe)
+            job, wait = server.claim(options.device, runtime, probe)
             fault = ""
         except ProbeError as error:
             if _is_lost(error):
                 raise
             fault = _say_once(str(error), fault)
         if job is None:
-            time.sleep(POLL_SECONDS)
+            time.sleep(wait)
             continue
         try:
             _run_job(server, job, runtime)
