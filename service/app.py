@@ -35,7 +35,7 @@ from service.web.headers import SecurityHeaders
 from service.web.metrics import Metrics
 from service.web.problems import install
 from service.web.rates import Rates
-from service.web.request_log import RequestLog
+from service.web.request_log import PROBES, RequestLog
 from service.web.root_path import RootPath
 from service.web.schemas import Answer
 
@@ -134,6 +134,7 @@ def assemble_app(context: Context) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         servers=[{"url": settings.root_path}] if settings.root_path else None,
+        telemetry={"exclude": lambda scope: scope["path"] in PROBES},
     )
     app.state.context = context
     app.state.rates = Rates(settings.rate_limit)

@@ -222,8 +222,8 @@ def _check_clock(database: Database) -> Check:
     with database.reading() as session:
         if database.is_sqlite:
             newest = session.scalar(select(func.max(Search.created_at)))
-            ahead = newest.timestamp() - time.time() if newest else 0.0
-            detail = f"the newest search is {ahead:.0f} s in the future" if ahead > CLOCK_SECONDS else "not in the past"
+            ahead = max(0.0, newest.timestamp() - time.time()) if newest else 0.0
+            detail = f"the newest search is {ahead:.0f} s in the future" if ahead else "no search is from the future"
         else:
             sent = time.time()
             theirs = float(session.scalar(text("SELECT extract(epoch FROM clock_timestamp())")) or 0)

@@ -55,6 +55,7 @@ def serve(settings: Settings, *, workers: int) -> None:
         signal.signal(number, stop)
     with _supervised_workers(settings, workers, closing):
         server.run()
+    log.info("stopped")
 
 
 class _Server(uvicorn.Server):

@@ -107,6 +107,8 @@ def test_a_clock_that_was_set_back_is_noticed(client: TestClient, context: Conte
     if not context.database.is_sqlite:
         pytest.skip("PostgreSQL tells its own time")
     search = ask(client, supernet=supernet).json()["id"]
+    with context.database.writing() as session:
+        session.get_one(Search, search).created_at = now() - timedelta(days=5)
     assert found(doctor.check_database(context.settings), "clock").status == "ok"
     with context.database.writing() as session:
         session.get_one(Search, search).created_at = now() + timedelta(minutes=5)

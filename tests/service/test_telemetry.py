@@ -59,6 +59,13 @@ def test_a_jobs_span_continues_the_trace_of_its_request(client: TestClient, cont
     assert job.attributes == {"supple.job.id": search_id}
 
 
+def test_probes_of_health_leave_no_spans(client: TestClient) -> None:
+    EXPORTER.clear()
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert client.get(path).status_code == 200
+    assert EXPORTER.get_finished_spans() == ()
+
+
 def test_a_job_of_an_earlier_release_has_no_origin(context: Context) -> None:
     with context.database.reading() as session:
         assert origin_of(session, "unknown") == {}
