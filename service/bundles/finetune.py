@@ -29,7 +29,7 @@ from supernet.training.schedule import Schedule
 from supernet.training.standalone import named_weights, random_network, stand_alone
 
 CARD, NETWORK, ONNX = "finetuned.json", "network.safetensors", "network.onnx"  # in the folder of a run
-DISTILLATION = 1.0  # and the last phase's learning rate: `benchmarks.finetune` compares them with others
+DISTILLATION = 1.0  # `python -m benchmarks.finetune` compares this and the default learning rate with others
 Progress = Callable[[str, int, int, str], None]
 
 

@@ -28,7 +28,8 @@ def register_supernet(session: Session, store: Store, bundle_path: Path, images:
 
     Raises:
         BundleError (a ValueError): a file is missing or altered. StoreFullError: no room for the copy. ConflictError: a
-            device of the same name has other settings. InvalidError: a device in the bundle cannot be read.
+            device of the same name has other settings. InvalidError: a device in the bundle cannot be read, or `images`
+            are given for a bundle that `supple train` did not make.
     """
     source = Bundle.open(bundle_path)
     bundle = Bundle.open(store.add_bundle(source.path, source.hash))
@@ -47,6 +48,11 @@ def register_supernet(session: Session, store: Store, bundle_path: Path, images:
             "created_at": now(),
         },
     )
+    if images is not None and "config" not in bundle.manifest:
+        raise InvalidError(
+            f"{source.path} was not made by `supple train`, so it records no recipe to train its candidates by; leave "
+            "--images out"
+        )
     if images is not None:
         supernet.images = str(images.absolute())
     for name, device in bundle.devices.items():

@@ -22,9 +22,9 @@ from service.storage.tables import FineTuning, Supernet
 from service.supernets.register import register_supernet
 from supernet.bundle import Bundle
 from supernet.export.parity import run_onnx
-from tests.support.bundles import SPACE
+from tests.support.bundles import SPACE, write
 from tests.support.command_line import Ran
-from tests.support.trainable import CONFIG, HELD_OUT, write_trainable
+from tests.support.trainable import HELD_OUT, write_trainable
 from tests.support.worker import Steps
 
 ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # training takes the same on both
@@ -290,4 +290,6 @@ def test_the_operator_registers_the_images(
     assert f"can be fine-tuned on the images in {tmp_path}" in ran.stdout
     with context.database.reading() as session:
         assert session.get_one(Supernet, identity).images == str(tmp_path)
-    assert CONFIG.dataset.source == "digits"
+    plain = run("register", str(write(tmp_path / "plain").path), "--images", str(tmp_path))
+    assert plain.code == 2
+    assert "was not made by `supple train`" in plain.stderr
