@@ -14,6 +14,7 @@ from service.costs import cost_tables
 from service.errors import InvalidError
 from service.jobs.queue import Jobs
 from service.settings import Settings
+from service.storage.catalogue import Catalogue
 from service.storage.database import Database
 from service.storage.locations import open_store
 from service.storage.store import Store
@@ -91,6 +92,7 @@ class Context:
         self._loaded: Cache[Loaded] = Cache(16)
         self._latency_models: Cache[LatencyModel] = Cache(256)
         self._evaluators: Cache[tuple[Bundle, Evaluator]] = Cache(1)
+        self._catalogues: Cache[Catalogue] = Cache(4)
 
     @cached_property
     def jobs(self) -> Jobs:
@@ -136,6 +138,11 @@ class Context:
             return bundle, bundle.evaluator()
 
         return self._evaluators.get(supernet.id, load)
+
+    def catalogue(self, supernet: Supernet) -> Catalogue:
+        """The stored candidates of a supernet, as its predictor sees them."""
+        version = supernet.predictor_version or ""
+        return self._catalogues.get(f"{supernet.id} {version}", lambda: Catalogue(supernet.id, version))
 
     def close(self) -> None:
         """Close the queue and the database."""

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 from sqlalchemy.orm import Session
 
-from evolution.pareto import ParetoFront, thin_out
+from evolution.pareto import thin_out
 from evolution.problem import build_problem
 from service.candidates import queries
 from service.candidates.schemas import Cost, FrontOut
@@ -43,22 +42,17 @@ def merge_front(
         for name, row in devices.get_models(session, [device] if device else [], supernet.space_hash).items()
     }
     problem = build_problem(tables, predictor, latency_models, front=names, device=device)
-    ids, genomes, accuracy = queries.stored_genomes(session, supernet)
-    values = np.stack([cost(genomes) for cost in problem.pareto], axis=1) if ids else np.zeros((0, len(names)))
-    is_finite = np.isfinite(values).all(1)
-    front = ParetoFront.from_genomes(
-        genomes[is_finite], accuracy[is_finite], values[is_finite], problem.cost_names[: len(names)]
-    )
-    id_by_genome = {genome.tobytes(): name for genome, name in zip(genomes, ids, strict=True)}
+    stored = context.catalogue(supernet).read(session)
+    front = stored.front(problem.pareto)
     shown = front.genomes[thin_out(front.objectives, MOST_SHOWN)]
-    rows = queries.by_id(session, [id_by_genome[genome.tobytes()] for genome in shown])
+    rows = queries.by_id(session, stored.id_of(shown))
     return FrontOut(
         supernet=supernet.id,
         predictor=supernet.predictor_version or "",
         x=x,
         y=y,
         device=device,
-        candidates=len(ids),
+        candidates=len(stored),
         size=len(front),
         hypervolume=front.hypervolume(problem.reference),
         reference=dict(zip(("error", *front.names), problem.reference, strict=True)),

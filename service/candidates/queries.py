@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import or_, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from evolution.arrays import Floats
@@ -44,24 +44,6 @@ def architecture(session: Session, some_id: str) -> dict[str, Any] | None:
     return session.scalar(select(Candidate.architecture).where(has_id).limit(1))
 
 
-def stored_genomes(session: Session, supernet: Supernet) -> tuple[list[str], Genomes, Floats]:
-    """All N candidates of a supernet: their ids, (N, G) genomes and (N,) accuracies predicted by its predictor."""
-    query = (
-        select(Candidate.id, Candidate.genome, AccuracyPrediction.predicted_accuracy)
-        .join(AccuracyPrediction, AccuracyPrediction.candidate_id == Candidate.id)
-        .where(
-            Candidate.supernet_id == supernet.id,
-            AccuracyPrediction.predictor_version == supernet.predictor_version,
-        )
-        .order_by(Candidate.id)
-    )
-    rows = session.execute(query).all()
-    if not rows:
-        return [], np.zeros((0, 0), np.int8), np.zeros(0)
-    ids, genomes, accuracy = zip(*rows, strict=True)
-    return list(ids), np.frombuffer(b"".join(genomes), np.int8).reshape(len(rows), -1), np.array(accuracy)
-
-
 def by_id(session: Session, ids: Sequence[str]) -> list[Candidate]:
     """Candidates, in the order of these ids."""
     rows = {candidate.id: candidate for candidate in session.scalars(select(Candidate).where(Candidate.id.in_(ids)))}
@@ -74,10 +56,30 @@ def add(
     accuracy: Sequence[dict[str, Any]],
     latency: Sequence[dict[str, Any]],
 ) -> None:
-    """Write candidates and predictions, except those that are stored already."""
+    """Write candidates and predictions, except those that are stored already.
+
+    accuracy: predictions by one version of the predictor.
+    """
     insert_missing(session, Candidate, candidates)
-    insert_missing(session, AccuracyPrediction, accuracy)
+    insert_missing(session, AccuracyPrediction, _number(session, accuracy))
     insert_missing(session, LatencyPrediction, latency)
+
+
+def _number(session: Session, accuracy: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Predictions by one version of the predictor, numbered. Until the transaction ends, no other one numbers any.
+
+    So no prediction is committed after one that has a larger number. Candidates are written before: a transaction that
+    waits here must not hold back the one that it waits for.
+    """
+    if not accuracy:
+        return []
+    version = accuracy[0]["predictor_version"]
+    if session.get_bind().dialect.name == "postgresql":  # in SQLite one transaction writes at a time
+        key = int.from_bytes(hashlib.sha256(f"predictions {version}".encode()).digest()[:8], signed=True)
+        session.execute(select(func.pg_advisory_xact_lock(key)))
+    newest = select(func.max(AccuracyPrediction.number)).where(AccuracyPrediction.predictor_version == version)
+    start = (session.scalar(newest) or 0) + 1
+    return [{**row, "number": number} for number, row in enumerate(accuracy, start)]
 
 
 def accuracy_predictions(session: Session, ids: Sequence[str], predictor_version: str) -> dict[str, AccuracyPrediction]:

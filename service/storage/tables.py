@@ -175,12 +175,17 @@ class Candidate(Base):
 
 
 class AccuracyPrediction(Base):
-    """A candidate's accuracy, predicted by one version of its supernet's accuracy predictor."""
+    """A candidate's accuracy, predicted by one version of its supernet's accuracy predictor.
+
+    number: larger than the numbers of all predictions of this version that were committed before.
+    """
 
     __tablename__ = "accuracy_predictions"
+    __table_args__ = (UniqueConstraint("predictor_version", "number"),)
 
     candidate_id: Mapped[str] = mapped_column(ForeignKey("candidates.id"), primary_key=True)
     predictor_version: Mapped[str] = mapped_column(ID, primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger)
     predicted_accuracy: Mapped[float]  # in [0, 1]
     predicted_accuracy_std: Mapped[float | None]  # of measured accuracies around it; None if the errors are not known
 
