@@ -63,6 +63,7 @@ MEMORY_NETWORKS = 20  # whose memory is measured, each in a process of its own
 ENERGY_SECONDS = 0.2  # of a loop whose energy is read
 RAPL = Path("/sys/class/powercap")
 CPU = "CPUExecutionProvider"
+THREADS_OPTION = {"OpenVINOExecutionProvider": "num_of_threads", "XnnpackExecutionProvider": "intra_op_num_threads"}
 POLL_SECONDS = 2.0
 
 Shape = Tuple[int, ...]
@@ -149,7 +150,10 @@ class OnnxRuntime(Runtime):
         options.add_session_config_entry("session.force_spinning_stop", "1")  # else threads of idle models hold cores
         if profile:
             options.enable_profiling, options.profile_file_prefix = True, profile
-        providers = [self.provider] if self.provider == CPU else [self.provider, CPU]
+        own = THREADS_OPTION.get(self.provider)  # for providers with threads of their own
+        providers = [(self.provider, {own: str(self.threads)} if own else {})]
+        if self.provider != CPU:
+            providers.append((CPU, {}))
         session = self._ort.InferenceSession(model, options, providers=providers)
         if self.provider not in session.get_providers():
             raise ProbeError(f"{self.provider} does not start here; its libraries or its device are missing")

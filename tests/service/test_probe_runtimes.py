@@ -1,15 +1,17 @@
 """One contract for all runtimes of the probe: they load, they run, and they compute what onnxruntime computes."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from service.devices import probe
-from service.devices.probe import ProbeError, Runtime, make_runtime
+from service.devices.probe import ProbeError, Runtime, make_runtime, run_plan
 from supernet.export.parity import run_onnx
-from supernet.export.probe_plan import ProbeModel, network_model
+from supernet.export.probe_plan import ProbeModel, network_model, write_plan
 from supernet.families import preset
 
 SPACE = preset("mbv3-digits")
@@ -86,3 +88,34 @@ def test_a_batch_is_run_or_refused(runtime: Runtime, network: ProbeModel) -> Non
 def test_what_is_no_network_raises(runtime: Runtime, network: ProbeModel) -> None:
     with pytest.raises(Exception):  # noqa: B017, PT011
         runtime.load(network.onnx()[:100], 1, network.input_shape).run()
+
+
+def test_a_provider_that_leaves_nodes_to_another_one_is_named(network: ProbeModel, tmp_path: Path) -> None:
+    write_plan(tmp_path / "plan.zip", SPACE, [network])
+    result = run_plan(tmp_path / "plan.zip", runtime=FakeRuntime(1, ""), samples=1)
+    assert result["runtime"]["fallback"] == {"provider": "OTHER", "nodes": 1, "of": 4}
+    assert "OTHER executed 1 of 4 nodes, because CPU cannot" in " ".join(probe.warnings(result))
+
+
+def test_onnxruntimes_own_profile_tells_that_a_provider_executes_nothing(network: ProbeModel, tmp_path: Path) -> None:
+    if "AzureExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this build of onnxruntime has no provider that leaves everything to the CPU")
+    azure = make_runtime(provider="azure")
+    assert set(azure.nodes(network.onnx(), 1)) == {"CPUExecutionProvider"}
+    write_plan(tmp_path / "plan.zip", SPACE, [network])
+    with pytest.raises(ProbeError, match=r"Azure.* executes none of the \d+ nodes; CPUExecutionProvider executes them"):
+        run_plan(tmp_path / "plan.zip", runtime=azure, samples=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "tvm"}, "runtime is 'tvm'; choose one of onnxruntime, openvino, ncnn, torch"),
+        ({"provider": "NPU"}, "provider is 'NPU'; this build of onnxruntime offers .*CPUExecutionProvider"),
+        ({"threads": 0}, "threads is 0"),
+        ({"threads": 10_000}, "threads is 10000; this process may use"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ProbeError, match=message):
+        make_runtime(**settings)
