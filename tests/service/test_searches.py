@@ -946,9 +946,13 @@ def test_an_answer_without_a_server_has_the_same_shape_and_values(
     for name in ("latency_models", "elapsed_ms"):  # a file instead of a model's id; another run
         offline.pop(name)
     best, front = offline.pop("best"), offline.pop("front")
+    ids = {}
     for shown, candidate in zip([best, *front], [online["best"], *online["front"]], strict=True):
+        ids[shown["id"]] = candidate["id"]
         assert shown.pop("id") != candidate["id"]  # of the architecture, not of the candidate
         accuracy = shown.pop("predicted_accuracy")
         assert accuracy == pytest.approx(candidate["predicted_accuracy"], abs=1e-9)  # rounding moves with the batch
         assert shown == {name: candidate[name] for name in shown}
+    fronts = offline.pop("device_fronts")
+    assert {name: [ids[one] for one in members] for name, members in fronts.items()} == online["device_fronts"]
     assert offline == {name: online[name] for name in offline}
