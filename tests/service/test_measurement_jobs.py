@@ -71,6 +71,7 @@ def probe(client: TestClient, context: Context) -> Probe:
 def waiting(client: TestClient, context: Context, device: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A search whose first two finalists wait for a probe on `board`, as a worker left it."""
     monkeypatch.setattr("service.searches.finalists.ROUND", 2)
+    monkeypatch.setattr("service.searches.finalists.ROUNDS", 2)
     name = create_search(client, 0.05)
     run_search(context, Steps(), name)
     return name
@@ -145,8 +146,9 @@ def test_a_search_waits_for_the_probe_and_goes_on_with_its_results(
 
 
 def test_networks_near_the_limit_get_more_samples_until_it_is_decided_or_they_have_200(
-    client: TestClient, context: Context, waiting: str, probe: Probe
+    client: TestClient, context: Context, waiting: str, probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("service.searches.finalists.ROUNDS", 1)
     probe.spread = 0.2  # far wider than the distance of the finalists from the limit
     taken = []
     while (answer := probe.claim()).status_code == 200:

@@ -36,8 +36,14 @@ def add_verified(context: Context, search_id: str, measured_ms: Any, reference_m
 
 @pytest.mark.parametrize("helps", [True, False])
 def test_both_errors_are_stored_and_a_model_that_does_not_help_is_not(
-    client: TestClient, context: Context, supernet: str, tables: CostTables, helps: bool
+    client: TestClient,
+    context: Context,
+    supernet: str,
+    tables: CostTables,
+    monkeypatch: pytest.MonkeyPatch,
+    helps: bool,
 ) -> None:
+    monkeypatch.setattr("service.searches.refit.FOLDS", 2)
     measurements = make_measurements(tables, np.random.default_rng(1), networks=12)
     rng = np.random.default_rng(0)
     for network in measurements["networks"]:  # a first measurement that is much disturbed, or good
