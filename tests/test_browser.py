@@ -141,6 +141,21 @@ def test_pages_have_no_fault_that_axe_knows_and_their_tables_fit_a_desk(
     page.close()
 
 
+def test_a_refused_form_says_why(browser: Any, address: str) -> None:
+    page = browser.new_page()
+    page.goto(address)
+    page.fill("#max_flops", "1M")
+    refusal = {"status": 403, "content_type": "application/problem+json", "body": '{"detail": "the key lacks a scope"}'}
+    page.route("**/searches", lambda route: route.fulfill(**refusal))
+    page.locator("#budget > button").click()
+    page.wait_for_selector("text=The service answered 403: the key lacks a scope")
+    page.unroute("**/searches")
+    page.locator("#budget > button").click()
+    page.wait_for_url("**/searches/*")
+    page.wait_for_selector("#notice", state="hidden")
+    page.close()
+
+
 # Where the chart draws the dashed line of a limit, and where the limit is, in pixels.
 LIMIT_LINE = """limit => {
   const chart = echarts.getInstanceByDom(document.querySelector(".chart"));

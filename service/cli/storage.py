@@ -36,8 +36,8 @@ def gc(
             out.print(f"{stored.kind:<8} {stored.name} {stored.size:>12,} bytes, {stored.modified:%Y-%m-%d %H:%M} UTC")
     verb = "would be removed" if dry_run else "removed"
     out.print(
-        f"{len(garbage.removed)} of {garbage.contents} things in {store.location} {verb}: {garbage.size:,} bytes that "
-        f"nothing names and that are older than {hours:g} hours",
+        f"{len(garbage.removed)} of {garbage.contents} files and bundles in {store.location} {verb}: "
+        f"{garbage.size:,} bytes that nothing names and that are older than {hours:g} hours",
         highlight=False,
     )
 

@@ -75,7 +75,7 @@ def test_the_command_says_what_it_would_remove_and_removes_it(
     assert planned.code == 0, planned.stderr
     assert f"object   {unnamed}" in planned.stdout
     assert "leftover killed" in planned.stdout
-    assert f"2 of {len(used) + 2} things" in planned.stdout
+    assert f"2 of {len(used) + 2} files and bundles" in planned.stdout
     assert "0 of" in run("gc").stdout  # they are younger than a day
     assert "removed: 18 bytes" in run("gc", "--hours", "0").stdout
     assert not leftover.exists()

@@ -225,7 +225,9 @@ document.addEventListener("htmx:load", ({ detail }) => {
   });
   detail.elt.querySelector("[aria-invalid]")?.focus();
 });
-document.addEventListener("htmx:afterOnLoad", () => (notice().hidden = true));
+document.addEventListener("htmx:afterOnLoad", ({ detail }) => {
+  if (detail.successful) notice().hidden = true; // it also comes after an error, which the notice tells
+});
 document.addEventListener("htmx:sendError", () => complain("The service does not answer. Is it running?"));
 document.addEventListener("htmx:responseError", ({ detail }) => {
   const { status, responseText } = detail.xhr;
