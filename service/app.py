@@ -22,6 +22,7 @@ from service.jobs.locks import count_workers
 from service.measurement_jobs import endpoints as measurement_jobs
 from service.pages import docs
 from service.pages import router as pages
+from service.predictors import endpoints as predictors
 from service.searches import endpoints as searches
 from service.searches.metrics import search_metrics
 from service.settings import Settings
@@ -152,7 +153,8 @@ def assemble_app(context: Context) -> FastAPI:
         return metrics.response()
 
     v1 = APIRouter(prefix="/v1")
-    for endpoints in (supernets, devices, measurement_jobs, searches, candidates, exports, finetunes):
+    slices = (supernets, predictors, devices, measurement_jobs, searches, candidates, exports, finetunes)
+    for endpoints in slices:
         v1.include_router(endpoints.router)
     app.include_router(v1)
     pages.install(app)

@@ -3,25 +3,24 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from evolution.costs import CostTables
 from evolution.predictors.accuracy import AccuracyPredictor
 from evolution.predictors.latency import LatencyModel
 from service.costs import cost_tables
-from service.errors import InvalidError
+from service.errors import InvalidError, NotFoundError
 from service.jobs.queue import Jobs
 from service.settings import Settings
 from service.storage.catalogue import Catalogue
 from service.storage.database import Database
 from service.storage.locations import open_store
 from service.storage.store import Store
-from service.storage.tables import LatencyModelRow, Supernet
-from supernet.bundle import Bundle
+from service.storage.tables import LatencyModelRow, PredictorVersion, Supernet
+from supernet.bundle import PREDICTOR, Bundle
 from supernet.families import space_from_json
-from supernet.space import SearchSpace
 
 if TYPE_CHECKING:
     from supernet.evaluation.evaluate import Evaluator
@@ -62,19 +61,6 @@ class Cache(Generic[T]):
             return entry.values[0]
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """What a search in a supernet needs: cost tables and predictor. It needs no weights."""
-
-    tables: CostTables
-    predictor: AccuracyPredictor | None
-
-    @property
-    def space(self) -> SearchSpace:
-        """The supernet's search space."""
-        return self.tables.space
-
-
 def store_of(settings: Settings) -> Store:
     """The artifact store that the settings name. Raises what `open_store` raises."""
     return open_store(settings.store_location, settings.data_directory / "store-cache", settings.store_cache_gib)
@@ -89,7 +75,8 @@ class Context:
         self.store = store_of(settings)
         self.closing = threading.Event()  # set before the end, so that responses without an end of their own end
         self.watchers = threading.BoundedSemaphore(MOST_WATCHERS)
-        self._loaded: Cache[Loaded] = Cache(16)
+        self._tables: Cache[CostTables] = Cache(16)
+        self._predictors: Cache[AccuracyPredictor] = Cache(32)
         self._latency_models: Cache[LatencyModel] = Cache(256)
         self._evaluators: Cache[tuple[Bundle, Evaluator]] = Cache(1)
         self._catalogues: Cache[Catalogue] = Cache(4)
@@ -99,32 +86,40 @@ class Context:
         """The queue of jobs."""
         return Jobs(self.database)
 
-    def loaded(self, supernet: Supernet) -> Loaded:
-        """A supernet's space, cost tables and accuracy predictor."""
+    def tables(self, supernet: Supernet) -> CostTables:
+        """The cost tables of a supernet's space."""
 
-        def load() -> Loaded:
-            space = space_from_json(supernet.manifest["space"])
-            predictor = None
-            if supernet.predictor_version:
-                path = self.store.bundle_file(supernet.bundle_hash, "predictor.npz")
-                predictor = AccuracyPredictor.load(path, space)
-            return Loaded(cost_tables(space, supernet.manifest["classes"]), predictor)
+        def make() -> CostTables:
+            return cost_tables(space_from_json(supernet.manifest["space"]), supernet.manifest["classes"])
 
-        return self._loaded.get(supernet.id, load)
+        return self._tables.get(supernet.id, make)
 
-    def predictor(self, supernet: Supernet) -> AccuracyPredictor:
-        """A supernet's accuracy predictor.
+    def predictor(self, supernet: Supernet, version: str | None = None) -> AccuracyPredictor:
+        """A version of a supernet's accuracy predictor; None: the one in use.
 
         Raises:
-            InvalidError: its bundle has none.
+            InvalidError: its bundle has none. NotFoundError: there is no such version.
         """
-        predictor = self.loaded(supernet).predictor
-        if predictor is None:
+        version = version or supernet.predictor_version
+        if version is None:
             raise InvalidError(
                 f"supernet {supernet.id} has no accuracy predictor; run `supple fit` on its bundle, with `--images "
                 "FOLDER` if that has no images, as a converted network has none; then register it"
             )
-        return predictor
+
+        def load() -> AccuracyPredictor:
+            return AccuracyPredictor.load(self._predictor_path(supernet, version), self.tables(supernet).space)
+
+        return self._predictors.get(f"{supernet.id}:{version}", load)
+
+    def _predictor_path(self, supernet: Supernet, version: str) -> Path:
+        if str(supernet.manifest["files"].get(PREDICTOR, "")).startswith(version):
+            return self.store.bundle_file(supernet.bundle_hash, PREDICTOR)
+        with self.database.reading() as session:
+            row = session.get(PredictorVersion, (supernet.id, version))
+        if row is None:
+            raise NotFoundError(f"supernet {supernet.id} has no version {version!r} of its accuracy predictor")
+        return self.store.path(row.file)
 
     def latency_model(self, row: LatencyModelRow, tables: CostTables) -> LatencyModel:
         """A stored latency model. tables: of the space it was fitted for."""

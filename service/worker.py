@@ -6,6 +6,7 @@ from service.context import Context
 from service.exports.job import build_export
 from service.finetunes.job import run_fine_tuning
 from service.jobs import runner
+from service.predictors.job import run_refit
 from service.searches.job import run_search
 from service.settings import Settings
 from service.supernets.plans import build_plan
@@ -16,6 +17,7 @@ HANDLERS: dict[str, runner.Handler[Context]] = {
     "export": build_export,
     "plan": build_plan,
     "finetune": run_fine_tuning,
+    "refit_predictor": run_refit,
 }
 
 

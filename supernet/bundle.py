@@ -32,6 +32,8 @@ MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 CALIBRATION = "calibration.npz"
 HOLDOUT = "holdout.npz"
+PREDICTOR = "predictor.npz"
+PAIRS = "pairs.npz"  # what the predictor was fitted on
 REQUIRED = {"report.json"}
 DEVICE = re.compile(r"device-(.+)\.json")
 ALONE = re.compile(r"((?:fine-tuned|from-scratch)-[0-9a-f]+)\.json")
@@ -150,7 +152,12 @@ class Bundle:
     @property
     def predictor_path(self) -> Path | None:
         """The file of the accuracy predictor; None if the bundle has no predictor."""
-        return self._optional("predictor.npz")
+        return self._optional(PREDICTOR)
+
+    @property
+    def pairs_path(self) -> Path | None:
+        """The file of the measured pairs that the predictor was fitted on; None if the bundle has none."""
+        return self._optional(PAIRS)
 
     @cached_property
     def report(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from supernet.bundle import CALIBRATION, FORMAT, HOLDOUT, MANIFEST, WEIGHTS, Bundle, path_aside
+from supernet.bundle import CALIBRATION, FORMAT, HOLDOUT, MANIFEST, PAIRS, PREDICTOR, WEIGHTS, Bundle, path_aside
 from supernet.evaluation.views import Views
 from supernet.files import real, sync, write_synced
 from supernet.space import SearchSpace
@@ -35,6 +35,7 @@ def write_bundle(
     predictor: bytes | None,
     report: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    pairs: bytes | None = None,
     devices: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Bundle:
     """Write a bundle beside `path`, then rename it into place, so that `path` is never half a bundle.
@@ -42,7 +43,8 @@ def write_bundle(
     An earlier bundle at `path` is replaced.
 
     supernet: None makes a bundle that can only be searched. views: how held-out images are perturbed for evaluation.
-    predictor: the bytes of predictor.npz. provenance: dataset, seeds, versions and other facts about the weights.
+    predictor, pairs: the bytes of predictor.npz, and of pairs.npz with what it was fitted on. provenance: dataset,
+    seeds, versions and other facts about the weights.
     devices: by name, each device's `runtime`, `threads`, `batch_size` and `latency_model`, all JSON-able.
 
     Raises:
@@ -58,8 +60,9 @@ def write_bundle(
             contents[file] = _packed(images)
     for device, values in (devices or {}).items():
         contents[f"device-{device}.json"] = json.dumps(values, indent=1).encode()
-    if predictor is not None:
-        contents["predictor.npz"] = predictor
+    for file, data in ((PREDICTOR, predictor), (PAIRS, pairs)):
+        if data is not None:
+            contents[file] = data
     manifest = {
         "format": FORMAT,
         "name": name,
@@ -73,14 +76,14 @@ def write_bundle(
     return _write(path, manifest, contents)
 
 
-def with_predictor(bundle: Bundle, predictor: bytes, report: Mapping[str, Any]) -> Bundle:
-    """Replace a bundle's accuracy predictor and report, in place. The returned bundle has another hash.
+def with_predictor(bundle: Bundle, predictor: bytes, pairs: bytes, report: Mapping[str, Any]) -> Bundle:
+    """Replace a bundle's accuracy predictor, its pairs and the report, in place. The returned bundle has another hash.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; the bundle is then as it was.
     """
-    contents = _contents(bundle) | {"predictor.npz": predictor, "report.json": json.dumps(report, indent=1).encode()}
-    return _write(bundle.path, bundle.manifest, contents)
+    contents = {PREDICTOR: predictor, PAIRS: pairs, "report.json": json.dumps(report, indent=1).encode()}
+    return _write(bundle.path, bundle.manifest, _contents(bundle) | contents)
 
 
 def with_stand_alone(bundle: Bundle, name: str, weights: bytes, card: Mapping[str, Any]) -> Bundle:

@@ -8,9 +8,12 @@ import numpy as np
 
 from evolution.predictors.accuracy import AccuracyPredictor, learning_curve
 from evolution.predictors.fitting import MIN_PAIRS, Kind
+from evolution.predictors.pairs import MeasuredPairs
+from evolution.predictors.refit import Refit, refit
 from service.bundles.pairs import Pairs, stratified
 from service.bundles.rounds import choose_round
 from service.errors import InputError
+from service.predictors.pairs import NO_PAIRS, check_comparable, measured_pairs
 from supernet.bundle import Bundle
 from supernet.bundle_writing import with_predictor
 from supernet.evaluation.evaluate import Evaluator
@@ -65,7 +68,35 @@ def fit_bundle(
     curve = learning_curve(space, genomes, accuracy, log_likelihood, rng, chosen_kind)
     report = {**bundle.report, "predictor": predictor.card, "learning_curve": curve}
     progress("fit the predictor", 1, 1, chosen_kind)
-    return with_predictor(bundle, predictor.to_bytes(), report)
+    return with_predictor(bundle, predictor.to_bytes(), pairs.measured(space, genomes).to_bytes(), report)
+
+
+def refit_bundle(bundle: Bundle, *, seed: int) -> tuple[Bundle, Refit]:
+    """Fit the predictor again, on the bundle's pairs and every other subnet that was measured since.
+
+    Those are the subnets in BUNDLE.pairs.jsonl, which searches by inherited accuracy and `fit_bundle` wrote. The bundle
+    changes only if the new predictor is kept.
+
+    Raises:
+        InputError: the bundle has no pairs or no predictor, its pairs were measured on other images, or nothing was
+            measured since. OSError: the disk is full; the bundle is unchanged.
+    """
+    if bundle.pairs_path is None or bundle.predictor_path is None:
+        raise InputError(f"{bundle.path} {NO_PAIRS}; `supple fit` without `--refit` measures pairs")
+    old = MeasuredPairs.load(bundle.pairs_path, bundle.space)
+    new = measured_pairs(bundle.space, Pairs.of_bundle(bundle).known).without(old)
+    if not len(new):
+        raise InputError(
+            f"nothing was measured since the predictor of {bundle.path} was fitted; search with `--evaluate inherited` "
+            "first, or fit on more subnets without `--refit`"
+        )
+    check_comparable(bundle.evaluator(), old)
+    card = AccuracyPredictor.load(bundle.predictor_path, bundle.space).card
+    result = refit(old, new, card, seed)
+    if result.is_kept:
+        report = {**bundle.report, "predictor": result.predictor.card}
+        bundle = with_predictor(bundle, result.predictor.to_bytes(), (old + new).to_bytes(), report)
+    return bundle, result
 
 
 def measure_pairs(

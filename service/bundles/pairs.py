@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from evolution.arrays import Floats
 from evolution.costs import CostTables
+from evolution.predictors.pairs import MeasuredPairs
 from service.searches.inherited import measure_subnets
 from supernet.bundle import Bundle, BundleError
 from supernet.evaluation.evaluate import Evaluator
@@ -102,6 +103,10 @@ class Pairs:
         """Append the scores of a genome (G,). Raises OSError when the file cannot be written."""
         self._journal.add({"of": self._key, "genome": genome.tolist(), **asdict(scored)})
         self._scores[genome.tobytes()] = scored
+
+    def measured(self, space: SearchSpace, genomes: Genomes) -> MeasuredPairs:
+        """(N, G) genomes, all measured, with their scores."""
+        return MeasuredPairs(space, genomes, *self.scores(genomes))
 
     def scores(self, genomes: Genomes) -> tuple[Floats, Floats]:
         """(N,) accuracies and (N,) log-likelihoods of (N, G) genomes, all measured."""

@@ -218,6 +218,7 @@ def _make_bundle(
         holdout=holdout,
         views=views,
         predictor=predictor.to_bytes(),
+        pairs=pairs.measured(space, genomes).to_bytes(),
         report=report,
         provenance={
             "dataset": config.dataset.source,

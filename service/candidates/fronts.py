@@ -36,7 +36,7 @@ def merge_front(
             if device is None
             else f"{' and '.join(names)}: the same on every device; leave device {device!r} out"
         )
-    tables, predictor = context.loaded(supernet).tables, context.predictor(supernet)
+    tables, predictor = context.tables(supernet), context.predictor(supernet)
     latency_models = {
         name: context.latency_model(row, tables)
         for name, row in devices.get_models(session, [device] if device else [], supernet.space_hash).items()

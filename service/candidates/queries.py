@@ -10,6 +10,7 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from evolution.arrays import Floats
+from evolution.predictors.accuracy import AccuracyPredictor
 from service.errors import NotFoundError
 from service.storage.database import insert_missing
 from service.storage.tables import (
@@ -80,6 +81,33 @@ def _number(session: Session, accuracy: Sequence[dict[str, Any]]) -> list[dict[s
     newest = select(func.max(AccuracyPrediction.number)).where(AccuracyPrediction.predictor_version == version)
     start = (session.scalar(newest) or 0) + 1
     return [{**row, "number": number} for number, row in enumerate(accuracy, start)]
+
+
+def list_genomes(session: Session, supernet_id: str) -> tuple[list[str], Genomes]:
+    """All N candidates of a supernet: their ids and (N, G) genomes."""
+    query = select(Candidate.id, Candidate.genome).where(Candidate.supernet_id == supernet_id).order_by(Candidate.id)
+    rows = session.execute(query).all()
+    if not rows:
+        return [], np.zeros((0, 0), np.int8)
+    ids, genomes = zip(*rows, strict=True)
+    return list(ids), np.frombuffer(b"".join(genomes), np.int8).reshape(len(rows), -1)
+
+
+def accuracy_rows(
+    predictor: AccuracyPredictor, version: str | None, ids: Sequence[str], genomes: Genomes
+) -> list[dict[str, Any]]:
+    """What a version of a predictor predicts for N candidates and their (N, G) genomes, as `add` takes it."""
+    std = predictor.predict_std(genomes)
+    deviations = [None] * len(genomes) if std is None else std.tolist()
+    return [
+        {
+            "candidate_id": name,
+            "predictor_version": version,
+            "predicted_accuracy": accuracy,
+            "predicted_accuracy_std": deviation,
+        }
+        for name, accuracy, deviation in zip(ids, predictor.predict(genomes).tolist(), deviations, strict=True)
+    ]
 
 
 def accuracy_predictions(session: Session, ids: Sequence[str], predictor_version: str) -> dict[str, AccuracyPrediction]:

@@ -57,7 +57,7 @@ def show_candidates(
     obstacles = {name: why_not_extractable(supernet) for name, supernet in by_id.items()}
     counted: dict[str, dict[str, float]] = {}
     for name, supernet in by_id.items():
-        counted |= _counted(context.loaded(supernet).tables, [row for row in candidates if row.supernet_id == name])
+        counted |= _counted(context.tables(supernet), [row for row in candidates if row.supernet_id == name])
     return [
         _show_candidate(
             row,
@@ -159,12 +159,12 @@ def newest_predictions(session: Session, context: Context, candidates: Sequence[
     if not candidates:
         return []
     supernet = supernets.get(session, candidates[0].supernet_id)
-    loaded = context.loaded(supernet)
-    genomes = genomes_of(candidates)
-    accuracy = loaded.predictor.predict(genomes).tolist() if loaded.predictor else [None] * len(genomes)
-    std = loaded.predictor.predict_std(genomes) if loaded.predictor else None
+    tables, genomes = context.tables(supernet), genomes_of(candidates)
+    predictor = context.predictor(supernet) if supernet.predictor_version else None
+    accuracy = predictor.predict(genomes).tolist() if predictor else [None] * len(genomes)
+    std = predictor.predict_std(genomes) if predictor else None
     rows = devices.list_latest_models(session, space_hash=supernet.space_hash)
-    latency = {row.device: context.latency_model(row, loaded.tables).predict(genomes) for row in rows}
+    latency = {row.device: context.latency_model(row, tables).predict(genomes) for row in rows}
     ids = {row.device: row.id for row in rows}
     result = []
     for i, fraction in enumerate(accuracy):

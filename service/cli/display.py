@@ -21,6 +21,7 @@ from service.costs import cost_kind, cost_tables, counted_costs
 from service.quantities import round_amount, rounded
 
 if TYPE_CHECKING:
+    from evolution.predictors.refit import Refit
     from service.bundles.dry_run import Forecast
     from service.bundles.train import Step
     from service.cli.doctor import Check
@@ -291,6 +292,19 @@ def show_fitted(report: Mapping[str, Any], console: Console) -> None:
         errors = (f"{point['rmse']:.2%}", tau(point), f"{point['near_front']['rmse']:.2%}, {tau(point['near_front'])}")
         table.add_row(str(point["fitted_on"]), *errors)
     console.print(table)
+
+
+def show_refit(refit: "Refit", console: Console) -> None:
+    """Errors of the old and the new predictor near the front, and which one is kept."""
+    comparison = refit.to_json()
+    table = Table("predictor", "pairs", "RMSE", "Kendall tau", title="held-out pairs near the front")
+    counts = {"old": comparison["old_pairs"], "new": comparison["old_pairs"] + comparison["new_pairs"]}
+    for name, pairs in counts.items():
+        errors = comparison[name]
+        table.add_row(name, str(pairs), f"{errors['rmse']:.2%}", tau(errors))
+    console.print(table)
+    kept = "the new predictor is kept" if refit.is_kept else "the new predictor is worse there; the old one stays"
+    console.print(f"{comparison['new']['pairs']} pairs are near the front; {kept}")
 
 
 def show_ranking(report: Mapping[str, Any], console: Console) -> None:

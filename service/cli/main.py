@@ -249,14 +249,31 @@ def fit(
         int, typer.Option(min=2, help="How many of --images to recalibrate batch norm with, at most.")
     ] = 1_000,
     data_root: DataRootOption = Path("data"),
+    refit: Annotated[
+        bool,
+        typer.Option(
+            help="Measure nothing: fit on the predictor's pairs and what searches with `--evaluate inherited` measured "
+            "since. The new predictor is kept if its error near the front, on held-out pairs, is no worse."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure subnets of a bundle and fit its accuracy predictor again. Earlier measurements are used again."""
-    from service.bundles.fit import fit_bundle
+    from service.bundles.fit import fit_bundle, refit_bundle
     from service.bundles.images import add_images
-    from service.cli.display import Bar, show_fitted
+    from service.cli.display import Bar, show_fitted, show_refit
 
     opened = _open(bundle)
+    if refit:
+        with err.status("fitting and comparing predictors"):
+            fitted, result = refit_bundle(opened, seed=seed)
+        if as_json:
+            _print_json(result.to_json())
+        else:
+            show_refit(result, out)
+        if result.is_kept:
+            err.print(f"bundle {fitted.hash[:16]} in {fitted.path}; if a service has it, register it again")
+        return
     with Bar(err) as bar:
         if images is not None:
             opened = add_images(

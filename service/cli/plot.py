@@ -59,8 +59,18 @@ def comparison_svg(compared: Mapping[str, Any]) -> str:
 def ranking_svg(report: Mapping[str, Any]) -> str:
     """A plot of what `rank_bundle` returns: inherited accuracy against accuracy after training alone, per sampler."""
     title = f"{len(report['nets'])} subnets: inherited accuracy against accuracy after training alone"
-    across = [net["alone"][0] for net in report["nets"]]
-    up = [net[sampler] for net in report["nets"] for sampler in report["samplers"]]
+    series = {
+        sampler.replace("_", "-"): [(net["alone"][0], net[sampler]) for net in report["nets"]]
+        for sampler in report["samplers"]
+    }
+    return scatter_svg(title, "accuracy after training alone", series, "{:.1%}")
+
+
+def scatter_svg(
+    title: str, caption: str, series: Mapping[str, Sequence[tuple[float, float]]], across_format: str
+) -> str:
+    """Points (across, up) by the name of their series; `up` is an accuracy. caption: of the horizontal axis."""
+    across, up = ([point[axis] for points in series.values() for point in points] for axis in (0, 1))
     xs, ys = _ticks(min(across), max(across)), _ticks(min(up), max(up))
     x, y = _scale(xs[0], xs[-1], LEFT, WIDTH - RIGHT), _scale(ys[0], ys[-1], HEIGHT - BOTTOM, TOP)
     svg = ElementTree.Element("svg", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img")
@@ -72,15 +82,14 @@ def ranking_svg(report: Mapping[str, Any]) -> str:
         _add(svg, "line", class_="rule", x1=LEFT, x2=WIDTH - RIGHT, y1=y(tick), y2=y(tick))
         _add(svg, "text", f"{tick:.1%}", class_="end", x=LEFT - 8, y=y(tick) + 4)
     for tick in xs:
-        _add(svg, "text", f"{tick:.1%}", class_="middle", x=x(tick), y=HEIGHT - BOTTOM + 20)
-    _add(svg, "text", "accuracy after training alone", class_="middle", x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 14)
-    for number, sampler in enumerate(report["samplers"]):
-        colour = COLOURS[number]
-        for net in report["nets"]:
-            _add(svg, "circle", cx=x(net["alone"][0]), cy=y(net[sampler]), r=4, fill=colour, fill_opacity=0.8)
-        row = TOP + 10 + 22 * number
+        _add(svg, "text", across_format.format(tick), class_="middle", x=x(tick), y=HEIGHT - BOTTOM + 20)
+    _add(svg, "text", caption, class_="middle", x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 14)
+    for number, (name, points) in enumerate(series.items()):
+        colour, row = COLOURS[number], TOP + 10 + 22 * number
+        for point in points:
+            _add(svg, "circle", cx=x(point[0]), cy=y(point[1]), r=4, fill=colour, fill_opacity=0.8)
         _add(svg, "circle", cx=WIDTH - RIGHT + 25, cy=row - 4, r=4, fill=colour)
-        _add(svg, "text", sampler.replace("_", "-"), x=WIDTH - RIGHT + 42, y=row)
+        _add(svg, "text", name, x=WIDTH - RIGHT + 42, y=row)
     return ElementTree.tostring(svg, "unicode")
 
 

@@ -75,7 +75,7 @@ def add_measurements(name: Id, body: MeasurementsIn, context: ContextOf) -> Late
     """Store a probe's measurements and fit a latency model, which becomes the device's newest for the search space."""
     with context.database.reading() as session:
         measurements.check(queries.get(session, name), body)
-        tables = context.loaded(queries.get_supernet_of_space(session, body.space_hash)).tables
+        tables = context.tables(queries.get_supernet_of_space(session, body.space_hash))
         known = queries.list_latest_models(session, devices=[name], space_hash=body.space_hash)
     measurements.check_plausible(tables, body, [context.latency_model(row, tables) for row in known])
     model = measurements.fit(tables, body)

@@ -36,7 +36,7 @@ def extract_candidate(context: Context, candidate_id: str) -> ExtractedCandidate
         version = supernet.predictor_version or ""
         prediction = candidates.accuracy_predictions(session, [candidate_id], version).get(candidate_id)
         predicted = prediction.predicted_accuracy if prediction else None
-    max_bytes = int(context.loaded(supernet).tables.model_bytes(genomes_of([candidate]))[0])
+    max_bytes = int(context.tables(supernet).model_bytes(genomes_of([candidate]))[0])
     subnet = extract_subnet(*context.evaluator(supernet), Architecture.from_json(candidate.architecture))
     return ExtractedCandidate(candidate_id, predicted, max_bytes, subnet)
 

@@ -36,12 +36,13 @@ class Step(Protocol):
 class Priority(IntEnum):
     """Jobs with a smaller priority start first. Exports go before searches, because a user waits for the download.
 
-    Fine-tuning takes longest, so it goes last.
+    Nobody waits for a predictor that is fitted again. Fine-tuning takes longest, so it goes last.
     """
 
     EXPORT = 1
     SEARCH = 2
-    FINE_TUNING = 3
+    REFIT = 3
+    FINE_TUNING = 4
 
 
 class Jobs:

@@ -30,6 +30,7 @@ from service.pages.charts import chart, cost_names, search_chart
 from service.pages.form import Budget, BudgetError
 from service.pages.login import login_router
 from service.pages.pages import HEADERS, HERE, PageRoute, explain_to_browser, own_form, render_page, templates
+from service.predictors.show import show_predictors
 from service.searches import ask
 from service.searches.show import get_search, list_searches
 from service.storage.tables import Supernet
@@ -138,6 +139,7 @@ def show_front(
         first, second = x or form["costs"][0].name, y or None
         on_device = form["device"] if "latency_ms" in (first, second) else None
         merged = merge_front(session, context, chosen.id, first, second, on_device)
+        predictors = show_predictors(session, context, chosen.id)
     latency_models = [form["device"]] if form["device"] else []
     names = cost_names(latency_models)
     axis = next(name for name in names if name.partition("@")[0] == first)
@@ -151,6 +153,7 @@ def show_front(
         device=form["device"],
         costs=[(kind.name, kind.label) for kind in form["costs"]],
         merged=merged,
+        predictors=predictors,
         front=merged.items,
         size=merged.size,
         latency_models=latency_models,
@@ -202,7 +205,7 @@ def cost_ranges(
     session: Session, context: Context, supernet: Supernet, device: str | None
 ) -> dict[str, tuple[float, float]]:
     """By field of the form: the lowest value that the cost can have, and the largest architecture's."""
-    tables = context.loaded(supernet).tables
+    tables = context.tables(supernet)
     costs: dict[str, Cost] = {kind.name: tables.cost(kind.name) for kind in counted_costs()}
     if device is not None:
         row = device_queries.get_models(session, [device], supernet.space_hash)[device]

@@ -205,7 +205,7 @@ class FinalistResults:
         search, rows = queries.get(session, search_id), candidates.by_id(session, ids)
         request, counted = SearchRequest.from_json(search.request), {}
         if rows and request.minimise not in (None, "latency_ms"):
-            tables = context.loaded(supernets.get(session, search.supernet_id)).tables
+            tables = context.tables(supernets.get(session, search.supernet_id))
             cost = cost_of(Limit(request.objective, 1.0), tables, {})
             counted = dict(zip(ids, cost(genomes_of(rows)).tolist(), strict=True))
         measured = candidates.measurements(session, ids, search_id)

@@ -12,6 +12,7 @@ from service.candidates import queries as candidates
 from service.context import Context
 from service.errors import problem_document_of
 from service.jobs.queue import MOST_ATTEMPTS, UNFINISHED, Step
+from service.predictors.refit import request_if_due
 from service.searches import queries
 from service.searches.finalists import verify_finalists
 from service.searches.inherited import InheritedScores
@@ -42,12 +43,20 @@ def run_search(context: Context, step: Step, subject: str) -> None:
         step("search", lambda: _search(context, subject))
         if search.request["verify"]:
             verify_finalists(context, step, subject)
+        if search.request["verify"] or search.request.get("evaluate") == "inherited":
+            step("request a refit", lambda: _request_refit(context, search.supernet_id))
     except EndedError:
         return
     except Exception as error:
         with context.database.writing() as session:
             queries.finish(session, subject, status="failed", problem=problem_document_of(error))
         raise
+
+
+def _request_refit(context: Context, supernet_id: str) -> None:
+    """Have the accuracy predictor fitted again if enough was measured since the last fit."""
+    with context.database.writing() as session:
+        request_if_due(session, context, supernet_id)
 
 
 def _search(context: Context, search_id: str) -> None:

@@ -98,8 +98,8 @@ def _add_jobs(
     context: Context, question: Question, search_id: str, number: int, turn: int, names: Mapping[str, Sequence[str]]
 ) -> list[MeasurementJob]:
     """Enqueue one measurement job for each device. names: by device, the candidates to measure."""
-    loaded = context.loaded(question.supernet)
-    plans = {ids: store_plan(context, loaded.space, ids) for ids in {tuple(ids) for ids in names.values()}}
+    space = context.tables(question.supernet).space
+    plans = {ids: store_plan(context, space, ids) for ids in {tuple(ids) for ids in names.values()}}
     with context.database.writing() as session:
         queries.lock_unfinished(session, search_id)
         search = queries.get(session, search_id)
@@ -113,7 +113,7 @@ def _add_jobs(
                     device=device,
                     number=number,
                     turn=turn,
-                    space_hash=loaded.space.hash,
+                    space_hash=space.hash,
                     expected_ms={name: predicted[name][device] for name in ids},
                     samples=SAMPLES,
                     plan=plans[tuple(ids)],

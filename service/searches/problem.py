@@ -70,8 +70,8 @@ def make_problem(context: Context, question: Question, measure: Measure | None =
 
 def _state_problem(context: Context, question: Question, measure: Measure | None = None) -> Problem:
     """The problem, feasible or not."""
-    tables = context.loaded(question.supernet).tables
-    predictor = context.predictor(question.supernet)
+    tables = context.tables(question.supernet)
+    predictor = context.predictor(question.supernet, question.predictor_version)
     latency_models = {name: context.latency_model(row, tables) for name, row in question.latency_models.items()}
     return question.request.problem(tables, predictor, latency_models, known=question.warm_start, measure=measure)
 

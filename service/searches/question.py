@@ -31,9 +31,13 @@ SHORTHANDS = {kind.field: kind.name for kind in COSTS}
 
 @dataclass(frozen=True)
 class Question:
-    """Everything that an answer depends on. latency_models: by device. warm_start: (N, G) genomes to start from."""
+    """Everything that an answer depends on. latency_models: by device. warm_start: (N, G) genomes to start from.
+
+    predictor_version: of the supernet's accuracy predictor, when the question was asked.
+    """
 
     supernet: Supernet
+    predictor_version: str | None
     request: SearchRequest
     latency_models: Mapping[str, LatencyModelRow]
     warm_start: Genomes | None = None
@@ -42,7 +46,7 @@ class Question:
     def hash(self) -> str:
         """SHA-256 of everything but the warm start. Equal hashes: the same question."""
         versions = {device: row.id for device, row in self.latency_models.items()}
-        content = [self.request.to_json(), self.supernet.predictor_version, versions]
+        content = [self.request.to_json(), self.predictor_version, versions]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -59,7 +63,8 @@ def make_question(session: Session, body: SearchIn) -> Question:
     request = make_request(body, supernet.id)
     if request.is_inherited:
         check_measurable(supernet.manifest, request.metric)
-    return Question(supernet, request, devices.get_models(session, request.devices, supernet.space_hash))
+    latency_models = devices.get_models(session, request.devices, supernet.space_hash)
+    return Question(supernet, supernet.predictor_version, request, latency_models)
 
 
 def load_question(session: Session, context: Context, search: Search) -> Question:
@@ -70,7 +75,8 @@ def load_question(session: Session, context: Context, search: Search) -> Questio
     rows = devices.get_models_by_id(session, list(search.latency_models.values()))
     supernet = supernets.get(session, search.supernet_id)
     request = SearchRequest.from_json(search.request)
-    return Question(supernet, request, {row.device: row for row in rows}, warm_start)
+    version = search.predictor_version or None
+    return Question(supernet, version, request, {row.device: row for row in rows}, warm_start)
 
 
 def find_answer(session: Session, question: Question) -> Search | None:

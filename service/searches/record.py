@@ -21,6 +21,7 @@ from service.searches.question import Question
 from service.searches.request import SearchRequest
 from service.storage.store import Store, pack
 from service.storage.tables import Search, new_id, now, time_of
+from service.supernets import queries as supernets
 from supernet.evaluation.metrics import Evaluation, from_fraction
 from supernet.space import Genomes
 
@@ -36,7 +37,7 @@ def add_search(session: Session, store: Store, question: Question, *, status: st
             created_at=time_of(name),
             supernet_id=question.supernet.id,
             request=question.request.to_json(),
-            predictor_version=question.supernet.predictor_version or "",
+            predictor_version=question.predictor_version or "",
             latency_models={device: row.id for device, row in question.latency_models.items()},
             warm_start=warm_start,
             warm_starts=0 if question.warm_start is None else len(question.warm_start),
@@ -103,23 +104,13 @@ def add_measured(
 
 
 def add_candidates(session: Session, context: Context, question: Question, genomes: Genomes) -> list[str]:
-    """Write (N, G) genomes as candidates with their predictions, unless they are stored; returns their ids."""
-    supernet, tables = question.supernet, context.loaded(question.supernet).tables
-    predictor = context.predictor(supernet)
-    accuracies, std = predictor.predict(genomes).tolist(), predictor.predict_std(genomes)
-    deviations = [None] * len(genomes) if std is None else std.tolist()
+    """Write (N, G) genomes as candidates with their predictions, unless they are stored; returns their ids.
+
+    The accuracies are those of the question's version of the predictor, and of the one in use if that is another.
+    """
+    supernet, tables = question.supernet, context.tables(question.supernet)
     rows = _candidate_rows(context, question, genomes)
     ids: list[str] = [row["id"] for row in rows]
-    version = supernet.predictor_version
-    accuracy_rows = [
-        {
-            "candidate_id": name,
-            "predictor_version": version,
-            "predicted_accuracy": accuracy,
-            "predicted_accuracy_std": deviation,
-        }
-        for name, accuracy, deviation in zip(ids, accuracies, deviations, strict=True)
-    ]
     latency_rows: list[dict[str, Any]] = []
     for row in question.latency_models.values():
         latencies = context.latency_model(row, tables).predict(genomes).tolist()
@@ -128,14 +119,18 @@ def add_candidates(session: Session, context: Context, question: Question, genom
             for name, ms in zip(ids, latencies, strict=True)
             if math.isfinite(ms)
         ]
-    candidates.add(session, rows, accuracy_rows, latency_rows)
+    candidates.add(session, rows, [], latency_rows)
+    # The predictor may have been replaced since the question was asked. Fronts show what the one in use predicts.
+    for version in dict.fromkeys((question.predictor_version, supernets.lock_version(session, supernet.id))):
+        predicted = candidates.accuracy_rows(context.predictor(supernet, version), version, ids, genomes)
+        candidates.add(session, [], predicted, [])
     return ids
 
 
 def _candidate_rows(context: Context, question: Question, genomes: Genomes) -> list[dict[str, Any]]:
     """The rows of (N, G) genomes as candidates."""
-    supernet, loaded = question.supernet, context.loaded(question.supernet)
-    space, tables, created = loaded.space, loaded.tables, now()
+    supernet, tables, created = question.supernet, context.tables(question.supernet), now()
+    space = tables.space
     counts = zip(tables.flops(genomes).astype(int).tolist(), tables.params(genomes).astype(int).tolist(), strict=True)
     rows: list[dict[str, Any]] = []
     for genome, (flops, params) in zip(genomes, counts, strict=True):

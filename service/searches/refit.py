@@ -47,7 +47,7 @@ def refit_models(context: Context, search_id: str) -> None:
         sources = {name: _read(context, model) for name, model in models.items()}
         verified = {name: _verified(session, models[name], body) for name, body in sources.items() if body}
         due = [name for name, networks in verified.items() if _is_due(session, models[name], len(networks))]
-    tables = context.loaded(question.supernet).tables
+    tables = context.tables(question.supernet)
     for name in due:
         body, model = sources[name], models[name]
         if body is None:

@@ -52,7 +52,8 @@ def show_search(session: Session, context: Context, search: Search, *, from_stor
     rows = [*front, *(candidates.by_id(session, [best_id]) if best_id and is_apart else [])]
     shown = {candidate.id: candidate for candidate in _show_members(session, context, search, rows)}
     best = shown[best_id] if best_id else None
-    request, card = SearchRequest.from_json(search.request), supernets.get(session, search.supernet_id).predictor_card
+    request, supernet = SearchRequest.from_json(search.request), supernets.get(session, search.supernet_id)
+    card = context.predictor(supernet, search.predictor_version).card if search.predictor_version else {}
     parts = answer_parts(
         request,
         Findings.from_json(search.findings),
@@ -63,7 +64,7 @@ def show_search(session: Session, context: Context, search: Search, *, from_stor
         **_summary(search, best),
         **parts,
         predictor=search.predictor_version,
-        predictor_warning=None if request.is_inherited else ranking_warning(card or {}),
+        predictor_warning=None if request.is_inherited else ranking_warning(card),
         latency_models=search.latency_models,
         answered_from=search.id if from_storage else None,
         warm_starts=search.warm_starts,
@@ -128,7 +129,7 @@ def _latency_bounds(session: Session, context: Context, search: Search, rows: Se
     confidences = {limit.device: limit.confidence for limit in limits if limit.device and limit.confidence}
     if not confidences:
         return {}
-    tables = context.loaded(supernets.get(session, search.supernet_id)).tables
+    tables = context.tables(supernets.get(session, search.supernet_id))
     latency_models = {
         row.device: row for row in devices.get_models_by_id(session, list(search.latency_models.values()))
     }

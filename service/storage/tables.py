@@ -119,10 +119,47 @@ class Supernet(Base):
     space_hash: Mapped[str] = mapped_column(HASH, index=True)
     manifest: Mapped[dict[str, Any]]
     report: Mapped[dict[str, Any]]
-    predictor_version: Mapped[str | None] = mapped_column(ID)  # the first 16 digits of the predictor file's hash
-    predictor_card: Mapped[dict[str, Any] | None]
+    predictor_version: Mapped[str | None] = mapped_column(ID)  # the one in use: the first 16 digits of its file's hash
+    predictor_card: Mapped[dict[str, Any] | None]  # of the one in use
     images: Mapped[str | None] = mapped_column(Text)  # folder of its training images, as the operator registered it
     created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class PredictorVersion(Base):
+    """An accuracy predictor that was fitted again for a supernet. The bundle's own has no row."""
+
+    __tablename__ = "predictor_versions"
+
+    supernet_id: Mapped[str] = mapped_column(ForeignKey("supernets.id"), primary_key=True)
+    version: Mapped[str] = mapped_column(ID, primary_key=True)  # the first 16 digits of the file's hash
+    file: Mapped[str] = mapped_column(HASH, info=ARTIFACT)
+    pairs: Mapped[str] = mapped_column(HASH, info=ARTIFACT)  # what it was fitted on
+    card: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class PredictorRefit(Base):
+    """A job that fits a supernet's accuracy predictor again, with the candidates that were verified since.
+
+    status: queued, running, done or failed. Both errors are of the same held-out pairs near the front of FLOPs and
+    accuracy, each predicted by a fit that did not see it.
+    """
+
+    __tablename__ = "predictor_refits"
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True, default=new_id)
+    supernet_id: Mapped[str] = mapped_column(ForeignKey("supernets.id"), index=True)
+    old_version: Mapped[str] = mapped_column(ID)
+    status: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(default=0)  # how often a worker began this job
+    old_pairs: Mapped[int | None]
+    new_pairs: Mapped[int | None]
+    old_errors: Mapped[dict[str, Any] | None]  # pairs, rmse, kendall_tau
+    new_errors: Mapped[dict[str, Any] | None]
+    new_version: Mapped[str | None] = mapped_column(ID)  # null: not kept
+    problem: Mapped[dict[str, Any] | None]  # why it failed
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    finished_at: Mapped[datetime | None]
 
 
 class Device(Base):

@@ -43,7 +43,7 @@ def build_plan(context: Context, step: Step, subject: str) -> None:
     networks = int(count)
     with context.database.reading() as session:
         supernet = queries.get(session, supernet_id)
-        space = context.loaded(supernet).space
+        space = context.tables(supernet).space
 
     def build() -> None:
         with tempfile.TemporaryDirectory(prefix="supple-plan-") as folder:

@@ -28,6 +28,18 @@ def get(session: Session, supernet_id: str) -> Supernet:
     return supernet
 
 
+def lock(session: Session, supernet_id: str) -> Supernet:
+    """The same as `get`, with the row as it is now, locked until this transaction ends."""
+    get(session, supernet_id)
+    return session.get_one(Supernet, supernet_id, with_for_update=True, populate_existing=True)
+
+
+def lock_version(session: Session, supernet_id: str) -> str | None:
+    """The version of the predictor in use, which stays in use until this transaction ends."""
+    query = select(Supernet.predictor_version).where(Supernet.id == supernet_id)
+    return session.scalar(query.with_for_update(read=True))
+
+
 def get_only(session: Session) -> Supernet:
     """The only registered supernet.
 

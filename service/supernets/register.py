@@ -14,7 +14,7 @@ from service.storage.tables import Supernet, now
 from service.supernets import queries
 from service.supernets.schemas import SupernetDetail
 from service.supernets.show import show_supernet_detail
-from supernet.bundle import Bundle
+from supernet.bundle import PREDICTOR, Bundle
 
 DIGITS = 16  # of a hash; they serve as a short id
 
@@ -33,7 +33,7 @@ def register_supernet(session: Session, store: Store, bundle_path: Path, images:
     """
     source = Bundle.open(bundle_path)
     bundle = Bundle.open(store.add_bundle(source.path, source.hash))
-    predictor = bundle.manifest["files"].get("predictor.npz")
+    predictor = bundle.manifest["files"].get(PREDICTOR)
     supernet = queries.add(
         session,
         {

@@ -12,6 +12,7 @@ from evolution.arrays import Floats
 from evolution.costs import CostTables
 from evolution.pareto import dominance_ranks
 from evolution.predictors.accuracy import AccuracyPredictor
+from evolution.predictors.pairs import MeasuredPairs
 from service.bundles.fit import fit_bundle
 from service.bundles.pairs import stratified
 from service.bundles.rounds import choose_round
@@ -50,8 +51,10 @@ def test_a_fit_replaces_the_predictor_and_leaves_the_rest(bundle: Bundle) -> Non
     assert fitted.path == bundle.path
     assert fitted.hash != bundle.hash
     assert Bundle.open(bundle.path).hash == fitted.hash
-    changed = {name for name, digest in fitted.manifest["files"].items() if bundle.manifest["files"][name] != digest}
+    changed = {name for name, digest in bundle.manifest["files"].items() if fitted.manifest["files"][name] != digest}
     assert changed == {"predictor.npz", "report.json"}
+    assert fitted.pairs_path is not None
+    assert len(MeasuredPairs.load(fitted.pairs_path, fitted.space)) == 20
     assert fitted.predictor_path is not None
     card = AccuracyPredictor.load(fitted.predictor_path, fitted.space).card
     assert card == fitted.report["predictor"]

@@ -139,7 +139,7 @@ def test_whatever_way_leads_to_a_bundle_it_is_replaced_where_it_lies(
     (tmp_path / "link").symlink_to("a")
     monkeypatch.chdir(tmp_path / "a" if way == "." else tmp_path)
     for number in range(3):
-        replaced = with_predictor(Bundle.open(Path(way)), b"predictor", {"number": number})
+        replaced = with_predictor(Bundle.open(Path(way)), b"predictor", b"pairs", {"number": number})
         assert replaced.report == {"number": number}
         assert Bundle.open(tmp_path / "a").hash == replaced.hash
         monkeypatch.chdir(tmp_path / "a" if way == "." else tmp_path)

@@ -1,0 +1,1 @@
+"""Versions of accuracy predictors, and fitting them again with verified candidates."""
