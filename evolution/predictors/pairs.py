@@ -51,8 +51,14 @@ class MeasuredPairs:
         """The pairs as an npz file without pickles."""
         buffer = io.BytesIO()
         meta = np.array(json.dumps({"space": self.space.hash}))
-        arrays = {"genomes": self.genomes, "accuracy": self.accuracy, "log_likelihood": self.log_likelihood}
-        np.savez_compressed(buffer, allow_pickle=False, meta=meta, **arrays)
+        np.savez_compressed(
+            buffer,
+            allow_pickle=False,
+            meta=meta,
+            genomes=self.genomes,
+            accuracy=self.accuracy,
+            log_likelihood=self.log_likelihood,
+        )
         return buffer.getvalue()
 
     @classmethod

@@ -195,5 +195,5 @@ def test_its_host_is_no_machine_that_could_measure(client: TestClient, context: 
     registered(context, bundle)
     with context.database.reading() as session:
         (model,) = session.scalars(select(LatencyModelRow))
-        question = Question(session.scalars(select(Supernet)).one(), SearchRequest(""), {"phone": model})
+        question = Question(session.scalars(select(Supernet)).one(), None, SearchRequest(""), {"phone": model})
         assert measured_devices(session, question) == []

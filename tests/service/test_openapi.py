@@ -68,6 +68,7 @@ def test_the_openapi_document_says_how_to_sign_in_and_what_is_refused(client: Te
         "post /v1/finetunes/{fine_tuning_id}/cancel",
         "post /v1/searches",
         "post /v1/searches/{search_id}/cancel",
+        "post /v1/supernets/{supernet_id}/refit",
     }
     assert "HTTPValidationError" not in str(document)
 
