@@ -268,7 +268,7 @@ def fit(
         with err.status("fitting and comparing predictors"):
             fitted, result = refit_bundle(opened, seed=seed)
         if as_json:
-            _print_json(result.to_json())
+            print_json(result.to_json())
         else:
             show_refit(result, out)
         if result.is_kept:

@@ -19,7 +19,8 @@ from service.predictors.job import run_refit
 from service.searches.job import run_search
 from service.storage.tables import AccuracyPrediction, Candidate, PredictorRefit, Supernet
 from service.supernets.register import register_supernet
-from supernet.bundle import Bundle, with_predictor
+from supernet.bundle import Bundle
+from supernet.bundle_writing import with_predictor
 from tests.support.command_line import Run, refused
 from tests.support.worker import Steps, count, shown
 
