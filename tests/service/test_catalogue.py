@@ -29,7 +29,7 @@ def store(context: Context, supernet: str, genomes: Genomes) -> None:
 
 def sample(context: Context, supernet: str, count: int, seed: int) -> Genomes:
     with context.database.reading() as session:
-        space = context.loaded(session.get_one(Supernet, supernet)).space
+        space = context.tables(session.get_one(Supernet, supernet)).space
     return np.unique(space.canonical(space.sample(np.random.default_rng(seed), count)), axis=0)
 
 
@@ -38,7 +38,7 @@ def test_a_catalogue_reads_what_was_added_and_its_front_is_that_of_all(context: 
         store(context, supernet, sample(context, supernet, 50, seed))
         with context.database.reading() as session:
             row = session.get_one(Supernet, supernet)
-            tables, predictor = context.loaded(row).tables, context.predictor(row)
+            tables, predictor = context.tables(row), context.predictor(row)
             stored = context.catalogue(row).read(session)
             rows = session.scalars(select(Candidate)).all()
         genomes = candidates.genomes_of(rows)
@@ -65,7 +65,7 @@ def test_a_session_that_began_earlier_sees_what_was_stored_then(context: Context
         stored = catalogue.read(earlier)
         if context.database.is_sqlite:  # PostgreSQL's sessions see what others commit
             assert len(stored) == before
-        front = stored.front([context.loaded(row).tables.cost(FLOPS)])
+        front = stored.front([context.tables(row).cost(FLOPS)])
         assert len(candidates.by_id(earlier, stored.id_of(front.genomes))) == len(front)
 
 
