@@ -59,7 +59,7 @@ def write_bundle(
         if images is not None:
             contents[file] = _packed(images)
     for device, values in (devices or {}).items():
-        contents[f"device-{device}.json"] = json.dumps(values, indent=1).encode()
+        contents[_device_file(device)] = json.dumps(values, indent=1).encode()
     for file, data in ((PREDICTOR, predictor), (PAIRS, pairs)):
         if data is not None:
             contents[file] = data
@@ -84,6 +84,22 @@ def with_predictor(bundle: Bundle, predictor: bytes, pairs: bytes, report: Mappi
     """
     contents = {PREDICTOR: predictor, PAIRS: pairs, "report.json": json.dumps(report, indent=1).encode()}
     return _write(bundle.path, bundle.manifest, _contents(bundle) | contents)
+
+
+def with_device(bundle: Bundle, name: str, values: Mapping[str, Any]) -> Bundle:
+    """Add a device to a bundle, or replace it, in place. The returned bundle has another hash.
+
+    values: as `write_bundle` takes them.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the bundle is then as it was.
+    """
+    contents = _contents(bundle) | {_device_file(name): json.dumps(values, indent=1).encode()}
+    return _write(bundle.path, bundle.manifest, contents)
+
+
+def _device_file(name: str) -> str:
+    return f"device-{name}.json"
 
 
 def with_stand_alone(bundle: Bundle, name: str, weights: bytes, card: Mapping[str, Any]) -> Bundle:

@@ -1,106 +1,48 @@
-"""A device's latency model: block times added up, calibrated on whole networks. Predicts; only a device measures.
+"""A device's latency model: times of parts added up. Predicts; only a device measures.
 
-    predicted = scale[r] * sum over blocks of (block time - overhead) + offset[r],  r the resolution
+    predicted = scale[r] * sum over parts of the part's time + offset[r],  r the resolution
 
-A probe runs each block alone, so each block's time may contain the overhead of a call, which a whole network pays
-once. For networks of a fraction of a millisecond this overhead is most of the sum. Our probe subtracts it already; then
-the fitted overhead is about 0. The additive table is that of ProxylessNAS and Once-for-All (arXiv:1812.00332,
-arXiv:1908.09791); the calibration is ours.
+It comes from block times and whole networks, from whole networks alone (`latency_fitting`), or from a published table.
+Since it adds up, the lowest latency within other limits is exact, and a search can prove its answer.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evolution.arrays import Floats
 from evolution.costs import AdditiveCost, CostTables
-from evolution.predictors.validation import folds, kendall_tau
+from evolution.predictors.conformal import conformal_bound
+from evolution.predictors.latency_calibration import Calibration
+from evolution.predictors.latency_fitting import LatencyFit, error_card, more_networks
+from evolution.predictors.latency_regression import PartTimes
 from supernet.space import Genomes
 
 MIN_NETWORKS = 4
-FOLDS = 10
-OVERHEADS = 21  # candidates for the overhead of a call, between 0 and the fastest block
-SHRINKAGE = 4.0  # a resolution's own factor has weight n / (n + SHRINKAGE) for n networks measured there
-MIN_SHARE = 1e-9  # of a sum of block times; anything smaller is a rounding error
-REWEIGHTINGS = 10  # of Huber's robust fit
-HUBER = 1.345  # 95 % efficiency under normal errors; P. Huber, "Robust statistics" (1981)
-
-
-@dataclass(frozen=True)
-class _Calibration:
-    """overhead: ms per block. scale: (R,) without unit. offset: (R,) ms."""
-
-    overhead: float
-    scale: Floats
-    offset: Floats
-
-    @classmethod
-    def fit(
-        cls, sums: Floats, blocks: Floats, resolution: Genomes, measured: Floats, overheads: Floats, count: int
-    ) -> Self:
-        """Fit relative errors.
-
-        sums: (M,) sums of block times, ms. blocks: (M,) numbers of blocks. count: R. overheads: candidates, ms per
-        block, none of which makes a sum zero or negative.
-
-        1. Take the overhead, and the line, of lowest robust error over all networks.
-        2. Scale the line at each resolution by a factor shrunk towards 1, so that a resolution with few measured
-           networks or none keeps the pooled line.
-        """
-        fits = [(*_robust_line(sums - overhead * blocks, measured), overhead) for overhead in overheads.tolist()]
-        _, slope, intercept, overhead = min(fits)
-        pooled = slope * (sums - overhead * blocks) + intercept
-        log_ratio = np.log(measured / pooled)
-        factor = np.ones(count)
-        for r in np.unique(resolution):
-            here = log_ratio[resolution == r]
-            factor[r] = math.exp(float(np.median(here)) * len(here) / (len(here) + SHRINKAGE))
-        return cls(overhead, slope * factor, intercept * factor)
-
-    def predict(self, sums: Floats, blocks: Floats, resolution: Genomes) -> Floats:
-        """(M,) ms."""
-        predicted: Floats = self.scale[resolution] * (sums - self.overhead * blocks) + self.offset[resolution]
-        return predicted
-
-
-def _robust_line(x: Floats, y: Floats) -> tuple[float, float, float]:
-    """Error, slope > 0 and intercept >= 0 of y = slope * x + intercept, by Huber's loss on relative residuals."""
-    weight = np.ones(len(x))
-    slope = intercept = 0.0
-    constant = np.ptp(x) <= MIN_SHARE * x.max()
-    residual = np.zeros(len(x))
-    for _ in range(REWEIGHTINGS):
-        root = np.sqrt(weight) / y
-        columns = np.column_stack([x, np.ones(len(x))]) * root[:, None]
-        if not constant:
-            slope, intercept = np.linalg.lstsq(columns, y * root, rcond=None)[0].tolist()
-        if constant or intercept < 0 or slope <= 0:  # too little spread for two numbers: a line through the origin
-            slope, intercept = float((columns[:, 0] @ (y * root)) / (columns[:, 0] @ columns[:, 0])), 0.0
-        residual = np.abs((slope * x + intercept) / y - 1)
-        spread = max(1.4826 * float(np.median(residual)), 1e-9)  # of normal errors, from their median absolute value
-        weight = np.minimum(1, HUBER * spread / np.maximum(residual, 1e-12))
-    return float(np.mean(weight * residual**2)), slope, intercept
+DIGITS = 8  # significant, of a part's time
+ERRORS = ("mean_absolute_percentage_error", "bias_percent", "kendall_tau")
+MARGINAL = "they hold on average over networks like these, not for each network nor for those that a search prefers"
 
 
 @dataclass(frozen=True, eq=False)
 class LatencyModel:
     """Predicts a device's latency for every architecture of a space.
 
-    block_ms: the probe's time by block key. A key written `RESOLUTION:KEY` holds at that resolution alone.
+    block_ms: a time by block key. A key written `RESOLUTION:KEY` holds at that resolution alone, and one written
+        `PART/KEY` in that part alone.
     calibration: see the module.
-    ratios: measured over predicted latency of whole networks, sorted; each is predicted by a fit that did not see it.
-        Empty if no network was measured.
+    ratios: measured over predicted latency of whole networks, sorted; each is predicted by a fit that did not see it,
+        and of a second run if there was one. Empty if no network was measured.
     card: the model's errors and origin, for its users.
     """
 
     tables: CostTables
     block_ms: Mapping[str, float]
-    calibration: _Calibration
+    calibration: Calibration
     ratios: Floats
     card: Mapping[str, Any]
 
@@ -112,8 +54,17 @@ class LatencyModel:
         genomes: Genomes,
         measured_ms: Floats,
         rng: np.random.Generator,
+        *,
+        known_devices: Mapping[str, "LatencyModel"] | None = None,
+        second_run: tuple[Genomes, Floats] | None = None,
     ) -> Self:
-        """Fit the calibration on M whole networks, (M, G) genomes and (M,) ms; cross-validation gives the error.
+        """Fit on M whole networks, (M, G) genomes and (M,) ms.
+
+        block_ms: times of blocks by key; empty for whole networks alone.
+        known_devices: latency models of other devices, to borrow from; the fit finds how much.
+        second_run: (K, G) genomes and (K,) ms of whole networks measured in a run of their own. They are not fitted on,
+            so they tell the error, and the bounds are split-conformal. Without them, cross-validation within the first
+            run tells the error, which may be too low: measurements of one run share its disturbances.
 
         Raises:
             ValueError: fewer than 4 networks, a time that is not a positive number, or a network with an unmeasured
@@ -122,39 +73,53 @@ class LatencyModel:
         measured = np.asarray(measured_ms, np.float64)
         if len(genomes) < MIN_NETWORKS or measured.shape != (len(genomes),):
             raise ValueError(f"{len(genomes)} networks, {measured.size} times; at least {MIN_NETWORKS} pairs needed")
-        bad = [f"network {i}: {value} ms" for i, value in enumerate(measured) if not (0 < value < math.inf)]
-        bad += [f"block {key}: {value} ms" for key, value in block_ms.items() if not (0 < value < math.inf)]
-        if bad:
-            raise ValueError(f"a measured latency must be a positive number; {bad[0]}")
-        sums, blocks = _sums(tables, block_ms, genomes)
-        if not np.isfinite(sums).all():
-            unknown = tables.space.id(genomes[int(np.argmax(~np.isfinite(sums)))])
-            raise ValueError(
-                f"network {unknown} runs a block that was not measured; measure its blocks or leave it out"
-            )
-        resolution, fastest = genomes[:, 0], min(block_ms[key] for key in tables.block_keys if key and key in block_ms)
-        overheads = np.linspace(0, fastest, OVERHEADS)
-        left = sums - overheads[:, None] * blocks  # (OVERHEADS, M)
-        overheads = overheads[(left > MIN_SHARE * sums).all(1)]
-
-        def fit(rows: NDArray[np.intp]) -> _Calibration:
-            data = sums[rows], blocks[rows], resolution[rows], measured[rows]
-            return _Calibration.fit(*data, overheads, len(tables.space.resolutions))
-
-        predicted = np.empty(len(measured))
-        for seen, unseen in folds(len(measured), FOLDS, rng):
-            predicted[unseen] = fit(seen).predict(sums[unseen], blocks[unseen], resolution[unseen])
-        ratios = measured / predicted
+        check_genomes, check_ms = second_run if second_run is not None else (genomes[:0], measured[:0])
+        check_ms = np.asarray(check_ms, np.float64)
+        if check_ms.shape != (len(check_genomes),):
+            raise ValueError(f"{len(check_genomes)} networks of a second run, {check_ms.size} times")
+        _check_positive(block_ms, np.concatenate([measured, check_ms]))
+        blocks = _block_values(tables, block_ms) if block_ms else None
+        if blocks is not None:
+            _check_measured(tables, blocks, np.concatenate([genomes, check_genomes]))
+        borrowed = {name: model.part_times for name, model in (known_devices or {}).items() if model.is_complete}
+        fit = LatencyFit(tables, blocks, genomes, measured, list(borrowed.values()))
+        times = fit.fit(np.arange(len(measured)))
+        first = error_card(predicted := fit.cross_validated(times, rng), measured)
+        part_ms = _part_ms(tables, times)
         card = {
             "networks": len(measured),
-            "validation": f"{min(FOLDS, len(measured))}-fold cross-validation over whole networks",
-            "mean_absolute_percentage_error": float(100 * np.abs(1 / ratios - 1).mean()),
-            "kendall_tau": kendall_tau(predicted, measured),
             "blocks": len(block_ms),
-            "resolutions": _covered(tables, block_ms),
-            "resolutions_calibrated": [tables.space.resolutions[r] for r in np.unique(resolution)],
+            "resolutions": _covered(tables, part_ms),
+            "resolutions_calibrated": [tables.space.resolutions[r] for r in np.unique(genomes[:, 0])],
+            "first_run": first,
         }
-        return cls(tables, dict(block_ms), fit(np.arange(len(measured))), np.sort(ratios), card)
+        if borrowed:
+            card["known_devices"] = dict(zip(borrowed, times.similarity.tolist(), strict=True))
+        if blocks is None:
+            curve = fit.learning_curve(times, rng)
+            card["learning_curve"] = {str(size): error for size, error in curve.items()}
+            card["more_networks"] = more_networks(curve, len(measured))
+        model = cls(tables, part_ms, Calibration(0.0, times.scale, times.offset), np.sort(measured / predicted), card)
+        return model._checked(check_genomes, check_ms)
+
+    def _checked(self, genomes: Genomes, measured: Floats) -> Self:
+        """This model with the error and the bounds that K networks of a second run tell, or of the first run if K is 0.
+
+        genomes: (K, G). measured: (K,) ms.
+        """
+        first = self.card["first_run"]
+        folds = f"cross-validation over the {first['networks']} networks that it was fitted on, of one measuring run"
+        card = {**self.card, **{name: first[name] for name in ERRORS}, "validation": folds, "second_run": None}
+        card["bounds"] = f"cross-conformal, over the same {first['networks']} networks; {MARGINAL}"
+        if not len(genomes):
+            return replace(self, card=card)
+        predicted = self.predict(genomes)
+        second = error_card(predicted, measured)
+        card |= {name: second[name] for name in ERRORS}
+        card["second_run"] = second
+        card["validation"] = f"{len(genomes)} networks of a second measuring run, which it was not fitted on"
+        card["bounds"] = f"split-conformal, over the {len(genomes)} networks of the second measuring run; {MARGINAL}"
+        return replace(self, ratios=np.sort(measured / predicted), card=card)
 
     @classmethod
     def from_published(cls, tables: CostTables, block_ms: Mapping[int, Mapping[str, float]], source: str) -> Self:
@@ -179,7 +144,7 @@ class LatencyModel:
             "resolutions": _covered(tables, by_key),
             "resolutions_calibrated": [],
         }
-        return cls(tables, by_key, _Calibration(0.0, np.ones(count), np.zeros(count)), np.zeros(0), card)
+        return cls(tables, by_key, Calibration(0.0, np.ones(count), np.zeros(count)), np.zeros(0), card)
 
     def predict(self, genomes: Genomes) -> Floats:
         """(N,) ms predicted for (N, G) genomes; inf where a block was not measured."""
@@ -190,11 +155,10 @@ class LatencyModel:
         return self.cost("latency_ms", confidence)(genomes)
 
     def factor(self, confidence: float) -> float:
-        """The factor, at least 1, from predictions to a one-sided upper bound.
+        """The factor, at least 1, from predictions to a one-sided upper bound: the conformal bound of the `ratios`.
 
-        It is the conformal quantile: the ceil((n + 1) * confidence)-th smallest of the `ratios` (V. Vovk,
-        "Cross-conformal predictors", arXiv:1208.0806). The bound holds on average over networks drawn like the measured
-        ones; networks that a search prefers may differ.
+        The bound holds on average over networks drawn like the measured ones (`conformal`); networks that a search
+        prefers may differ. The card's `bounds` says which networks these are.
 
         Raises:
             ValueError: too few networks were measured for this confidence.
@@ -204,14 +168,7 @@ class LatencyModel:
                 f"confidence is {confidence}; the latency model is a published table without measured networks, so its "
                 "error is unknown; leave the confidence out, or measure the device with `supple probe`"
             )
-        rank = math.ceil((len(self.ratios) + 1) * confidence)
-        if not 0 < confidence < 1 or rank > len(self.ratios):
-            highest = len(self.ratios) / (len(self.ratios) + 1)
-            raise ValueError(
-                f"confidence is {confidence}; {len(self.ratios)} measured networks support at most {highest:.3f}; "
-                "ask for less or measure more networks"
-            )
-        return max(1.0, float(self.ratios[rank - 1]))
+        return max(1.0, conformal_bound(self.ratios, confidence))
 
     def cost(self, name: str, confidence: float | None = None) -> AdditiveCost:
         """The prediction as an additive cost, or its upper bound at a confidence. Raises what `factor` does."""
@@ -223,6 +180,19 @@ class LatencyModel:
     def _values(self) -> Floats:
         """(F,) the time of each entry's block without overhead, ms."""
         return _block_values(self.tables, {k: ms - self.calibration.overhead for k, ms in self.block_ms.items()})
+
+    @cached_property
+    def part_times(self) -> Floats:
+        """(F,) ms of each entry of the tables inside a network, without the offset; inf where it is unknown."""
+        scale = np.ones(self.tables.num_entries)
+        for factor, entries in zip(self.calibration.scale, self.tables.elimination.entries, strict=True):
+            scale[np.unique(entries)] = factor
+        return self._values * scale
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it predicts every architecture."""
+        return bool(np.isfinite(self.part_times).all())
 
     def to_json(self) -> dict[str, Any]:
         """The model as a JSON-able dict."""
@@ -249,23 +219,43 @@ class LatencyModel:
                     f"the latency model is of space {data['space'][:16]}, not {tables.space.hash[:16]}; measure again"
                 )
             scale, offset = (np.array(data[key], np.float64) for key in ("scale", "offset_ms"))
-            calibration = _Calibration(float(data["overhead_ms"]), scale, offset)
+            calibration = Calibration(float(data["overhead_ms"]), scale, offset)
             block_ms = {str(key): float(ms) for key, ms in data["block_ms"].items()}
             return cls(tables, block_ms, calibration, np.array(data["ratios"], np.float64), dict(data["card"]))
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"not a latency model: {error!r}") from error
 
 
-def _sums(tables: CostTables, block_ms: Mapping[str, float], genomes: Genomes) -> tuple[Floats, Floats]:
-    """(M,) sums of block times, ms, inf where a time is missing; (M,) numbers of blocks."""
-    index = tables.index(genomes)
-    blocks = np.array([key is not None for key in tables.block_keys], np.float64)
-    return _block_values(tables, block_ms)[index].sum(1), blocks[index].sum(1)
+def _check_positive(block_ms: Mapping[str, float], measured: Floats) -> None:
+    bad = [f"network {i}: {value} ms" for i, value in enumerate(measured.tolist()) if not 0 < value < math.inf]
+    bad += [f"block {key}: {value} ms" for key, value in block_ms.items() if not 0 < value < math.inf]
+    if bad:
+        raise ValueError(f"a measured latency must be a positive number; {bad[0]}")
+
+
+def _check_measured(tables: CostTables, blocks: Floats, genomes: Genomes) -> None:
+    known = np.isfinite(blocks[tables.index(genomes)].sum(1))
+    if not known.all():
+        network = tables.space.id(genomes[int(np.argmin(known))])
+        raise ValueError(f"network {network} runs a block that was not measured; measure its blocks or leave it out")
+
+
+def _part_ms(tables: CostTables, times: PartTimes) -> dict[str, float]:
+    """By `PART/KEY`, the time of each part's block, ms."""
+    return {
+        f"{tables.space.parts[part].name}/{key}": float(f"{value:.{DIGITS}g}")
+        for part, key, value in zip(tables.parts, tables.block_keys, times.values.tolist(), strict=True)
+        if key is not None and math.isfinite(value)
+    }
 
 
 def _block_values(tables: CostTables, block_ms: Mapping[str, float]) -> Floats:
     """(F,) the time of each entry's block: 0 where the part is dropped, inf where the time is missing."""
     values = tables.block_values(block_ms)
+    if any("/" in key for key in block_ms):
+        for entry, (part, key) in enumerate(zip(tables.parts, tables.block_keys, strict=True)):
+            if key is not None:
+                values[entry] = block_ms.get(f"{tables.space.parts[part].name}/{key}", values[entry])
     if any(":" in key for key in block_ms):
         for side, entries in zip(tables.space.resolutions, tables.elimination.entries, strict=True):
             for entry in np.unique(entries):

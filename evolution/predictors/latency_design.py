@@ -18,6 +18,7 @@ from supernet.space import Genomes, SearchSpace
 Rows = NDArray[np.intp]
 
 POOL = 2_000  # sampled networks to choose from
+CENTRAL = 0.8  # of the sampled networks, by expected latency
 PASSES = 2  # of exchanges
 NOISE = 0.03  # of a measurement, a fraction of it
 # Standard deviations of the weights of each group before any measurement, relative to an average network's latency.
@@ -39,14 +40,15 @@ def choose_networks(
     A part of the list, from its start, is a good design too: `choose_networks(space, 20, 0)[:10]`.
 
     seed: draws the pool. known: (K, G) networks that are measured already; more of the same tell little, so they are
-    not chosen again. pool: (N, G) networks to choose from; by default 2,000 sampled ones, and the smallest and the
-    largest at each resolution.
+    not chosen again. pool: (N, G) networks to choose from; by default the central ones of 2,000 sampled ones.
 
     Raises:
         ValueError: `count` is below 1 or the pool has fewer networks.
     """
     measured = np.zeros((0, space.num_genes), np.int8) if known is None else space.canonical(known)
-    candidates = _pool(space, seed) if pool is None else space.canonical(pool)
+    if pool is None:
+        pool = central_networks(space, space.sample(np.random.default_rng(seed), POOL))
+    candidates = space.canonical(pool)
     candidates = _rows_once(candidates, without=measured)
     if not 1 <= count <= len(candidates):
         raise ValueError(f"{count} networks asked for; 1 to {len(candidates)} can be chosen")
@@ -57,11 +59,17 @@ def choose_networks(
     return candidates[_greedy(covariance, known_rows, chosen, count) - len(measured)]
 
 
-def _pool(space: SearchSpace, seed: int) -> Genomes:
-    """Sampled networks, and the smallest and the largest at each resolution."""
-    corners = np.repeat([space.encode(space.smallest()), space.encode(space.largest())], len(space.resolutions), 0)
-    corners[:, 0] = np.tile(np.arange(len(space.resolutions)), 2)
-    return np.concatenate([space.canonical(corners), space.sample(np.random.default_rng(seed), POOL)])
+def central_networks(space: SearchSpace, genomes: Genomes) -> Genomes:
+    """The networks of neither extreme expected latency: the central 80 %, in their order.
+
+    Designs prefer extremes. There, latencies add up least: a device that waits for launches of operators in small
+    networks, and for memory in large ones, would teach a model of neither kind.
+    """
+    features = PartFeatures(PartTables(space))
+    size = features.totals(features.size, genomes)
+    low, high = np.quantile(size, [0.5 - CENTRAL / 2, 0.5 + CENTRAL / 2])
+    central: Genomes = genomes[(size >= low) & (size <= high)]
+    return central
 
 
 def _rows_once(genomes: Genomes, without: Genomes) -> Genomes:

@@ -13,7 +13,7 @@ another question, and a regression shrinks each group by itself:
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,14 @@ from supernet.costs.tables import PartTables
 from supernet.operators import Operator, Operators, Parallel
 from supernet.space import Genomes
 
+CACHED = 8  # features, of as many spaces
 GROUPS = ("operations", "work", "part_time", "part_work", "variant_time", "variant_work")
+
+
+@lru_cache(CACHED)
+def part_features(tables: PartTables) -> "PartFeatures":
+    """The features of a space's tables, made once."""
+    return PartFeatures(tables)
 
 
 class PartFeatures:

@@ -245,7 +245,12 @@ def load_latency_model(bundle: Bundle, tables: CostTables, device: str) -> Laten
         check_input("`device`", Path(device))
     except InputError as error:
         raise InputError(f"{error}, or a device inside the bundle ({_device_names(bundle)})", "device") from error
-    return fit_measurements_file(tables, Path(device))
+    return fit_measurements_file(tables, Path(device), bundle_latency_models(bundle, tables))
+
+
+def bundle_latency_models(bundle: Bundle, tables: CostTables) -> dict[str, LatencyModel]:
+    """The latency models inside a bundle, by device. Raises ValueError: one that cannot be read."""
+    return {name: LatencyModel.from_json(device["latency_model"], tables) for name, device in bundle.devices.items()}
 
 
 def _device_names(bundle: Bundle) -> str:

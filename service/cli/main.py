@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import asdict
 from enum import StrEnum
 from functools import partial
@@ -37,6 +38,7 @@ from service.errors import InputError
 from service.quantities import fraction
 from service.settings import Settings
 from supernet.costs.architecture import of_architecture
+from supernet.files import write_atomically
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -549,6 +551,7 @@ def probe(
     A measurement that is cut off continues when the same command runs again.
     """
     from service.cli.display import Bar, warn_of_measurements
+    from service.cli.latency_card import latency_card
     from service.client import Client
     from service.devices.measure import measure_machine
     from service.devices.probe import make_runtime
@@ -585,7 +588,56 @@ def probe(
     if server and device:
         with Client(server, os.environ.get("SUPPLE_KEY")) as client:
             card = client.post_measurements(device, measured)["card"]
-        out.print(f"latency model of {device} fitted: {json.dumps(card)}")
+        out.print(f"latency model of {device} fitted. {latency_card(card)}", highlight=False)
+
+
+@app.command("import-latencies")
+def import_latencies(
+    bundle: BundleArgument,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="CSV or JSON tables, or profiles of Qualcomm AI Hub.")
+    ],
+    device: Annotated[str, typer.Option(help="Name of the device that they were measured on.")],
+    runtime: Annotated[str, typer.Option(help="The runtime that measured, for people.")] = "imported latencies",
+    threads: Annotated[int, typer.Option(help="Threads that ran a network.")] = 1,
+    batch_size: Annotated[int, typer.Option(help="Images per run. Latencies are those of the whole batch.")] = 1,
+    plan: Annotated[Path | None, typer.Option(help="The plan whose networks the files name.")] = None,
+    skip: Annotated[bool, typer.Option("--skip", help="Leave rows out that cannot be used.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write a measurements file, and leave the bundle as it is.")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(help="Post to a service at this address, and leave the bundle as it is.")
+    ] = None,
+) -> None:
+    """Make a device's latency model from latencies of whole networks that others measured.
+
+    The device joins the bundle, unless --output or --server says otherwise.
+    """
+    from service.bundles.import_latencies import described_device, import_measurements, store_in_bundle
+    from service.cli.latency_card import latency_card
+    from service.client import Client
+
+    described = described_device(device, runtime, threads, batch_size)
+    for file in [*files, *([plan] if plan else [])]:
+        check_input("FILE", file)
+    if output:
+        check_output("--output", output)
+    opened = _open(bundle)
+    measured, model, read = import_measurements(opened, files, described, plan=plan, skip=skip)
+    for line in read.skipped:
+        err.print(f"left out: {line}", highlight=False, markup=False)
+    card: Mapping[str, Any] = model.card
+    if server:
+        with Client(server, os.environ.get("SUPPLE_KEY")) as client:
+            client.check_measurable(device, opened.space.to_json(), threads=threads, batch_size=batch_size)
+            card = client.post_measurements(device, measured)["card"]
+    if output:
+        write_atomically(output, json.dumps(measured, indent=1, allow_nan=False).encode())
+    if not server and not output:
+        store_in_bundle(opened, described, model)
+    out.print(f"{len(read.networks)} networks of {device}, {read.repeated} more rows of the same ones", highlight=False)
+    out.print(latency_card(card), highlight=False)
 
 
 @app.command()

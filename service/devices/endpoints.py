@@ -76,9 +76,11 @@ def add_measurements(name: Id, body: MeasurementsIn, context: ContextOf) -> Late
     with context.database.reading() as session:
         measurements.check(queries.get(session, name), body)
         tables = context.tables(queries.get_supernet_of_space(session, body.space_hash))
-        known = queries.list_latest_models(session, devices=[name], space_hash=body.space_hash)
-    measurements.check_plausible(tables, body, [context.latency_model(row, tables) for row in known])
-    model = measurements.fit(tables, body)
+        rows = queries.list_latest_models(session, space_hash=body.space_hash)
+    models = {row.device: context.latency_model(row, tables) for row in rows}
+    own = models.pop(name, None)
+    measurements.check_plausible(tables, body, [own] if own else [])
+    model = measurements.fit(tables, body, models)
     with context.database.writing() as session:
         return measurements.add_model(session, context.store, name, body, model)
 

@@ -14,7 +14,7 @@ from supernet.export.probe_plan import network_plan, probe_plan, write_plan
 from supernet.files import write_atomically
 from supernet.space import SearchSpace
 
-CHECKS = 12  # networks of a second run, which tell the error of a latency model
+CHECKS = 24  # networks of a second run, which tell the error of a latency model
 
 
 def make_plan(

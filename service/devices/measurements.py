@@ -1,6 +1,6 @@
 """A device's measurements: check them, fit a latency model, store both."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ import numpy as np
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from evolution.arrays import Floats
 from evolution.costs import CostTables
 from evolution.predictors.latency import LatencyModel
-from evolution.predictors.validation import kendall_tau
 from service.devices import plausible, queries
 from service.devices.schemas import LatencyModelOut, MeasurementsIn, NetworkMeasured
 from service.errors import ConflictError
@@ -36,41 +36,34 @@ def check(device: Device, body: MeasurementsIn) -> None:
             )
 
 
-def _genomes(tables: CostTables, networks: Sequence[NetworkMeasured]) -> Genomes:
-    """(N, G). Raises ValueError: an architecture outside the space."""
-    genomes = [tables.space.encode(Architecture.from_json(network.architecture)) for network in networks]
-    return np.array(genomes, np.int8).reshape(len(genomes), tables.space.num_genes)
+def _pairs(tables: CostTables, networks: Sequence[NetworkMeasured]) -> tuple[Genomes, Floats]:
+    """(N, G) genomes and (N,) ms of measured networks. Raises ValueError: an architecture outside the space."""
+    space = tables.space
+    genomes = [space.encode(Architecture.from_json(network.architecture)) for network in networks]
+    return np.array(genomes, np.int8).reshape(-1, space.num_genes), np.array([network.ms for network in networks])
 
 
-def fit(tables: CostTables, body: MeasurementsIn) -> LatencyModel:
+def fit(
+    tables: CostTables, body: MeasurementsIn, known_devices: Mapping[str, LatencyModel] | None = None
+) -> LatencyModel:
     """Fit a latency model on measurements.
+
+    known_devices: from which a model of whole networks alone borrows.
 
     Raises:
         ValueError: an architecture outside the space, too few networks, or a network with an unmeasured block.
     """
-    if not body.blocks:
-        raise ValueError("these are latencies of whole networks alone; measure a plan with blocks, too")
-    genomes = _genomes(tables, body.networks)
-    measured_ms = np.array([network.ms for network in body.networks])
-    model = LatencyModel.fit(tables, body.blocks, genomes, measured_ms, np.random.default_rng(FIT_SEED))
-    return replace(model, card={**model.card, **_second_run(model, body), **_beside_latency(body)})
-
-
-def _second_run(model: LatencyModel, body: MeasurementsIn) -> dict[str, Any]:
-    """For the card: the model's error on networks that the probe measured in a second run, in a fresh process."""
-    if not body.checks:
-        return {}
-    measured = np.array([network.ms for network in body.checks])
-    predicted = model.predict(_genomes(model.tables, body.checks))
-    errors = 100 * (predicted / measured - 1)
-    return {
-        "second_run": {
-            "networks": len(measured),
-            "mean_absolute_percentage_error": float(np.abs(errors).mean()),
-            "mean_percentage_error": float(errors.mean()),
-            "kendall_tau": kendall_tau(predicted, measured),
-        }
-    }
+    genomes, measured = _pairs(tables, body.networks)
+    model = LatencyModel.fit(
+        tables,
+        body.blocks,
+        genomes,
+        measured,
+        np.random.default_rng(FIT_SEED),
+        known_devices=None if body.blocks else known_devices,
+        second_run=_pairs(tables, body.checks) if body.checks else None,
+    )
+    return replace(model, card={**model.card, **_beside_latency(body)})
 
 
 def _beside_latency(body: MeasurementsIn) -> dict[str, Any]:
@@ -89,8 +82,7 @@ def check_plausible(tables: CostTables, body: MeasurementsIn, known: Sequence[La
     Raises:
         InvalidError, ValueError: as `plausible.check_plausible`; an architecture outside the space.
     """
-    ms = np.array([network.ms for network in body.networks])
-    genomes = _genomes(tables, body.networks)
+    genomes, ms = _pairs(tables, [*body.networks, *body.checks])
     plausible.check_plausible(
         tables,
         genomes,
@@ -129,8 +121,12 @@ def add_model(session: Session, store: Store, name: str, body: MeasurementsIn, m
     return LatencyModelOut.model_validate(queries.add_model(session, row))
 
 
-def fit_measurements_file(tables: CostTables, measurements: Path) -> LatencyModel:
+def fit_measurements_file(
+    tables: CostTables, measurements: Path, known_devices: Mapping[str, LatencyModel] | None = None
+) -> LatencyModel:
     """Fit a device's latency model on a file that the probe wrote.
+
+    known_devices: from which a model of whole networks alone borrows.
 
     Raises:
         ValueError: the file has another format or another search space, or no latency model can be fitted on it.
@@ -149,6 +145,7 @@ def fit_measurements_file(tables: CostTables, measurements: Path) -> LatencyMode
             "`supple probe` on this bundle"
         )
     try:
-        return fit(tables, measured)
+        check_plausible(tables, measured, [])
+        return fit(tables, measured, known_devices)
     except ValueError as error:
         raise ValueError(f"no latency model can be fitted on {measurements}: {error}") from error

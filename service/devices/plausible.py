@@ -6,11 +6,13 @@ from evolution.arrays import Floats
 from evolution.costs import CostTables
 from evolution.predictors.latency import LatencyModel
 from service.errors import InvalidError
+from supernet.operators import flat
 from supernet.space import Genomes
 
 FASTEST = 1e13  # multiply-adds a millisecond: some ten times what the fastest accelerators do in half precision
 FASTEST_CORE = 5e9  # the same of one thread of a CPU: two 512-bit units at 5 GHz do 1.6e8, matrix units ten times that
-SHORTEST_MS = 1e-3  # of a call to any runtime with a whole network
+SHORTEST_OPERATOR = 2e-4  # ms; starting one takes about a microsecond on a CPU, several on a GPU or an NPU
+SLOWEST = 1e3  # multiply-adds a millisecond; a microcontroller does ten thousand
 MOST_TIMES = 100.0  # between a device's latencies and what its model says, or the sum of its blocks
 
 
@@ -44,11 +46,19 @@ def check_plausible(
             f"multiply-adds, which is {rate[fastest] / most:,.1f} times faster than {where}; are these seconds? Send "
             "milliseconds"
         )
-    shortest = int(ms.argmin())
-    if ms[shortest] < SHORTEST_MS:
+    operators = tables.values(lambda records: sum(1 for _ in flat(records)))[tables.index(genomes)].sum(1)
+    shortest = int((ms / operators).argmin())
+    if ms[shortest] < SHORTEST_OPERATOR * operators[shortest]:
         raise InvalidError(
-            f"network {tables.space.id(genomes[shortest])} took {ms[shortest]:.4g} ms; no runtime's call is shorter "
-            f"than {SHORTEST_MS:g} ms; are these seconds? Send milliseconds"
+            f"network {tables.space.id(genomes[shortest])} took {ms[shortest]:.4g} ms; no runtime starts its "
+            f"{operators[shortest]:.0f} operators in less than {SHORTEST_OPERATOR * operators[shortest]:.2g} ms; are "
+            "these seconds? Send milliseconds"
+        )
+    if np.median(rate) < SLOWEST:
+        raise InvalidError(
+            f"the networks do {np.median(rate) / 1e3:.2g} million multiply-adds a second in the median, and a "
+            f"microcontroller {SLOWEST / 1e3:g} million at least; are these microseconds or nanoseconds? Send "
+            "milliseconds"
         )
     if known is not None:
         compare("the networks'", ms, known.predict(genomes), "the device's latency model predicts")
