@@ -156,6 +156,10 @@ def again(context: Context, folder: Path) -> None:
     result = run_plan(context.store.path(plan), samples=40)
     ms = {name: one["ratio"] * row.reference_ms for name, one in result["measurements"].items()}
     (folder / "again.json").write_text(json.dumps({"busy": result["busy"], "ms": ms}, indent=1))
+    with context.database.reading() as session:
+        for refit in reversed(queries.list_refits(session, [DEVICE])):
+            kept = "kept" if refit.new_model else "not kept"
+            print(f"refit with {refit.networks} networks: {refit.old_error:.3f} to {refit.new_error:.3f} %, {kept}")
     print(f"{len(ms)} networks measured again, busy {result['busy']:.2f}; {len(answers)} limits")
     for kind in ("verified", "predicted"):
         pairs = [(ms[answer[kind]["id"]], answer["limit"], answer[kind]) for answer in answers if answer[kind]]
