@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
+from service.devices import probe
 from supernet.bundle import Bundle
 from supernet.export.parity import run_onnx
 from tests.support.command_line import Ran
@@ -39,6 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SUPPLE_DATA_DIRECTORY", str(tmp_path / "data"))
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(probe, "run_plan", partial(probe.run_plan, samples=3))
     Path("mine.py").write_text(block("python"))
     Path("classes.txt").write_text("cat\ndog\n")
     rng = np.random.default_rng(0)

@@ -84,23 +84,21 @@ def test_training_that_started_from_a_bundle_is_ranked_from_its_weights(
     started: list[tuple[TrainingState, Architecture]] = []
 
     def recorded(space: SearchSpace, arch: Architecture, *arguments: Any, **options: Any) -> TrainingState:
+        if len(started) == 2:
+            raise KeyboardInterrupt
         state = stand_alone(space, arch, *arguments, **options)
         started.append((copy.deepcopy(state), arch))
         return state
 
     monkeypatch.setattr(ranking, "stand_alone", recorded)
-    report = ranking.rank_config(config, tmp_path / "out", nets=3, epochs=1, seed=0, data_root=tmp_path)
-    assert len(report["nets"]) == 3
-    assert len(started) == 6
+    with pytest.raises(KeyboardInterrupt):
+        ranking.rank_config(config, tmp_path / "out", nets=3, epochs=1, seed=0, data_root=tmp_path)
     inherited = source.supernet()
     for state, arch in started:
         assert state.start == source.hash
         expected = inherited.extract(arch).state_dict().values()
         actual = state.supernet.extract(arch).state_dict().values()
         assert all(torch.equal(value, other) for value, other in zip(actual, expected, strict=True))
-    monkeypatch.setattr(ranking, "stand_alone", stand_alone)
-    again = ranking.rank_config(config, tmp_path / "out", nets=3, epochs=1, seed=0, data_root=tmp_path)
-    assert again == report
     other = replace(config, init=str(write_trainable(tmp_path / "other", name="other").path))
     with pytest.raises(TrainingError, match="started from other weights"):
         ranking.rank_config(other, tmp_path / "out", nets=3, epochs=1, seed=0, data_root=tmp_path)
