@@ -1030,6 +1030,8 @@ class Server:
                 if supernet in (row["id"], row["name"]):
                     path = f"/v1/supernets/{row['id']}/plan" + (f"?networks={networks}" if networks else "")
                     status, headers, data = self.call(path)
+                    if status == 202:
+                        _say("waiting for a worker of the service to build the plan")
                     while status == 202:
                         wait(float(headers.get("Retry-After", POLL_SECONDS)))
                         status, headers, data = self.call(path)

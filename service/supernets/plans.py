@@ -43,12 +43,11 @@ def build_plan(context: Context, step: Step, subject: str) -> None:
     networks = int(count)
     with context.database.reading() as session:
         supernet = queries.get(session, supernet_id)
-        space = context.tables(supernet).space
 
     def build() -> None:
         with tempfile.TemporaryDirectory(prefix="supple-plan-") as folder:
             path = Path(folder) / "plan.zip"
-            make_plan(space, path, networks=networks or None)
+            make_plan(context.tables(supernet).space, path, networks=networks or None)
             digest = context.store.put(path.read_bytes())
         with context.database.writing() as session:
             queries.finish_plan(session, supernet.space_hash, networks, VERSION, status="done", sha256=digest)

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 
 from service.context import Context
+from service.errors import NotFoundError
+from service.storage.tables import PlanRow
 from service.supernets.plans import build_plan
 
 
@@ -50,6 +53,23 @@ def test_a_plan_that_cannot_be_is_refused_with_the_reason(
         build_plan(context, run, f"{supernet}:999")
     answer = client.get(where)
     assert (answer.status_code, answer.json()["detail"]) == (422, "999 networks asked for; 1 to 700 can be chosen")
+
+
+def test_a_plan_that_failed_is_built_again_on_the_next_request(
+    client: TestClient, context: Context, supernet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = f"/v1/supernets/{supernet}/plan"
+    assert client.get(where).status_code == 202
+    monkeypatch.setattr(context, "tables", lambda _: (_ for _ in ()).throw(NotFoundError("the store lost it")))
+    with pytest.raises(NotFoundError):
+        build_plan(context, run, f"{supernet}:0")
+    with context.database.reading() as session:
+        (plan,) = session.scalars(select(PlanRow))
+        assert (plan.status, plan.attempts) == ("failed", 1)
+    assert client.get(where).status_code == 202
+    with context.database.reading() as session:
+        (plan,) = session.scalars(select(PlanRow))
+        assert (plan.status, plan.attempts) == ("queued", 2)
 
 
 @pytest.mark.parametrize(
