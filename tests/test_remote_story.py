@@ -107,13 +107,13 @@ def remote(tmp_path: Path, sqlite_template: Path, bundle_path: Path) -> Iterator
 
 
 def test_a_device_elsewhere_is_registered_measured_and_verified_in_spite_of_accidents(remote: Remote) -> None:
-    measuring = ("--supernet", remote.supernet, "--samples", "5")
+    measuring = ("--supernet", remote.supernet, "--networks", "12", "--samples", "10")
     assert remote.start_probe(*measuring, key="supple_wrong").wait(60) == 2
     assert "this key is not known" in remote.said
 
     first = remote.start_probe(*measuring)
     journal = remote.folder / "board.json.journal"
-    wait(lambda: journal.is_file() and journal.read_text().count("\n") > 100, "samples in the journal")
+    wait(lambda: journal.is_file() and journal.read_text().count("\n") > 20, "samples in the journal")
     first.kill()
     first.wait()
     assert remote.start_probe(*measuring).wait(120) == 0

@@ -1,6 +1,7 @@
 """Verified latencies go back into the latency models that predicted them, where that makes their errors no larger."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +20,8 @@ from service.searches import queries
 from service.searches.question import load_question
 from service.storage.tables import LatencyMeasurement, LatencyModelRow, LatencyRefit, new_id
 from supernet.space import Architecture
+
+log = logging.getLogger("supple.searches")
 
 FEWEST_NETWORKS = 8  # measured since the last fit; fewer tell its error apart from noise too rarely
 FOLDS = 5
@@ -43,7 +46,8 @@ def refit_models(context: Context, search_id: str) -> None:
     """
     with context.database.reading() as session:
         question = load_question(session, context, queries.get(session, search_id))
-        models = devices.get_models(session, list(question.latency_models), question.supernet.space_hash)
+        rows = devices.list_latest_models(session, space_hash=question.supernet.space_hash)
+        models = {row.device: row for row in rows if row.device in question.latency_models}
         sources = {name: _read(context, model) for name, model in models.items()}
         verified = {name: _verified(session, models[name], body) for name, body in sources.items() if body}
         due = [name for name, networks in verified.items() if _is_due(session, models[name], len(networks))]
@@ -52,10 +56,15 @@ def refit_models(context: Context, search_id: str) -> None:
         body, model = sources[name], models[name]
         if body is None:
             continue
-        errors = compare(tables, body, verified[name], np.random.default_rng(SEED))
+        known = {row.device: context.latency_model(row, tables) for row in rows if row.device != name}
+        try:
+            errors = compare(tables, body, verified[name], known, np.random.default_rng(SEED))
+        except ValueError as error:  # a fold has too few networks for a fit
+            log.info("the latency model of %s is not fitted anew: %s", name, error)
+            continue
         with_verified = body.model_copy(update={"networks": [*body.networks, *verified[name]]})
         helps = errors.new <= errors.old
-        fitted = measurements.fit(tables, with_verified) if helps else None
+        fitted = measurements.fit(tables, with_verified, known) if helps else None
         row = LatencyRefit(
             id=new_id(),
             device=name,
@@ -76,9 +85,16 @@ def refit_models(context: Context, search_id: str) -> None:
 
 
 def compare(
-    tables: CostTables, body: MeasurementsIn, verified: Sequence[NetworkMeasured], rng: np.random.Generator
+    tables: CostTables,
+    body: MeasurementsIn,
+    verified: Sequence[NetworkMeasured],
+    known: Mapping[str, LatencyModel],
+    rng: np.random.Generator,
 ) -> Comparison:
-    """The errors of fits with and without the verified networks, on held-out networks of both kinds."""
+    """The errors of fits with and without the verified networks, on held-out networks of both kinds.
+
+    known: the other devices' latency models, from which a model of whole networks alone borrows.
+    """
     networks = [*body.networks, *verified]
     is_old = np.arange(len(networks)) < len(body.networks)
     errors: dict[bool, list[float]] = {True: [], False: []}  # by whether a fit has the verified networks
@@ -87,7 +103,7 @@ def compare(
     for seen, unseen in folds(len(networks), FOLDS, rng):
         for has_verified, rows in ((False, seen[is_old[seen]]), (True, seen)):
             part = body.model_copy(update={"networks": [networks[row] for row in rows]})
-            predicted = measurements.fit(tables, part).predict(genomes[unseen])
+            predicted = measurements.fit(tables, part, known).predict(genomes[unseen])
             errors[has_verified] += np.abs(predicted / measured[unseen] - 1).tolist()
     return Comparison(100 * float(np.mean(errors[False])), 100 * float(np.mean(errors[True])))
 
