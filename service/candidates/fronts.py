@@ -45,7 +45,8 @@ def merge_front(
     stored = context.catalogue(supernet).read(session)
     front = stored.front(problem.pareto)
     shown = front.genomes[thin_out(front.objectives, MOST_SHOWN)]
-    rows = queries.by_id(session, stored.id_of(shown))
+    ids = [queries.candidate_id(supernet.id, tables.space.id(genome)) for genome in shown]
+    rows = queries.by_id(session, ids)
     return FrontOut(
         supernet=supernet.id,
         predictor=supernet.predictor_version or "",

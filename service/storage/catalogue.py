@@ -53,16 +53,15 @@ class _Column:
 
 @dataclass(frozen=True)
 class StoredCandidates:
-    """N candidates at one time. ids: (N,) as bytes. genomes: (N, G). accuracy: (N,) predicted, a fraction."""
+    """N candidates at one time. genomes: (N, G). accuracy: (N,) predicted, a fraction."""
 
-    ids: NDArray[np.bytes_]
     genomes: Genomes
     accuracy: Floats
     _catalogue: "Catalogue" = field(repr=False)
 
     def __len__(self) -> int:
         """N."""
-        return len(self.ids)
+        return len(self.genomes)
 
     def cost(self, cost: Cost) -> Floats:
         """(N,) a cost of all candidates."""
@@ -72,10 +71,6 @@ class StoredCandidates:
         """The front of accuracy and these costs over all candidates whose costs are known."""
         return self._catalogue.front(costs, self)
 
-    def id_of(self, genomes: Genomes) -> list[str]:
-        """The ids of (K, G) genomes, each of them a candidate's."""
-        return self._catalogue.id_of(genomes)
-
 
 class Catalogue:
     """The candidates of one supernet with the accuracies that one version of its predictor predicts. Thread-safe."""
@@ -84,10 +79,8 @@ class Catalogue:
         self._key = (supernet_id, predictor_version)
         self._lock = threading.RLock()
         self._numbers = _Column(np.empty(0, np.int64))  # of the predictions
-        self._ids = _Column(np.empty(0, "S16"))
         self._accuracy = _Column(np.empty(0))
         self._genomes: _Column | None = None  # None until the first candidate says how many genes there are
-        self._rows: dict[bytes, int] = {}
         self._costs: OrderedDict[str, _Column] = OrderedDict()
         self._fronts: OrderedDict[tuple[str, ...], tuple[ParetoFront, int]] = OrderedDict()
 
@@ -99,7 +92,7 @@ class Catalogue:
             seen = session.scalar(newest) or 0
             read = int(self._numbers.values[-1]) if self._numbers.length else 0
             query = (
-                select(AccuracyPrediction.number, Candidate.id, Candidate.genome, AccuracyPrediction.predicted_accuracy)
+                select(AccuracyPrediction.number, Candidate.genome, AccuracyPrediction.predicted_accuracy)
                 .join(Candidate, Candidate.id == AccuracyPrediction.candidate_id)
                 .where(
                     AccuracyPrediction.predictor_version == version,
@@ -111,20 +104,15 @@ class Catalogue:
             for rows in session.execute(query).partitions(CHUNK) if seen > read else []:
                 self._append(*zip(*rows, strict=True))
             if self._genomes is None:
-                return StoredCandidates(np.empty(0, "S16"), np.zeros((0, 0), np.int8), np.empty(0), self)
+                return StoredCandidates(np.zeros((0, 0), np.int8), np.empty(0), self)
             count = int(np.searchsorted(self._numbers.values, seen, side="right"))
-            ids, genomes, accuracy = self._ids.values, self._genomes.values, self._accuracy.values
-            return StoredCandidates(ids[:count], genomes[:count], accuracy[:count], self)
+            return StoredCandidates(self._genomes.values[:count], self._accuracy.values[:count], self)
 
-    def _append(
-        self, numbers: Sequence[int], ids: Sequence[str], genomes: Sequence[bytes], accuracy: Sequence[float]
-    ) -> None:
+    def _append(self, numbers: Sequence[int], genomes: Sequence[bytes], accuracy: Sequence[float]) -> None:
         array = np.frombuffer(b"".join(genomes), np.int8).reshape(len(genomes), -1)
         if self._genomes is None:
             self._genomes = _Column(array[:0])
-        self._rows |= {genome: self._ids.length + row for row, genome in enumerate(genomes)}
         self._numbers.append(np.array(numbers, np.int64))
-        self._ids.append(np.array(ids, "S16"))
         self._genomes.append(array)
         self._accuracy.append(np.array(accuracy))
 
@@ -161,11 +149,6 @@ class Catalogue:
             if len(self._fronts) > MOST_FRONTS:
                 self._fronts.popitem(last=False)
             return front
-
-    def id_of(self, genomes: Genomes) -> list[str]:
-        """The ids of (K, G) genomes, each of them a candidate's."""
-        ids = self._ids.values
-        return [bytes(ids[self._rows[genome.tobytes()]]).decode() for genome in genomes]
 
 
 def digest(cost: Cost) -> str:
