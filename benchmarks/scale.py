@@ -65,11 +65,11 @@ def filled(settings: Settings, bundle: Path, searches: int, candidates: int) -> 
     context: Context = app.state.context
     with context.database.writing() as session:
         supernet = register_supernet(session, context.store, bundle)
-        space, name = context.loaded(supernet).space, supernet.id
+        tables, name = context.tables(supernet), supernet.id
     client = TestClient(app, base_url="http://localhost")
-    first = client.post("/v1/searches", json={"max_flops": float(context.loaded(supernet).tables.flops_cost.ceiling)})
+    first = client.post("/v1/searches", json={"max_flops": float(tables.flops_cost.ceiling)})
     assert first.status_code == 201, first.text
-    for genomes in distinct(space, candidates):
+    for genomes in distinct(tables.space, candidates):
         with context.database.writing() as session:
             question = make_question(session, SearchIn.model_validate({"supernet": name}))
             add_candidates(session, context, question, genomes)
