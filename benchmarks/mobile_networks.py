@@ -3,12 +3,13 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Network = TypeVar("Network", bound=nn.Module)
 # Mean and standard deviation that the networks expect of each channel, on pixels in [0, 1].
 PROXYLESS_PIXELS = (0.5,) * 3, (0.5,) * 3
 LITE0_PIXELS = (127 / 255,) * 3, (128 / 255,) * 3
@@ -82,16 +83,18 @@ class Block(nn.Module):
 class MobileNetwork(nn.Module):
     """A stem, inverted residuals, a last convolution and a classifier."""
 
-    def __init__(self, stem_width: int, blocks: list[Block], width: int, head_width: int, *, same: bool) -> None:
+    def __init__(
+        self, stem_width: int, blocks: list[Block], width: int, head_width: int, *, same: bool, classes: int = 1000
+    ) -> None:
         super().__init__()
         conv = SamePadded if same else Padded
         self.stem, self.stem_norm = conv(3, stem_width, 3, 2), nn.BatchNorm2d(stem_width, 1e-3)
         self.blocks = nn.Sequential(*blocks)
         self.head, self.head_norm = conv(width, head_width, 1), nn.BatchNorm2d(head_width, 1e-3)
-        self.classifier = nn.Linear(head_width, 1000)
+        self.classifier = nn.Linear(head_width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, 3, H, W); returns (N, 1000)."""
+        """x: (N, 3, H, W); returns (N, classes)."""
         x = self.blocks(F.relu6(self.stem_norm(self.stem(x))))
         return self.classifier(F.relu6(self.head_norm(self.head(x))).mean((2, 3)))
 
@@ -139,7 +142,7 @@ def proxyless(description: Path, weights: Path) -> tuple[MobileNetwork, int]:
     return in_order(network, state), fields["resolution"]
 
 
-def in_order(network: MobileNetwork, state: Mapping[str, Tensor]) -> MobileNetwork:
+def in_order(network: Network, state: Mapping[str, Tensor]) -> Network:
     """A network with the tensors of a state dict that holds equal layers in the same order under other names."""
     own = network.state_dict()
     network.load_state_dict(dict(zip(own, state.values(), strict=True)))

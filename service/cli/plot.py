@@ -85,7 +85,7 @@ def scatter_svg(
         _add(svg, "text", across_format.format(tick), class_="middle", x=x(tick), y=HEIGHT - BOTTOM + 20)
     _add(svg, "text", caption, class_="middle", x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 14)
     for number, (name, points) in enumerate(series.items()):
-        colour, row = COLOURS[number], TOP + 10 + 22 * number
+        colour, row = COLOURS[number % len(COLOURS)], TOP + 10 + 22 * number
         for point in points:
             _add(svg, "circle", cx=x(point[0]), cy=y(point[1]), r=4, fill=colour, fill_opacity=0.8)
         _add(svg, "circle", cx=WIDTH - RIGHT + 25, cy=row - 4, r=4, fill=colour)
