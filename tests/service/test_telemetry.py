@@ -1,6 +1,8 @@
 """Traces: a request, the job that it makes, and the job's steps are one trace."""
 
+import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
@@ -12,7 +14,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from service import telemetry
 from service.context import Context
 from service.errors import InvalidError
+from service.jobs import runner
 from service.jobs.ledger import origin_of
+from service.jobs.queue import Step
+from service.logs import CONTEXT
 from service.web.request_log import HEADER
 from tests.support.service import ask
 
@@ -57,6 +62,37 @@ def test_a_jobs_span_continues_the_trace_of_its_request(client: TestClient, cont
     assert step.parent.span_id == job.context.span_id
     assert job.kind is trace.SpanKind.CONSUMER
     assert job.attributes == {"supple.job.id": search_id}
+
+
+def test_a_worker_runs_a_job_under_the_names_of_the_job_and_of_its_request(
+    client: TestClient,
+    context: Context,
+    supernet: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    search_id = ask(client, {"Prefer": "respond-async", HEADER: "mine"}, supernet=supernet).json()["id"]
+    monkeypatch.setattr(runner, "DBOS", SimpleNamespace(workflow_id=f"search-{search_id}"))
+    seen: list[dict[str, str]] = []
+
+    def handler(context: Context, step: Step, subject: str) -> None:
+        seen.append(dict(CONTEXT.get()))
+        if subject == "bad":
+            raise KeyError(subject)
+
+    caplog.set_level("INFO", "supple.jobs")
+    EXPORTER.clear()
+    workflow = runner._as_workflow("search", handler, context, threading.Event())
+    workflow("good")
+    with pytest.raises(KeyError):
+        workflow("bad")
+    assert seen == [{"job_id": f"search-{search_id}", "request_id": "mine"}] * 2
+    assert CONTEXT.get() == {}
+    good, bad = EXPORTER.get_finished_spans()
+    assert (good.name, good.status.status_code) == ("job search", trace.StatusCode.UNSET)
+    assert bad.status.status_code is trace.StatusCode.ERROR
+    messages = [record.getMessage().split(" after")[0] for record in caplog.records]
+    assert messages == ["begins", "is done", "begins", "fails"]
 
 
 def test_probes_of_health_leave_no_spans(client: TestClient) -> None:
