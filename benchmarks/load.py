@@ -2,8 +2,8 @@
 
 1, 4 and 16 clients send searches, each with a limit of its own; meanwhile `/healthz` is asked. Then the same searches
 again, which storage answers, the stored front at 100 requests a second for a minute, and memory after 500 and 5,000
-searches. Times are also given as multiples of the median of such searches in this process. `--other` names a checkout of
-another commit, which serves in turns with this one.
+searches. Times are also given as multiples of the median of such searches in this process. `--other` names a checkout
+of another commit, which serves in turns with this one.
 """
 
 import argparse
