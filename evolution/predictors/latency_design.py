@@ -18,7 +18,7 @@ from supernet.space import Genomes, SearchSpace
 Rows = NDArray[np.intp]
 
 POOL = 2_000  # sampled networks to choose from
-CENTRAL = 0.8  # of the sampled networks, by expected latency
+CENTRAL = 0.6  # of the sampled networks, by expected latency
 PASSES = 2  # of exchanges
 NOISE = 0.03  # of a measurement, a fraction of it
 # Standard deviations of the weights of each group before any measurement, relative to an average network's latency.
@@ -60,7 +60,7 @@ def choose_networks(
 
 
 def central_networks(space: SearchSpace, genomes: Genomes) -> Genomes:
-    """The networks of neither extreme expected latency: the central 80 %, in their order.
+    """The networks of neither extreme expected latency: the central 60 %, in their order.
 
     Designs prefer extremes. There, latencies add up least: a device that waits for launches of operators in small
     networks, and for memory in large ones, would teach a model of neither kind.

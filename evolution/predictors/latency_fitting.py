@@ -15,7 +15,7 @@ from supernet.space import Genomes
 FOLDS = 10
 OVERHEADS = 21  # candidates for the overhead of a call, between 0 and the fastest block
 RELEARN = 30  # with more networks, folds take over the standard deviations that all networks taught
-CURVE = (5, 10, 20, 50, 100, 200, 500)  # numbers of networks of a learning curve
+CURVE = (5, 10, 15, 20, 30, 50, 100, 200, 500)  # numbers of networks of a learning curve
 CURVE_SHARE = 0.8  # of the networks, at most, to fit on; the others tell the error
 CURVE_REPEATS = 5
 

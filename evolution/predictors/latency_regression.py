@@ -35,8 +35,8 @@ PRIOR: Mapping[str, float] = {
     "offset": 0.05,
     "resolution": 0.02,
 }
-BESIDE_KNOWN = 0.2  # of these deviations, beside known devices: these have taught most of it
-NOISE = 0.03  # of a measurement, a fraction of it
+BESIDE_KNOWN = 0.1  # of these deviations, beside known devices: these have taught most of it
+NOISE = 0.05  # of a measurement, a fraction of it
 TRUST = 2.0  # the standard deviation of the logarithms of the standard deviations and of the noise
 LOG_BOUNDS = (-9.0, 2.0)  # of these logarithms
 MAX_EVIDENCE = 200  # networks that the standard deviations are learned from, since that takes cubic time

@@ -58,4 +58,5 @@ def described_device(name: str, runtime: str, threads: int, batch_size: int) -> 
         return DeviceIn(name=name, runtime=runtime, threads=threads, batch_size=batch_size)
     except ValidationError as error:
         fault = error.errors()[0]
-        raise InputError(f"`--{fault['loc'][0]}` is {fault['input']!r}: {fault['msg']}".replace("_", "-")) from error
+        option = {"name": "--device", "batch_size": "--batch-size"}.get(str(fault["loc"][0]), f"--{fault['loc'][0]}")
+        raise InputError(f"{option} is {fault['input']!r}: {fault['msg']}") from error

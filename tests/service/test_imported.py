@@ -124,6 +124,7 @@ def test_the_command_adds_the_device_to_the_bundle(
     refused(ran, 2, r"are these seconds\? Send milliseconds")
     assert not Bundle.open(bundle).devices
     table.write_text(as_csv(rows))
+    refused(run("import-latencies", str(bundle), str(table), "--device", "my phone"), 2, "--device is 'my phone'")
     ran = run("import-latencies", str(bundle), str(table), "--device", "phone")
     assert ran.code == 0, ran.stderr
     assert "30 networks of phone" in ran.stdout
