@@ -9,7 +9,7 @@ process of its own, and writes the results into FOLDER:
 
 `report` fits models on the first two and prints their errors on the unseen networks, on the scale of the device: ratio
 to the references times their latency in the run that the model was fitted on. Beside them is a line in FLOPs, fitted on
-the same networks, and plain sums of block times. Whole networks alone also borrow from the other three devices.
+the same networks, and plain sums of block times. Whole networks alone also borrow from the other measured devices.
 """
 
 import argparse
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("what", choices=["measure", "report"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--runtime", help="of the devices to measure; all unless given")
+    parser.add_argument("--threads", type=int, help="of the devices to measure; all unless given")
     parser.add_argument("--samples", type=int, default=20, help="of each model")
     options = parser.parse_args()
     tables = cost_tables(preset(SPACE))
@@ -56,7 +57,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     plans = write_plans(tables, options.folder)
     for runtime, threads in DEVICES:
-        if options.runtime in (None, runtime):
+        if options.runtime in (None, runtime) and options.threads in (None, threads):
             measure(plans, options.folder, runtime, threads, options.samples)
 
 
@@ -93,14 +94,14 @@ def networks(tables: CostTables, body: MeasurementsIn, reference_ms: float | Non
 
 def report(tables: CostTables, folder: Path) -> None:
     print("device         model                          MAPE    bias   Kendall tau   bias in the second run's own ms")
+    files = {(device, run): folder / f"{device[0]}-{device[1]}-{run}.json" for device in DEVICES for run in RUNS}
     bodies = {
-        (device, run): MeasurementsIn.model_validate_json((folder / f"{device[0]}-{device[1]}-{run}.json").read_bytes())
-        for device in DEVICES
-        for run in RUNS
+        key: MeasurementsIn.model_validate_json(file.read_bytes()) for key, file in files.items() if file.exists()
     }
-    probed = {device: fit(tables, bodies[device, "probed"]) for device in DEVICES}
-    for device in DEVICES:
-        known = {f"{name}-{threads}": probed[name, threads] for name, threads in DEVICES if (name, threads) != device}
+    measured = [device for device in DEVICES if all((device, run) in bodies for run in RUNS)]
+    probed = {device: fit(tables, bodies[device, "probed"]) for device in measured}
+    for device in measured:
+        known = {f"{name}-{threads}": model for (name, threads), model in probed.items() if (name, threads) != device}
         report_device(tables, device, {run: bodies[device, run] for run in RUNS}, probed[device], known)
 
 
@@ -131,7 +132,7 @@ def report_device(
     chosen = networks(tables, alone)
     for size in SIZES:
         some = chosen[0][:size], chosen[1][:size]
-        for what, devices in (("", None), (", known devices", known)):
+        for what, devices in (("", None), *([(", known devices", known)] if known else [])):
             fitted = LatencyModel.fit(tables, {}, *some, np.random.default_rng(0), known_devices=devices)
             line(f"{size} networks alone{what}", fitted.predict(genomes), alone)
         line(f"FLOPs line, {size} networks", flops_line(tables, some, genomes), alone)
