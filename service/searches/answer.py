@@ -73,11 +73,15 @@ def _limit_out(limit: Limit, best: CandidateOut | None) -> LimitOut:
 
 
 def _binding(request: SearchRequest, findings: Findings) -> str | None:
-    """The name of the limit that costs most accuracy: raised a little, it gains more than any other limit."""
+    """The name of the limit that costs most accuracy: raised a little, it gains most; else lowered, it loses most."""
     limited = {limit.name for limit in request.limits}
-    gains = {change.cost: change.gained for change in findings.sensitivity if change.cost in limited}
-    name = max(gains, key=lambda name: gains[name], default=None)
-    return name if name is not None and gains[name] > 0 else None
+    changes = {
+        around.cost: (around.gained, math.inf if around.lost is None else around.lost)
+        for around in findings.sensitivity
+        if around.cost in limited
+    }
+    name = max(changes, key=lambda name: changes[name], default=None)
+    return name if name is not None and any(changes[name]) else None
 
 
 def _device_front(device: str, front: Sequence[CandidateOut]) -> list[str]:

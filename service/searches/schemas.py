@@ -260,8 +260,9 @@ class SearchOut(SearchSummary):
     limits: list[LimitOut]
     binding: str | None = Field(
         None,
-        description="The limit that binds: raised by 5 %, it gains more predicted accuracy than any other limit, as "
-        "`sensitivity` says. `latency_ms@DEVICE` is the latency on a device. Null if raising no limit alone gains any.",
+        description="The limit that binds, by `sensitivity`: raised by 5 %, it gains more predicted accuracy than any "
+        "other limit; if none gains any alone, lowered by 5 %, it loses most. `latency_ms@DEVICE` is the latency on a "
+        "device. Null if no limit changes the accuracy.",
     )
     min_accuracy_reached: bool | None = Field(
         description="Whether the best candidate reaches `min_accuracy`; if not, it is the most accurate architecture "

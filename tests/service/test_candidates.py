@@ -80,8 +80,8 @@ def test_one_call_gives_a_front_for_each_device(
     ]
     search = ask(client, limits=limits, strategy="evolution").json()
     assert [limit["value"] <= limit["max"] for limit in search["limits"]] == [True, True]
-    gains = {row["cost"]: row["gained"] for row in search["sensitivity"]}
-    assert gains[search["binding"]] == max(gains.values()) > 0
+    changes = {row["cost"]: (row["gained"], row["lost"]) for row in search["sensitivity"]}
+    assert changes[search["binding"]] == max(changes.values()) > (0, 0)
     members = {member["id"]: member for member in search["front"]}
     for name in (device, "slow"):
         front = [members[one] for one in search["device_fronts"][name]]
