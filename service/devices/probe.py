@@ -209,11 +209,8 @@ class OpenVino(Runtime):
         request = self._core.compile_model(network, self.provider, settings).create_infer_request()
         request.set_input_tensor(self._openvino.Tensor(images, shared_memory=True))
 
-        def run() -> None:
-            request.start_async()
-            request.wait()
-
-        return Loaded(run, lambda: np.array(request.get_output_tensor().data))
+        # `infer` runs in this thread; `start_async` waits for another one, which takes long on a busy machine.
+        return Loaded(request.infer, lambda: np.array(request.get_output_tensor().data))
 
     def nodes(self, model: bytes, batch_size: int) -> dict[str, int]:
         """From the runtime's own answer to which device would execute which node."""
