@@ -75,6 +75,15 @@ class Choices:
             )
         return genes
 
+    @property
+    def binding(self) -> dict[str, tuple[Value, ...]]:
+        """The restrictions that exclude a choice. The others name every choice that their genes have."""
+        return {
+            name: values
+            for name, values in self.restrictions.items()
+            if any({*self.space.genes[gene].choices} - {*values} for gene in self._genes_called(name))
+        }
+
     def describe(self) -> str:
         """The restrictions in words: `kernel_size 3 or 5, stage3.depth 2`; empty without restrictions."""
         return ", ".join(f"{name} {' or '.join(map(str, values))}" for name, values in self.restrictions.items())

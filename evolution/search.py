@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,6 +183,7 @@ class Search:
         self._polish = polish and not problem.pareto
         self._rng = np.random.default_rng(seed)
         self._strategy = make_strategy(self._strategy_name, problem, self._rng)
+        self._restarts = isinstance(self._strategy, RestartingStrategy)  # slow to find out
         self._phase: Phase = "seed"
         self._generation = self._stale = 0
         self._two_opt, self._two_opt_evaluations = False, 0
@@ -251,7 +252,7 @@ class Search:
             self._ended_by = "evaluations"
         elif self._stale >= STALE_GENERATIONS:
             self._ended_by = "exhausted"
-        elif isinstance(self._strategy, RestartingStrategy) and self._strategy.agrees:
+        elif self._restarts and cast(RestartingStrategy, self._strategy).agrees:
             self._ended_by = "agreed"
         if self._ended_by is not None:
             if self._is_proven:

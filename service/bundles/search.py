@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from evolution.choices import Choices
 from evolution.costs import CostTables
 from evolution.limits import Limit
 from evolution.predictors.accuracy import AccuracyPredictor, ranking_warning
@@ -162,7 +163,8 @@ def make_request(
     `inherited` measures subnets on held-out images, by `metric`, in place of predicting their accuracy.
 
     Raises:
-        InputError: `device` is missing, two files have one name, or the metric does not go with the rest.
+        InputError: `device` is missing, two files have one name, or the metric does not go with the rest. ValueError:
+            unknown choices.
     """
     if device is None and "latency_ms" in (*limits, minimise):
         raise InputError(
@@ -188,7 +190,7 @@ def make_request(
         min_accuracy=min_accuracy,
         resolution=resolution,
         max_resolution=max_resolution,
-        choices=canonical_choices(choices or {}),
+        choices=canonical_choices(Choices(bundle.space, choices).binding),
         strategy=strategy,
         seed=seed,
         evaluations=default if evaluations is None else evaluations,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy.orm import Session
 
+from evolution.choices import Choices
 from evolution.limits import Limit
 from evolution.problem import MOST_FRONT_COSTS
 from evolution.search import default_evaluations
@@ -24,7 +25,8 @@ from service.storage.store import unpack
 from service.storage.tables import LatencyModelRow, Search, Supernet
 from service.supernets import queries as supernets
 from service.supernets.extractable import check_extractable
-from supernet.space import Genomes
+from supernet.families import space_from_json
+from supernet.space import Genomes, Value
 
 SHORTHANDS = {kind.field: kind.name for kind in COSTS}
 
@@ -60,7 +62,7 @@ def make_question(session: Session, body: SearchIn) -> Question:
     supernet = supernets.get(session, body.supernet) if body.supernet else supernets.get_only(session)
     if body.verify:
         check_extractable(supernet)
-    request = make_request(body, supernet.id)
+    request = make_request(body, supernet)
     if request.is_inherited:
         check_measurable(supernet.manifest, request.metric)
     latency_models = devices.get_models(session, request.devices, supernet.space_hash)
@@ -98,13 +100,13 @@ def find_by_key(session: Session, idempotency_key: str | None, body: SearchIn) -
     """The search that was created with this key.
 
     Raises:
-        ConflictError: that search had another request.
+        ConflictError: that search had another request. Also what `make_request` raises.
     """
     search = queries.by_key(session, idempotency_key) if idempotency_key else None
     if search is None:
         return None
     stored = SearchRequest.from_json(search.request)
-    request = make_request(body, body.supernet or search.supernet_id)
+    request = make_request(body, supernets.get(session, body.supernet or search.supernet_id))
     if body.strategy is None:  # an earlier release stored the name of its default
         request = replace(request, strategy=stored.strategy)
     if stored != request:
@@ -115,11 +117,11 @@ def find_by_key(session: Session, idempotency_key: str | None, body: SearchIn) -
     return search
 
 
-def make_request(body: SearchIn, supernet_id: str) -> SearchRequest:
-    """The canonical form of a request body: no shorthands, and the limits in a fixed order.
+def make_request(body: SearchIn, supernet: Supernet) -> SearchRequest:
+    """The canonical form of a request body: no shorthands, no choices that exclude nothing, limits in a fixed order.
 
     Raises:
-        InvalidError, InputError: fields contradict each other or lack their device.
+        InvalidError, InputError: fields contradict each other or lack their device. ValueError: unknown choices.
     """
     limits = _limits(body)
     objectives = _objectives(body)
@@ -136,7 +138,7 @@ def make_request(body: SearchIn, supernet_id: str) -> SearchRequest:
             "as objective, and such an objective needs it"
         )
     return SearchRequest(
-        supernet=supernet_id,
+        supernet=supernet.id,
         limits=limits,
         device=body.device if is_on_device else None,
         objectives=objectives,
@@ -145,7 +147,7 @@ def make_request(body: SearchIn, supernet_id: str) -> SearchRequest:
         min_accuracy=body.min_accuracy,
         resolution=body.resolution,
         max_resolution=body.max_resolution,
-        choices=canonical_choices(body.choices),
+        choices=canonical_choices(_binding(body.choices, supernet)),
         seed=body.seed,
         evaluations=_evaluations(body, objectives),
         seconds=body.seconds,
@@ -154,6 +156,11 @@ def make_request(body: SearchIn, supernet_id: str) -> SearchRequest:
         evaluate=body.evaluate,
         metric=body.metric,
     )
+
+
+def _binding(choices: Mapping[str, Sequence[Value]], supernet: Supernet) -> Mapping[str, Sequence[Value]]:
+    """The restrictions that exclude a choice, so that requests with and without the others are the same question."""
+    return Choices(space_from_json(supernet.manifest["space"]), choices).binding if choices else {}
 
 
 def _limits(body: SearchIn) -> tuple[Limit, ...]:

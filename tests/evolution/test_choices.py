@@ -49,6 +49,7 @@ def test_a_name_is_a_gene_a_kind_or_a_kind_within_a_stage() -> None:
     both = {"stage1.kernel_size": (3, 5), "kernel_size": (5, 7)}
     assert names(space, both)["stage1.block1.kernel_size"] == [5]
     assert not Choices(space, {"kernel_size": (3, 5, 7)}).restricted
+    assert Choices(space, {"kernel_size": (7, 5, 3), "depth": (2,)}).binding == {"depth": (2,)}
     stem = names(preset("resnet50d-imagenet"), {"stem.width": (0.8, 1.0)})
     assert stem == {"stem.width": [0.8, 1.0]}  # and not stem.mid.width, since a gene has exactly this name
 

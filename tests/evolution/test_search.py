@@ -13,10 +13,9 @@ from evolution.feasibility import find_region
 from evolution.limits import Constraint, Limit, constrain, cost_of
 from evolution.pareto import non_dominated
 from evolution.predictors.latency import LatencyModel
-from evolution.problem import Predictor, Problem
+from evolution.problem import Problem
 from evolution.refusal import Infeasible, Refused
 from evolution.search import STRATEGIES, Search, SearchResult, make_strategy, solve
-from evolution.strategies.memetic import greatest
 from supernet.families import preset
 from supernet.operators import flat
 from supernet.space import Genomes
@@ -32,8 +31,9 @@ SAMPLING = sorted({*STRATEGIES} - {"exact"})  # the strategies for any predictor
 class Counting:
     """A predictor that counts what it is asked."""
 
-    def __init__(self, inner: Predictor) -> None:
+    def __init__(self, inner: Additive) -> None:
         self.inner, self.asked = inner, 0
+        self.model, self.link = inner.model, inner.link
 
     def predict(self, genomes: Genomes) -> Floats:
         self.asked += len(genomes)
@@ -195,15 +195,11 @@ def test_search_is_near_the_optimum_that_lagrangian_duality_bounds() -> None:
         least = IMAGENET.elimination.eliminate(multiplier * flops.conditioned - gain.conditioned).minimum
         bounds.append(float((multiplier * limit - least).max()))
     problem = Problem(IMAGENET, Function(lambda genomes: gain(genomes) / gain.ceiling), flops_at_most(IMAGENET, limit))
-    found = [solve(problem, evaluations=20_000, seed=seed).accuracy * gain.ceiling for seed in range(3)]
+    found = [solve(problem, evaluations=60_000, seed=seed).accuracy * gain.ceiling for seed in range(3)]
     assert max(found) <= min(bounds)
     assert median(found) > 0.97 * min(bounds)
     random = solve(problem, evaluations=20_000, strategy="random", polish=False)
     assert random.accuracy * gain.ceiling < min(found)
-
-
-def test_of_equally_good_candidates_the_first_are_taken_on_every_processor() -> None:
-    assert greatest(np.tile([0.5, 1.0], 500), 600).tolist() == [*range(1, 1000, 2), *range(0, 200, 2)]
 
 
 @pytest.mark.slow
@@ -323,6 +319,7 @@ def test_what_the_last_thousand_evaluations_gained() -> None:
 @pytest.mark.parametrize("evaluations", [1, 7, 100, 2000])
 def test_the_budget_is_counted_exactly_and_nothing_is_scored_twice(evaluations: int) -> None:
     problem = imagenet_problem()
+    assert isinstance(problem.predictor, Additive)
     predictor = Counting(problem.predictor)
     result = solve(Problem(IMAGENET, predictor, problem.constraints), evaluations=evaluations)
     assert result.evaluations == predictor.asked == len(result.evaluated) <= evaluations

@@ -11,6 +11,7 @@ from service.pages import show
 from service.pages.form import Budget, BudgetError, rounded_up
 from service.quantities import BYTES, COUNTS, quantity, read_choices, written, written_choices
 from service.searches.question import make_request
+from service.storage.tables import Supernet
 
 
 @given(st.floats(1e-6, 1e12))
@@ -123,7 +124,7 @@ def test_a_form_asks_for_limits_on_several_devices_again() -> None:
     }
     budget = Budget.from_request(stored)
     assert budget.latencies == "desk=0.1@95% phone=8@90% tablet=12.5"
-    request = make_request(budget.question(), "s")
+    request = make_request(budget.question(), Supernet(id="s"))
     assert [asdict(limit) for limit in request.limits] == sorted(
         ON_DEVICES[:5], key=lambda limit: (limit["cost"], limit["device"] or "", limit["confidence"] or 0)
     )

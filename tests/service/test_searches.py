@@ -348,6 +348,8 @@ def test_restricted_choices_hold_for_answers_fronts_warm_starts_and_stored_answe
     again = search(max_flops=1.4e6, choices=dict(reversed(choices.items()))).json()
     assert again["answered_from"] == restricted["id"]
     assert search(max_flops=1.4e6).json()["answered_from"] == free["id"]
+    unrestricted = search(max_flops=1.4e6, choices={"kernel_size": [7, 5, 3]})  # every kernel size that there is
+    assert unrestricted.json()["answered_from"] == free["id"]
     refused = search(max_flops=2e5, choices=choices).json()
     assert "of mbv3-digits with kernel_size 3 or 5, resolution 12 or 16, stage3.depth 2 is below" in refused["detail"]
     assert refused["proven"] is True
