@@ -108,6 +108,8 @@ def _best_measured(problem: Problem, genomes: Genomes, accuracy: Floats) -> Geno
 def _best_stored(problem: Problem, stored: StoredCandidates) -> Genomes:
     """The best stored candidates within the limits, best first."""
     rows = np.flatnonzero(_maybe_within(problem, stored))
+    if not len(rows):
+        return stored.genomes[:0]
     if problem.pareto:
         rows = rows[problem.within(stored.genomes[rows])]
         costs = np.stack([stored.cost(cost)[rows] for cost in problem.pareto], axis=1)

@@ -116,6 +116,15 @@ def test_a_search_starts_from_the_best_of_all_stored_candidates(
     assert problem.within(chosen).all()
 
 
+@pytest.mark.parametrize("body", [{"max_flops": 1e6}, {"objective": "pareto", "objectives": [FLOPS]}])
+def test_a_search_starts_from_nothing_where_nothing_is_stored(
+    context: Context, supernet: str, body: dict[str, Any]
+) -> None:
+    with context.database.reading() as session:
+        question, _ = prepare(session, context, make_question(session, SearchIn.model_validate(body)))
+    assert question.warm_start is None
+
+
 def test_a_search_for_a_front_starts_from_the_stored_front(context: Context, supernet: str) -> None:
     genomes = sample(context, supernet, 600, 0)
     store(context, supernet, genomes)
