@@ -140,7 +140,7 @@ class Catalogue:
             genomes, accuracy, new = stored.genomes[start:], stored.accuracy[start:], values[start:]
             known = np.isfinite(new).all(1)
             genomes, accuracy, new = genomes[known], accuracy[known], new[known]
-            if front is not None:
+            if front is not None and len(front):
                 genomes = np.concatenate([front.genomes, genomes])
                 accuracy = np.concatenate([front.accuracy, accuracy])
                 new = np.concatenate([front.costs, new])

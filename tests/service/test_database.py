@@ -287,7 +287,7 @@ def test_other_databases_are_refused(url: str) -> None:
 def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
     def fail_late() -> None:
         with database.writing() as session:
-            session.add(ApiKey(name="a", key_hash="0"))
+            session.add(ApiKey(name="a", key_hash="0", scopes="read"))
             session.flush()
             raise RuntimeError("changed my mind")
 
@@ -316,7 +316,7 @@ def test_a_row_needs_what_it_refers_to(database: Database) -> None:
 
 def test_times_come_back_in_utc(database: Database) -> None:
     with database.writing() as session:
-        session.add(key := ApiKey(name="a", key_hash="0"))
+        session.add(key := ApiKey(name="a", key_hash="0", scopes="read"))
         session.flush()
         written = key.created_at
     with database.reading() as session:
@@ -353,7 +353,7 @@ def test_concurrent_read_then_write_transactions_all_succeed(database: Database)
 
 def test_a_reader_does_not_wait_for_a_writer(database: Database) -> None:
     with database.writing() as writer:
-        writer.add(ApiKey(name="a", key_hash="0"))
+        writer.add(ApiKey(name="a", key_hash="0", scopes="read"))
         writer.flush()
         with database.reading() as reader:
             assert reader.scalar(select(func.count()).select_from(ApiKey)) == 0

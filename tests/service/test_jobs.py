@@ -123,7 +123,7 @@ def enqueued(database: Database) -> int:
 def test_a_job_and_its_row_are_there_together_or_neither_is(database: Database, jobs: Jobs) -> None:
     def write(*, fail: bool) -> None:
         with database.writing() as session:
-            session.add(ApiKey(name="row", key_hash="0"))
+            session.add(ApiKey(name="row", key_hash="0", scopes="read"))
             jobs.enqueue(session, "job", "row", job_id="job-row", priority=1)
             session.flush()
             if fail:
