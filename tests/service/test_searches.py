@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -129,11 +130,14 @@ def test_the_answer_says_whether_any_one_or_two_changes_improve_it(
     )  # rounding moves with the batch
 
 
-def test_an_answer_warns_of_a_predictor_that_ranks_badly(client: TestClient, context: Context, supernet: str) -> None:
+def test_an_answer_warns_of_a_predictor_that_ranks_badly(
+    client: TestClient, context: Context, supernet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert ask(client, max_flops=2e6).json()["predictor_warning"] is None
-    with context.database.writing() as session:
-        row = session.get_one(Supernet, supernet)
-        row.predictor_card = {**(row.predictor_card or {}), "kendall_tau": 0.2}
+    with context.database.reading() as session:
+        predictor = context.predictor(session.get_one(Supernet, supernet))
+    bad = replace(predictor, card={**predictor.card, "kendall_tau": 0.2})
+    monkeypatch.setattr(context, "predictor", lambda *_: bad)
     assert "0.20 over all" in ask(client, max_flops=2e6).json()["predictor_warning"]
 
 
