@@ -1,0 +1,1 @@
+"""The commands of `supple`, by what they are for."""
