@@ -13,7 +13,6 @@ from evolution.predictors.fitting import MIN_PAIRS
 from service.bundles import config as training_config
 from service.bundles.config import DatasetConfig, EvaluationConfig, TrainingConfig, load_data, read_config
 from service.bundles.export import export_subnet_of
-from service.bundles.rank import rank_bundle
 from service.bundles.search import search_bundle
 from service.bundles.train import finished_bundle, train_bundle
 from service.errors import InputError
@@ -114,8 +113,6 @@ def test_training_starts_from_a_bundle_and_says_what_is_taken_and_new(tmp_path: 
     start = bundle.report["init"]
     assert (start["bundle"], start["name"], start["new"]) == (other.hash, "small", [])
     assert set(start["taken"]) == set(other.supernet().state_dict())
-    with pytest.raises(ValueError, match=r"was trained from the weights of .*other"):
-        rank_bundle(bundle, tmp_path / "ranking", nets=3, epochs=1, seed=0, data_root=tmp_path)
 
 
 def test_the_recipe_for_a_start_runs_in_the_space_of_any_bundle_for_other_classes(tmp_path: Path) -> None:
