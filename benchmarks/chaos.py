@@ -1,7 +1,7 @@
 """Jobs while processes are killed: `python -m benchmarks.chaos BUNDLE [--postgres] [--seconds 120]`.
 
 An API, three workers and, with `--postgres`, a PostgreSQL server of its own. 100 searches are jobs, a quarter of them
-verified, and the files of their answers are 100 more at most, while one of the processes is killed with SIGKILL every
+verified, and 100 files of the networks that they found are jobs, too, while one of the processes is killed with SIGKILL every
 few seconds and started again. Requests that fail are sent again, searches with their Idempotency-Key. At the end every
 job must have ended once: no search is lost or doubled, every answer is costed again from its architecture, and every
 file is downloaded.
@@ -106,7 +106,7 @@ def chaos(
         searches[number] = persist(lambda n=number, most=limit: create_search(client, n, most))  # type: ignore[misc]
         time.sleep(2 * pause)
     answers = {number: persist(lambda i=name: ended(client, i)) for number, name in searches.items()}  # type: ignore[misc]
-    files = {name: persist(lambda i=name: download(client, i)) for name in best_of(answers.values())}  # type: ignore[misc]
+    files = {name: persist(lambda i=name: download(client, i)) for name in files_of(answers.values(), jobs // 2)}  # type: ignore[misc]
     killer.join()
     stored = list_searches(client)
     keys = Counter(search["request"]["seed"] for search in stored)
@@ -165,9 +165,11 @@ def ended(client: httpx2.Client, search_id: str) -> Any:
     return answer if answer and answer["finished_at"] else None
 
 
-def best_of(answers: Any) -> list[str]:
-    """The addresses of the files of different best candidates."""
-    return sorted({answer["best"]["onnx"] for answer in answers if answer["best"]})
+def files_of(answers: Any, count: int) -> list[str]:
+    """The addresses of the files of so many candidates: the best ones, then others of the fronts."""
+    best = {answer["best"]["onnx"]: None for answer in answers}
+    fronts = {member["onnx"]: None for answer in answers for member in answer["front"]}
+    return list(best | fronts)[:count]
 
 
 def download(client: httpx2.Client, path: str) -> bytes | None:
