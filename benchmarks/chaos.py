@@ -1,8 +1,8 @@
 """Jobs while processes are killed: `python -m benchmarks.chaos BUNDLE [--postgres] [--seconds 120]`.
 
 An API, three workers and, with `--postgres`, a PostgreSQL server of its own. 100 searches are jobs, a quarter of them
-verified, and 100 files of the networks that they found are jobs, too, while one of the processes is killed with SIGKILL every
-few seconds and started again. Requests that fail are sent again, searches with their Idempotency-Key. At the end every
+verified, and 100 files of the networks that they found are jobs, too, while one of the processes is killed with SIGKILL
+every few seconds and started again. Requests that fail are sent again, searches with their Idempotency-Key. At the end every
 job must have ended once: no search is lost or doubled, every answer is costed again from its architecture, and every
 file is downloaded.
 """
@@ -37,20 +37,29 @@ PATIENCE_SECONDS = 600.0  # for jobs to end once the kills are over
 
 
 class Process:
-    """A process that is started again after it was killed. ready: waits until it serves."""
+    """A process that is started again after it was killed or has ended. ready: waits until it serves."""
 
     def __init__(self, name: str, start: Callable[[], subprocess.Popen[bytes]], ready: Callable[[], None]) -> None:
         self.name, self._start, self._ready = name, start, ready
-        self.kills = 0
+        self.kills = self.ends = 0
+        self._lock = threading.Lock()
         self.running = start()
         ready()
 
+    def revive(self) -> None:
+        """Start it again if it has ended by itself, as a worker does whose database is gone."""
+        with self._lock:
+            if self.running.poll() is not None:
+                self.ends += 1
+                self.running = self._start()
+
     def kill(self) -> None:
         """Kill it with SIGKILL and start it again."""
-        self.running.send_signal(signal.SIGKILL)
-        self.running.wait()
-        self.kills += 1
-        self.running = self._start()
+        with self._lock:
+            self.running.send_signal(signal.SIGKILL)
+            self.running.wait()
+            self.kills += 1
+            self.running = self._start()
         self._ready()
 
     def stop(self) -> None:
@@ -95,12 +104,15 @@ def chaos(
     address: str, bundle: Bundle, processes: list[Process], jobs: int, seconds: float, rng: random.Random
 ) -> None:
     """Send the jobs while processes are killed, wait for all of them, and check and count them."""
-    killer = threading.Thread(target=kill_processes, args=(processes, seconds, rng))
+    killer = threading.Thread(target=kill_processes, args=(processes, seconds, rng), daemon=True)
+    over = threading.Event()
+    supervisor = threading.Thread(target=supervise, args=(processes, over), daemon=True)
     client = httpx2.Client(base_url=address, timeout=30)
     tables = cost_tables(bundle.space, bundle.classes)
     floor, ceiling = float(tables.flops_cost.floors.min()), tables.flops_cost.ceiling
     limits = [rng.uniform(1.05 * floor, ceiling) for _ in range(jobs // 2)]
     killer.start()
+    supervisor.start()
     pause, searches = seconds / jobs, {}
     for number, limit in enumerate(limits):
         searches[number] = persist(lambda n=number, most=limit: create_search(client, n, most))  # type: ignore[misc]
@@ -108,11 +120,14 @@ def chaos(
     answers = {number: persist(lambda i=name: ended(client, i)) for number, name in searches.items()}  # type: ignore[misc]
     files = {name: persist(lambda i=name: download(client, i)) for name in files_of(answers.values(), jobs // 2)}  # type: ignore[misc]
     killer.join()
+    over.set()
+    supervisor.join()
     stored = list_searches(client)
     keys = Counter(search["request"]["seed"] for search in stored)
     statuses = Counter(answer["status"] for answer in answers.values())
     exceeded = sum(not holds(tables, answer, limits[number]) for number, answer in answers.items())
     print("kills: " + ", ".join(f"{process.name} {process.kills}" for process in processes))
+    print("ended by themselves: " + ", ".join(f"{process.name} {process.ends}" for process in processes))
     print(f"searches: {len(limits)} sent, {len(set(keys) & set(range(len(limits))))} stored, {dict(statuses)}")
     print(f"lost: {len(limits) - len(keys)}, doubled: {sum(count > 1 for count in keys.values())}")
     print(f"answers that exceed their limit when costed again: {exceeded}")
@@ -126,6 +141,13 @@ def kill_processes(processes: list[Process], seconds: float, rng: random.Random)
     while time.monotonic() < end:
         time.sleep(rng.uniform(*PAUSE_SECONDS))
         rng.choice(processes).kill()
+
+
+def supervise(processes: list[Process], over: threading.Event) -> None:
+    """Start processes that end by themselves again, as `supple serve` and a container's restart policy do."""
+    while not over.wait(1.0):
+        for process in processes:
+            process.revive()
 
 
 def persist(send: Callable[[], Any]) -> Any:
