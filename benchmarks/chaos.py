@@ -2,9 +2,9 @@
 
 An API, three workers and, with `--postgres`, a PostgreSQL server of its own. 100 searches are jobs, a quarter of them
 verified, and 100 files of the networks that they found are jobs, too, while one of the processes is killed with SIGKILL
-every few seconds and started again. Requests that fail are sent again, searches with their Idempotency-Key. At the end every
-job must have ended once: no search is lost or doubled, every answer is costed again from its architecture, and every
-file is downloaded.
+every few seconds and started again. Requests that fail are sent again, searches with their Idempotency-Key. At the end
+every job must have ended once: no search is lost or doubled, every answer is costed again from its architecture, and
+every file is downloaded.
 """
 
 import argparse
