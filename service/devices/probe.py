@@ -37,6 +37,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -85,7 +86,7 @@ class Loaded:
     output: Callable[[], np.ndarray[Any, Any]]
 
 
-class Runtime:
+class Runtime(ABC):
     """A runtime with its settings.
 
     name, version: of the library. provider: what executes the networks. threads: of one run.
@@ -100,9 +101,9 @@ class Runtime:
         self.threads = threads
         self.provider = provider or type(self).provider
 
+    @abstractmethod
     def load(self, model: bytes, batch_size: int, shape: Shape | None = None) -> Loaded:
         """Load an ONNX file. shape: (C, H, W) of its input, for runtimes that do not read it from the file."""
-        raise NotImplementedError
 
     def nodes(self, model: bytes, batch_size: int) -> dict[str, int]:
         """How many of a network's nodes each provider executes; empty if only `provider` can."""

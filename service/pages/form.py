@@ -63,9 +63,8 @@ class Budget(CostLimits):
     @classmethod
     def from_request(cls, request: Mapping[str, Any]) -> Self:
         """The form that asks a stored search's question again, as far as it has fields for the question."""
-        limits = sorted(
-            request["limits"], key=lambda limit: limit["max"], reverse=True
-        )  # of one cost, the lowest counts
+        # Of several limits on one cost the lowest counts, so it is written last.
+        limits = sorted(request["limits"], key=lambda limit: limit["max"], reverse=True)
         names = sorted(limit["device"] for limit in limits if limit["device"] and limit["confidence"] is None)
         texts = {"supernet": request["supernet"], "device": request["device"] or next(iter(names), "")}
         further = []

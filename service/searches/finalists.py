@@ -98,7 +98,10 @@ def _choose(context: Context, search_id: str, number: int, tried: Sequence[str])
 
 
 def _add_rivals(context: Context, search_id: str) -> list[str]:
-    """Make the best verified candidates within the limits candidates of the search; returns their ids, best first."""
+    """Make the best verified candidates within the limits candidates of the search; returns their ids, best first.
+
+    Raises EndedError when the search was cancelled.
+    """
     with context.database.reading() as session:
         search = queries.get(session, search_id)
         question = load_question(session, context, search)
@@ -114,6 +117,7 @@ def _add_rivals(context: Context, search_id: str) -> list[str]:
     if not len(best):
         return []
     with context.database.writing() as session:
+        lock_unfinished(session, search_id)
         ids = add_candidates(session, context, question, genomes[best])
         queries.add_members(
             session,
