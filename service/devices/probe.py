@@ -208,7 +208,7 @@ class OpenVino(Runtime):
         if "CPU" in self.provider:
             settings["INFERENCE_NUM_THREADS"] = self.threads
         request = self._core.compile_model(network, self.provider, settings).create_infer_request()
-        request.set_input_tensor(self._openvino.Tensor(images, shared_memory=True))
+        request.set_input_tensor(self._openvino.Tensor(images))  # a copy: a shared array would have to be kept alive
 
         # `infer` runs in this thread; `start_async` waits for another one, which takes long on a busy machine.
         return Loaded(request.infer, lambda: np.array(request.get_output_tensor().data))

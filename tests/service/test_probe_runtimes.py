@@ -11,7 +11,7 @@ import pytest
 from service.devices import probe
 from service.devices.probe import ProbeError, Runtime, make_runtime, run_plan
 from supernet.export.parity import run_onnx
-from supernet.export.probe_plan import ProbeModel, network_model, write_plan
+from supernet.export.probe_plan import ProbeModel, network_model, probe_plan, reference_models, write_plan
 from supernet.families import preset
 
 SPACE = preset("mbv3-digits")
@@ -54,13 +54,34 @@ def runtime(request: pytest.FixtureRequest) -> Runtime:
     return RUNTIMES[request.param]()
 
 
-def test_it_computes_what_onnxruntime_computes(runtime: Runtime, network: ProbeModel) -> None:
-    loaded = runtime.load(network.onnx(), 1, network.input_shape)
-    for _ in range(2):
-        loaded.run()
-    expected = run_onnx(network.onnx(), probe._images(1, network.input_shape))
-    assert loaded.output().shape == expected.shape
-    np.testing.assert_allclose(loaded.output(), expected, rtol=1e-3, atol=1e-4)
+@pytest.fixture(scope="module")
+def models() -> dict[str, list[ProbeModel]]:
+    """The first two models of each kind that a plan holds."""
+    by_kind: dict[str, list[ProbeModel]] = {}
+    for model in [*reference_models(), *probe_plan(SPACE, np.random.default_rng(0), 1)]:
+        by_kind.setdefault(model.kind, []).append(model)
+    return {kind: of_kind[:2] for kind, of_kind in by_kind.items()}
+
+
+@pytest.mark.parametrize("kind", ["reference", "empty", "edge", "block", "network"])
+def test_it_computes_what_onnxruntime_computes(
+    runtime: Runtime, models: dict[str, list[ProbeModel]], kind: str
+) -> None:
+    loaded = [runtime.load(model.onnx(), 1, model.input_shape) for model in models[kind]]
+    for model, network in zip(models[kind], loaded, strict=True):
+        for _ in range(2):
+            network.run()
+        expected = run_onnx(model.onnx(), probe._images(1, model.input_shape))
+        assert network.output().shape == expected.shape
+        np.testing.assert_allclose(network.output(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_it_measures_a_plan(runtime: Runtime, models: dict[str, list[ProbeModel]], tmp_path: Path) -> None:
+    write_plan(tmp_path / "plan.zip", SPACE, [*models["empty"], *models["network"]])
+    result = run_plan(tmp_path / "plan.zip", runtime=runtime, samples=1)
+    assert result["status"] == "complete"
+    assert result["overhead_ms"] > 0
+    assert all(network["ms"] > 0 for network in result["networks"])
 
 
 def test_it_says_what_it_is(runtime: Runtime) -> None:
