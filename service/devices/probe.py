@@ -223,7 +223,7 @@ class OpenVino(Runtime):
 class Ncnn(Runtime):
     """ncnn, on files that pnnx converts on the device."""
 
-    name, needs = "ncnn", "ncnn pnnx"
+    name = needs = "ncnn"
 
     def __init__(self, threads: int, provider: str) -> None:
         import ncnn
@@ -232,36 +232,49 @@ class Ncnn(Runtime):
         self._ncnn, self.version = ncnn, str(ncnn.__version__)
         if self.provider != "CPU":
             raise ProbeError(f"provider is {provider!r}; ncnn is measured on the CPU alone")
-        spec = next((path for path in map(Path, sys.path) if (path / "pnnx" / "pnnx").is_file()), None)
-        self._pnnx = str(spec / "pnnx" / "pnnx") if spec else shutil.which("pnnx")
+        # The program of the package pnnx. The package itself would load torch, which the program does not need.
+        folders = os.pathsep.join(str(Path(folder).resolve() / "pnnx") for folder in sys.path)
+        self._pnnx = shutil.which("pnnx", path=folders) or shutil.which("pnnx")
         if self._pnnx is None:
-            raise ProbeError("ncnn needs pnnx, which converts ONNX files: pip install pnnx")
+            raise ProbeError("ncnn needs pnnx, which converts ONNX files; run `pip install --no-deps pnnx`")
 
     def load(self, model: bytes, batch_size: int, shape: Shape | None = None) -> Loaded:
         """Single precision, as in the other runtimes."""
         if batch_size != 1 or shape is None:
             raise ProbeError(f"ncnn runs one image of a known size; batch size is {batch_size}, the size is {shape}")
+        network = self._ncnn.Net()
+        network.opt.num_threads = self.threads
+        network.opt.use_fp16_packed = network.opt.use_fp16_storage = network.opt.use_fp16_arithmetic = False
+        if b"Identity" in model:  # a network without layers, such as a plan's empty one; pnnx converts none
+            network.load_param_mem("7767517\n1 1\nInput in0 0 1 in0\n")
+        else:
+            self._convert(model, shape, network)
+        image = _images(1, shape)[0]
+        images = self._ncnn.Mat(image).clone()  # a copy, because a Mat of an array does not keep the array alive
+        (source,), (result,) = network.input_names(), network.output_names()
+        last: list[Any] = []
+
+        def run() -> None:
+            extractor = network.create_extractor()
+            extractor.input(source, images)
+            last[:] = extractor.extract(result)
+            if last[0]:
+                raise ProbeError(f"ncnn cannot run it: error {last[0]}")
+
+        return Loaded(run, lambda: np.array(last[1])[None])
+
+    def _convert(self, model: bytes, shape: Shape, network: Any) -> None:
+        """Convert an ONNX file and load the result into an empty network of ncnn."""
         with tempfile.TemporaryDirectory(prefix="supple-ncnn-") as folder:
-            path = Path(folder) / "m.onnx"
-            path.write_bytes(model)
+            (Path(folder) / "m.onnx").write_bytes(model)
             size = ",".join(map(str, (1, *shape)))
             command = [str(self._pnnx), "m.onnx", f"inputshape=[{size}]", "fp16=0"]
             done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-            network = self._ncnn.Net()
-            network.opt.num_threads = self.threads
-            network.opt.use_fp16_packed = network.opt.use_fp16_storage = network.opt.use_fp16_arithmetic = False
-            files = str(path.with_name("m.ncnn.param")), str(path.with_name("m.ncnn.bin"))
-            if not Path(files[0]).exists() or network.load_param(files[0]) or network.load_model(files[1]):
+            files = [Path(folder) / "m.ncnn.param", Path(folder) / "m.ncnn.bin"]
+            if not all(file.exists() for file in files):
                 raise ProbeError(f"pnnx cannot convert it: {done.stdout.decode(errors='replace')[-300:]}")
-        images = self._ncnn.Mat(_images(1, shape)[0])
-        source, result = network.input_names()[0], network.output_names()[0]
-
-        def run() -> Any:
-            extractor = network.create_extractor()
-            extractor.input(source, images)
-            return extractor.extract(result)[1]
-
-        return Loaded(run, lambda: np.array(run())[None])
+            if network.load_param(str(files[0])) or network.load_model(str(files[1])):
+                raise ProbeError(f"ncnn {self.version} does not read what pnnx wrote; install both of the same date")
 
 
 class Torch(Runtime):
@@ -715,7 +728,7 @@ def run_plan(
         "host": fingerprint(runtime),
     }
     fallback = _fallback(plan, runtime, batch_size)
-    load_before, started, used = load_average(), time.monotonic(), time.process_time()
+    load_before, started, used = load_average(), time.monotonic(), _processor_seconds()
     measured = measure(
         plan.models,
         plan.references,
@@ -726,7 +739,7 @@ def run_plan(
         progress=progress,
         journal=Journal(journal, shared),
     )
-    took, used = time.monotonic() - started, time.process_time() - used
+    took, used = time.monotonic() - started, _processor_seconds() - used
     ms, scale = measured.in_ms(), measured.reference_ms
     by_name = {model.name: model for model in measured.models}
     networks = [name for name, entry in plan.entries.items() if _is_whole(entry)]
@@ -962,6 +975,11 @@ def _processor() -> str:
         if match:
             return match[1].strip()
     return platform.processor() or platform.machine()
+
+
+def _processor_seconds() -> float:
+    """Processor time of this process and of the processes that it has waited for, such as a converter."""
+    return sum(os.times()[:4])
 
 
 def load_average() -> float | None:

@@ -1,5 +1,6 @@
 """One contract for all runtimes of the probe: they load, they run, and they compute what onnxruntime computes."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,13 @@ def test_a_batch_is_run_or_refused(runtime: Runtime, network: ProbeModel) -> Non
         loaded = runtime.load(network.onnx(), 3, network.input_shape)
         loaded.run()
         assert loaded.output().shape == (3, SPACE.classes)
+
+
+def test_ncnn_says_how_to_install_pnnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ncnn")
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
+    with pytest.raises(ProbeError, match="pip install --no-deps pnnx"):
+        make_runtime("ncnn")
 
 
 def test_what_is_no_network_raises(runtime: Runtime, network: ProbeModel) -> None:
