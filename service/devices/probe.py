@@ -458,11 +458,7 @@ class _Bench:
         self.reference_of: dict[str, str] = {}  # by model, the reference of about its latency
         self.repeated = 0
         self._before: tuple[str, float] | None = None  # the reference that ran last, ms
-        self.first = [
-            Sample("", 0.0, name, network.sample(REFERENCE_MS), run)
-            for _ in range(FEWEST_SAMPLES)
-            for name, network in self._references.items()
-        ]
+        self.first = self.sample_references(FEWEST_SAMPLES)
         self._usual = {
             name: median(sample.reference_ms for sample in self.first if sample.reference == name)
             for name in self._references
@@ -477,6 +473,16 @@ class _Bench:
             name, version = self._runtime.name, self._runtime.version
             raise ProbeError(f"{model.name} does not run in {name} {version}: {error}") from error
         return _Network(model.name, loaded.run, self._clock)
+
+    def sample_references(self, count: int) -> list[Sample]:
+        """Samples of every reference, which tell how the references compare."""
+        samples = [
+            Sample("", 0.0, name, network.sample(REFERENCE_MS), self._number)
+            for _ in range(count)
+            for name, network in self._references.items()
+        ]
+        self._before = None
+        return samples
 
     def sample(self, network: _Network) -> Sample:
         """A sample, repeated if something disturbed it."""
@@ -537,6 +543,7 @@ def measure(
     total, shuffle, started = samples * len(models), random.Random(journal.run), time.monotonic()
     for visit in range(1, math.ceil(samples / per_visit) + 1):
         goal, resumed = min(samples, visit * per_visit), time.monotonic()
+        journal.add(bench.sample_references(1))  # on every visit, for the state of the machine changes
         due = [model for model in shuffle.sample(list(models), len(models)) if taken[model.name] < goal]
         for model in sorted(due, key=lambda model: bench.reference_of.get(model.name, "")):
             network = networks.get(model.name) or bench.load(model)
@@ -556,20 +563,32 @@ def measure(
     return _summary([model.name for model in models], list(references), journal.samples, bench.repeated)
 
 
+def _shares_of_references(samples: Sequence[Sample], count: int) -> dict[tuple[int, str], float]:
+    """By start and reference, its latency over the geometric mean of all `count` references.
+
+    From references that were sampled right after each other, since the state of a machine changes.
+    """
+    shares: dict[tuple[int, str], list[float]] = {}
+    for run in {sample.run for sample in samples}:
+        alone = [sample for sample in samples if sample.run == run and not sample.model]
+        for first in range(0, len(alone) - count + 1, count):
+            each = alone[first : first + count]
+            mean = _geometric_mean([sample.reference_ms for sample in each])
+            for sample in each:
+                shares.setdefault((run, sample.reference), []).append(sample.reference_ms / mean)
+    return {key: median(values) for key, values in shares.items()}
+
+
 def _summary(names: Sequence[str], references: Sequence[str], samples: Sequence[Sample], repeated: int) -> Measured:
     """Latencies from samples. Ratios are to the references of the same start, since loading anew may change them."""
-    usual: dict[tuple[int, str], list[float]] = {}
-    for sample in samples:
-        usual.setdefault((sample.run, sample.reference), []).append(sample.reference_ms)
-    medians = {key: median(times) for key, times in usual.items()}
-    means = {run: _geometric_mean([medians[run, name] for name in references]) for run, _ in medians}
+    shares = _shares_of_references(samples, len(references))
     by_model: dict[str, list[Sample]] = {}
     for sample in samples:
         by_model.setdefault(sample.model, []).append(sample)
     models = []
     for name in names:
         of_model = by_model[name]
-        ratios = [s.ms / s.reference_ms * medians[s.run, s.reference] / means[s.run] for s in of_model]
+        ratios = [s.ms / s.reference_ms * shares[s.run, s.reference] for s in of_model]
         ratio = median(ratios)
         wall_ms, reference_ms = median(s.ms for s in of_model), median(s.reference_ms for s in of_model)
         models.append(Measurement(name, ratio, _spread(ratios), wall_ms, reference_ms, len(ratios), ratios))
@@ -728,7 +747,8 @@ def run_plan(
         "host": fingerprint(runtime),
     }
     fallback = _fallback(plan, runtime, batch_size)
-    load_before, started, used = load_average(), time.monotonic(), _processor_seconds()
+    load_before, started = load_average(), time.monotonic()
+    used, held = _own_seconds(), _processor_seconds()
     measured = measure(
         plan.models,
         plan.references,
@@ -739,7 +759,8 @@ def run_plan(
         progress=progress,
         journal=Journal(journal, shared),
     )
-    took, used = time.monotonic() - started, _processor_seconds() - used
+    took, used = time.monotonic() - started, _own_seconds() - used
+    held = None if held is None else (_processor_seconds() or held) - held
     ms, scale = measured.in_ms(), measured.reference_ms
     by_name = {model.name: model for model in measured.models}
     networks = [name for name, entry in plan.entries.items() if _is_whole(entry)]
@@ -758,7 +779,7 @@ def run_plan(
         "clock": {"name": clock.implementation, "resolution_ns": clock.resolution * 1e9},
         "load": {"before": load_before, "after": load_average()},
         "seconds": took,
-        "busy": max(0.0, 1 - used / took) if runtime.on_cpu else None,
+        "busy": _busy(runtime.threads, cores(), took, used, held) if runtime.on_cpu else None,
         "repeated": measured.repeated,
         "reference_ms": scale,
         "references": {name: asdict(reference) for name, reference in measured.references.items()},
@@ -977,9 +998,37 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _processor_seconds() -> float:
+def _own_seconds() -> float:
     """Processor time of this process and of the processes that it has waited for, such as a converter."""
     return sum(os.times()[:4])
+
+
+def _busy(threads: int, cores: int, took: float, used: float, held: float | None) -> float:
+    """The share that other programs held of the processors that a measurement needed.
+
+    took: seconds. used: this process's processor seconds. held: of all processes, on the cores that this process may
+    use; None where the system does not tell. Then a measurement is taken to use its first thread all the time.
+    """
+    if held is None:
+        return max(0.0, 1 - used / took)
+    others = held - used - (cores - threads) * took  # beyond the cores that the measurement leaves to them
+    return min(1.0, max(0.0, others / (threads * took)))
+
+
+def _processor_seconds() -> float | None:
+    """Seconds in which the cores that this process may use were busy, also for other virtual machines."""
+    try:
+        text, mine = Path("/proc/stat").read_text(), os.sched_getaffinity(0)
+        ticks = os.sysconf("SC_CLK_TCK")
+    except (AttributeError, OSError):
+        return None
+    total = 0
+    for line in text.splitlines():
+        match = re.match(r"cpu(\d+) (.*)", line)
+        if match and int(match[1]) in mine:
+            user, nice, system, _, _, *rest = map(int, match[2].split()[:8])  # without idle and waiting for disks
+            total += user + nice + system + sum(rest)
+    return total / ticks
 
 
 def load_average() -> float | None:

@@ -120,6 +120,27 @@ def test_a_sample_whose_references_differ_is_taken_again() -> None:
     assert measured.in_ms() == pytest.approx({"one": 0.4, "two": 0.09}, rel=0.01)
 
 
+def test_references_are_compared_all_the_time() -> None:
+    """Not at the start alone, when another program may run: no model here is measured against the small one."""
+    start = range(200)  # of runs that take 1 ms more
+    measured = on(FakeRuntime(disturb=lambda run: 1.0 if run in start else 0.0), models(one=900))
+    assert measured.references["small"].samples > probe.SAMPLES
+    assert measured.in_ms()["one"] == pytest.approx(0.9, rel=1e-3)
+    assert measured.reference_ms == pytest.approx(math.sqrt(0.1 * 1.0), rel=1e-3)
+
+
+def test_busy_is_what_others_hold_of_the_processors_that_are_needed() -> None:
+    def busy(threads: int, cores: int, used: float, held: float | None) -> float:
+        return probe._busy(threads, cores, 10.0, used, held)
+
+    assert busy(threads=1, cores=2, used=10, held=20) == 0  # another program had the other core
+    assert busy(threads=1, cores=2, used=5, held=20) == pytest.approx(0.5)
+    assert busy(threads=2, cores=2, used=16, held=20) == pytest.approx(0.2)
+    assert busy(threads=2, cores=2, used=12, held=12) == 0  # threads that wait for each other hold no processor
+    assert busy(threads=1, cores=2, used=7, held=None) == pytest.approx(0.3)
+    assert busy(threads=2, cores=2, used=15, held=None) == 0
+
+
 def test_latencies_are_on_the_scale_of_the_references() -> None:
     measured = on(FakeRuntime(), models(one=400))
     assert measured.reference_ms == pytest.approx(math.sqrt(0.1 * 1.0), rel=1e-3)
