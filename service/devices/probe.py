@@ -388,7 +388,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Reference:
-    """The latency of a reference network, ms, over all samples."""
+    """The latency of a reference network, ms, over the samples of it alone."""
 
     ms: float
     spread: float
@@ -543,7 +543,7 @@ def measure(
     total, shuffle, started = samples * len(models), random.Random(journal.run), time.monotonic()
     for visit in range(1, math.ceil(samples / per_visit) + 1):
         goal, resumed = min(samples, visit * per_visit), time.monotonic()
-        journal.add(bench.sample_references(1))  # on every visit, for the state of the machine changes
+        journal.add(bench.sample_references(per_visit))  # on every visit, for the state of the machine changes
         due = [model for model in shuffle.sample(list(models), len(models)) if taken[model.name] < goal]
         for model in sorted(due, key=lambda model: bench.reference_of.get(model.name, "")):
             network = networks.get(model.name) or bench.load(model)
@@ -563,36 +563,29 @@ def measure(
     return _summary([model.name for model in models], list(references), journal.samples, bench.repeated)
 
 
-def _shares_of_references(samples: Sequence[Sample], count: int) -> dict[tuple[int, str], float]:
-    """By start and reference, its latency over the geometric mean of all `count` references.
-
-    From references that were sampled right after each other, since the state of a machine changes.
-    """
-    shares: dict[tuple[int, str], list[float]] = {}
-    for run in {sample.run for sample in samples}:
-        alone = [sample for sample in samples if sample.run == run and not sample.model]
-        for first in range(0, len(alone) - count + 1, count):
-            each = alone[first : first + count]
-            mean = _geometric_mean([sample.reference_ms for sample in each])
-            for sample in each:
-                shares.setdefault((run, sample.reference), []).append(sample.reference_ms / mean)
-    return {key: median(values) for key, values in shares.items()}
-
-
 def _summary(names: Sequence[str], references: Sequence[str], samples: Sequence[Sample], repeated: int) -> Measured:
-    """Latencies from samples. Ratios are to the references of the same start, since loading anew may change them."""
-    shares = _shares_of_references(samples, len(references))
+    """Latencies from samples. Ratios are to the references of the same start, since loading anew may change them.
+
+    How the references compare is told by their samples alone, which were taken next to each other: those around models
+    are more for one reference than for another, and at other times.
+    """
+    usual: dict[tuple[int, str], list[float]] = {}
+    alone = [sample for sample in samples if not sample.model]
+    for sample in alone:
+        usual.setdefault((sample.run, sample.reference), []).append(sample.reference_ms)
+    medians = {key: median(times) for key, times in usual.items()}
+    means = {run: _geometric_mean([medians[run, name] for name in references]) for run, _ in medians}
     by_model: dict[str, list[Sample]] = {}
     for sample in samples:
         by_model.setdefault(sample.model, []).append(sample)
     models = []
     for name in names:
         of_model = by_model[name]
-        ratios = [s.ms / s.reference_ms * shares[s.run, s.reference] for s in of_model]
+        ratios = [s.ms / s.reference_ms * medians[s.run, s.reference] / means[s.run] for s in of_model]
         ratio = median(ratios)
         wall_ms, reference_ms = median(s.ms for s in of_model), median(s.reference_ms for s in of_model)
         models.append(Measurement(name, ratio, _spread(ratios), wall_ms, reference_ms, len(ratios), ratios))
-    times = {name: [s.reference_ms for s in samples if s.reference == name] for name in references}
+    times = {name: [s.reference_ms for s in alone if s.reference == name] for name in references}
     return Measured(models, {name: Reference(median(t), _spread(t), len(t)) for name, t in times.items()}, repeated)
 
 
