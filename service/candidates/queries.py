@@ -13,6 +13,7 @@ from evolution.arrays import Floats
 from evolution.predictors.accuracy import AccuracyPredictor
 from service.errors import NotFoundError
 from service.storage.database import insert_missing
+from service.storage.packed import pack_predictions
 from service.storage.tables import (
     AccuracyPrediction,
     Candidate,
@@ -62,8 +63,10 @@ def add(
     accuracy: predictions by one version of the predictor.
     """
     insert_missing(session, Candidate, candidates)
-    insert_missing(session, AccuracyPrediction, _number(session, accuracy))
     insert_missing(session, LatencyPrediction, latency)
+    if accuracy:
+        insert_missing(session, AccuracyPrediction, _number(session, accuracy))
+        pack_predictions(session, accuracy[0]["predictor_version"])
 
 
 def _number(session: Session, accuracy: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -72,8 +75,6 @@ def _number(session: Session, accuracy: Sequence[dict[str, Any]]) -> list[dict[s
     So no prediction is committed after one that has a larger number. Candidates are written before: a transaction that
     waits here must not hold back the one that it waits for.
     """
-    if not accuracy:
-        return []
     version = accuracy[0]["predictor_version"]
     if session.get_bind().dialect.name == "postgresql":  # in SQLite one transaction writes at a time
         key = int.from_bytes(hashlib.sha256(f"predictions {version}".encode()).digest()[:8], signed=True)

@@ -1,7 +1,7 @@
 """All stored candidates of a supernet as arrays in memory, so that a search or a front over a million of them is fast.
 
-Reading a million rows for every request would take seconds. A catalogue reads each row once: predictions are numbered
-in the order in which their transactions commit, so the new rows are those with larger numbers.
+Reading a million rows takes seconds. A catalogue reads most of them packed, and each only once: predictions are
+numbered in the order in which their transactions commit, so the new ones are those with larger numbers.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from evolution.arrays import Floats
 from evolution.costs import Cost
 from evolution.pareto import ParetoFront
+from service.storage.packed import packed_until, read_packs
 from service.storage.tables import AccuracyPrediction, Candidate
 from supernet.space import Genomes
 
@@ -78,6 +79,7 @@ class Catalogue:
     def __init__(self, supernet_id: str, predictor_version: str) -> None:
         self._key = (supernet_id, predictor_version)
         self._lock = threading.RLock()
+        self._read = 0  # all predictions up to this number were read
         self._numbers = _Column(np.empty(0, np.int64))  # of the predictions
         self._accuracy = _Column(np.empty(0))
         self._genomes: _Column | None = None  # None until the first candidate says how many genes there are
@@ -87,34 +89,45 @@ class Catalogue:
     def read(self, session: Session) -> StoredCandidates:
         """All candidates that this session sees, which may have begun before another one that read more of them."""
         with self._lock:
-            supernet_id, version = self._key
+            _, version = self._key
             newest = select(func.max(AccuracyPrediction.number)).where(AccuracyPrediction.predictor_version == version)
             seen = session.scalar(newest) or 0
-            read = int(self._numbers.values[-1]) if self._numbers.length else 0
-            query = (
-                select(AccuracyPrediction.number, Candidate.genome, AccuracyPrediction.predicted_accuracy)
-                .join(Candidate, Candidate.id == AccuracyPrediction.candidate_id)
-                .where(
-                    AccuracyPrediction.predictor_version == version,
-                    AccuracyPrediction.number > read,
-                    Candidate.supernet_id == supernet_id,
-                )
-                .order_by(AccuracyPrediction.number)
-            )
-            for rows in session.execute(query).partitions(CHUNK) if seen > read else []:
-                self._append(*zip(*rows, strict=True))
+            if seen > self._read:
+                self._read_new(session)
+                self._read = max(self._read, seen)
             if self._genomes is None:
                 return StoredCandidates(np.zeros((0, 0), np.int8), np.empty(0), self)
             count = int(np.searchsorted(self._numbers.values, seen, side="right"))
             return StoredCandidates(self._genomes.values[:count], self._accuracy.values[:count], self)
 
-    def _append(self, numbers: Sequence[int], genomes: Sequence[bytes], accuracy: Sequence[float]) -> None:
-        array = np.frombuffer(b"".join(genomes), np.int8).reshape(len(genomes), -1)
+    def _read_new(self, session: Session) -> None:
+        """Read the candidates whose predictions have numbers above those that were read: packs, then single rows."""
+        supernet_id, version = self._key
+        packed = packed_until(session, version)
+        for pack in read_packs(session, supernet_id, version, self._read, packed):
+            self._append(pack.numbers, pack.genomes, pack.accuracy)
+        query = (
+            select(AccuracyPrediction.number, Candidate.genome, AccuracyPrediction.predicted_accuracy)
+            .join(Candidate, Candidate.id == AccuracyPrediction.candidate_id)
+            .where(
+                AccuracyPrediction.predictor_version == version,
+                AccuracyPrediction.number > max(self._read, packed),
+                Candidate.supernet_id == supernet_id,
+            )
+            .order_by(AccuracyPrediction.number)
+        )
+        for rows in session.execute(query).partitions(CHUNK):
+            numbers, genomes, accuracy = zip(*rows, strict=True)
+            array = np.frombuffer(b"".join(genomes), np.int8).reshape(len(genomes), -1)
+            self._append(np.array(numbers, np.int64), array, np.array(accuracy))
+
+    def _append(self, numbers: NDArray[np.int64], genomes: Genomes, accuracy: Floats) -> None:
         if self._genomes is None:
-            self._genomes = _Column(array[:0])
-        self._numbers.append(np.array(numbers, np.int64))
-        self._genomes.append(array)
-        self._accuracy.append(np.array(accuracy))
+            self._genomes = _Column(genomes[:0])
+        self._numbers.append(numbers)
+        self._genomes.append(genomes)
+        self._accuracy.append(accuracy)
+        self._read = int(numbers[-1])
 
     def cost(self, cost: Cost) -> Floats:
         """(N,) a cost of all candidates that were read so far."""

@@ -227,6 +227,22 @@ class AccuracyPrediction(Base):
     predicted_accuracy_std: Mapped[float | None]  # of measured accuracies around it; None if the errors are not known
 
 
+class CandidatePack(Base):
+    """Candidates of one supernet with their predicted accuracies, packed: a copy of thousands of rows in one.
+
+    Every prediction of the version that has a number up to `last`, and none after, is in this pack or an earlier one.
+    """
+
+    __tablename__ = "candidate_packs"
+
+    predictor_version: Mapped[str] = mapped_column(ID, primary_key=True)
+    last: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    supernet_id: Mapped[str] = mapped_column(ForeignKey("supernets.id"), primary_key=True)
+    numbers: Mapped[bytes]  # N little-endian int64: of the predictions, ascending
+    genomes: Mapped[bytes]  # N genomes of G int8
+    accuracy: Mapped[bytes]  # N little-endian float64
+
+
 class LatencyPrediction(Base):
     """A candidate's latency, predicted by one version of a device's latency model."""
 

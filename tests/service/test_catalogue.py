@@ -1,6 +1,7 @@
 """Stored candidates in memory: the same as the database's, whoever wrote them and when."""
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from service.searches.problem import WARM_STARTS, prepare
 from service.searches.question import make_question
 from service.searches.record import add_candidates
 from service.searches.schemas import SearchIn
-from service.storage.tables import AccuracyPrediction, Candidate, Supernet
+from service.storage.catalogue import Catalogue, StoredCandidates
+from service.storage.packed import Pack, read_packs
+from service.storage.tables import AccuracyPrediction, Candidate, CandidatePack, Supernet
 from supernet.space import Genomes
 
 FLOPS, PARAMS = "flops", "params"
@@ -72,6 +75,7 @@ def test_a_session_that_began_earlier_sees_what_was_stored_then(context: Context
         assert len(stored.front([context.tables(row).cost(FLOPS)])) > 0
 
 
+@pytest.mark.usefixtures("small_packs")
 def test_predictions_are_numbered_in_the_order_in_which_they_are_committed(context: Context, supernet: str) -> None:
     batches = [sample(context, supernet, 30, seed) for seed in range(6)]
     read: list[int] = []
@@ -93,6 +97,8 @@ def test_predictions_are_numbered_in_the_order_in_which_they_are_committed(conte
         numbers = session.scalars(select(AccuracyPrediction.number)).all()
     assert len(set(numbers)) == len(numbers) == len(stored) == len(np.unique(np.concatenate(batches), axis=0))
     assert len(read) == len(batches)
+    assert packed_counts(context)
+    assert read_anew(context, supernet) == rows_of(stored) == stored_rows(context, supernet)
 
 
 QUESTIONS: list[dict[str, Any]] = [
@@ -140,3 +146,110 @@ def test_a_search_for_a_front_starts_from_the_stored_front(context: Context, sup
     whole = ParetoFront.from_genomes(inside, scores.accuracy, scores.costs[:, :1], [FLOPS])
     assert question.warm_start is not None
     assert {genome.tobytes() for genome in question.warm_start} == {genome.tobytes() for genome in whole.genomes}
+
+
+def read_anew(context: Context, supernet: str) -> dict[bytes, float]:
+    """What a new process reads: by genome, the predicted accuracy."""
+    with context.database.reading() as session:
+        row = session.get_one(Supernet, supernet)
+        return rows_of(Catalogue(row.id, row.predictor_version or "").read(session))
+
+
+def rows_of(stored: StoredCandidates) -> dict[bytes, float]:
+    """By genome, the predicted accuracy. No genome is there twice."""
+    rows = dict(zip((genome.tobytes() for genome in stored.genomes), stored.accuracy.tolist(), strict=True))
+    assert len(rows) == len(stored)
+    return rows
+
+
+def stored_rows(context: Context, supernet: str) -> dict[bytes, float]:
+    """The truth: each candidate's own rows."""
+    query = (
+        select(Candidate.genome, AccuracyPrediction.predicted_accuracy)
+        .join(AccuracyPrediction, AccuracyPrediction.candidate_id == Candidate.id)
+        .where(Candidate.supernet_id == supernet)
+    )
+    with context.database.reading() as session:
+        return {row.genome: row.predicted_accuracy for row in session.execute(query)}
+
+
+def packed_counts(context: Context) -> dict[tuple[int, str], int]:
+    """How many candidates each pack holds, by its last number and its supernet."""
+    with context.database.reading() as session:
+        return {(row.last, row.supernet_id): len(row.numbers) // 8 for row in session.scalars(select(CandidatePack))}
+
+
+@pytest.fixture
+def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.storage.packed.LEAST", 100)
+
+
+@pytest.mark.usefixtures("small_packs")
+def test_packs_and_the_rows_after_them_are_all_candidates(context: Context, supernet: str) -> None:
+    for seed in range(5):
+        store(context, supernet, sample(context, supernet, 60, seed))
+        assert read_anew(context, supernet) == stored_rows(context, supernet)
+        if seed in (0, 3):  # a process that reads now and then goes on in the middle of a pack
+            with context.database.reading() as session:
+                stored = context.catalogue(session.get_one(Supernet, supernet)).read(session)
+            assert rows_of(stored) == stored_rows(context, supernet)
+    counts = packed_counts(context)
+    assert len(counts) == 2
+    assert 200 <= sum(counts.values()) < len(stored_rows(context, supernet))
+
+
+@pytest.mark.usefixtures("small_packs")
+def test_candidates_that_are_stored_already_are_packed_once(context: Context, supernet: str) -> None:
+    genomes = sample(context, supernet, 150, 0)
+    for _ in range(3):
+        store(context, supernet, genomes)
+    assert packed_counts(context) == {(len(genomes), supernet): len(genomes)}
+    assert read_anew(context, supernet) == stored_rows(context, supernet)
+
+
+@pytest.mark.usefixtures("small_packs")
+def test_supernets_that_share_a_predictor_have_packs_of_their_own(context: Context, supernet: str) -> None:
+    genomes = sample(context, supernet, 400, 0)
+    with context.database.writing() as session:
+        row = session.get_one(Supernet, supernet)
+        values = {column.key: getattr(row, column.key) for column in Supernet.__mapper__.column_attrs}
+        session.add(Supernet(**{**values, "id": "other", "bundle_hash": "0" * 64}))
+        session.flush()
+        version = row.predictor_version or ""
+        for start, name in enumerate((supernet, "other", supernet, supernet, "other")):
+            chosen = genomes[60 * start : 60 * (start + 1)]
+            ids = [f"{name[:5]}{start:02}{number:02}" for number in range(len(chosen))]
+            values = {"architecture": {}, "resolution": 8, "flops": 1, "params": 1, "created_at": row.created_at}
+            rows = [
+                {"id": key, "supernet_id": name, "architecture_id": key, "genome": genome.tobytes(), **values}
+                for key, genome in zip(ids, chosen, strict=True)
+            ]
+            predicted = candidates.accuracy_rows(context.predictor(row), version, ids, chosen)
+            candidates.add(session, rows, predicted, [])
+    assert packed_counts(context) == {(120, "other"): 60, (120, supernet): 60, (240, supernet): 120}
+    for name, starts in ((supernet, (0, 2, 3)), ("other", (1, 4))):
+        assert read_anew(context, name) == stored_rows(context, name)
+        expected = np.concatenate([genomes[60 * start : 60 * (start + 1)] for start in starts])
+        assert set(read_anew(context, name)) == {genome.tobytes() for genome in expected}
+
+
+@pytest.mark.usefixtures("small_packs")
+def test_reading_that_failed_goes_on_where_it_ended(
+    context: Context, supernet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(3):
+        store(context, supernet, sample(context, supernet, 120, seed))
+    with context.database.reading() as session:
+        version = session.get_one(Supernet, supernet).predictor_version or ""
+    catalogue = Catalogue(supernet, version)
+
+    def fail_after_one(*arguments: Any) -> Iterator[Pack]:
+        yield next(read_packs(*arguments))
+        raise ConnectionError
+
+    with context.database.reading() as session:
+        with monkeypatch.context() as patched:
+            patched.setattr("service.storage.catalogue.read_packs", fail_after_one)
+            with pytest.raises(ConnectionError):
+                catalogue.read(session)
+        assert rows_of(catalogue.read(session)) == stored_rows(context, supernet)

@@ -16,7 +16,9 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 import migrations
 from migrations.tables import JOB_ENGINE_TABLES
+from service.storage.catalogue import Catalogue
 from service.storage.database import Database, alembic_config, make_engine
+from service.storage.packed import packed_until
 from service.storage.tables import ApiKey, Base, Candidate, Search, SearchDevice, Supernet, new_id
 from service.upgrade import upgrade
 from tests.support.postgres import empty_postgres
@@ -248,6 +250,52 @@ def test_searches_of_before_are_found_by_their_devices(empty_database: Database)
     with empty_database.reading() as session:
         rows = [(row.device, row.search_id) for row in session.scalars(select(SearchDevice))]
     assert rows == [("board", "search")]
+
+
+@pytest.mark.parametrize(("count", "packed"), [(10_000, 8192), (8192, 8192), (4095, 0)])
+def test_candidates_of_before_are_packed_and_read_with_the_rest(
+    empty_database: Database, count: int, packed: int
+) -> None:
+    config = alembic_config()
+    config.attributes["engine"] = empty_database.engine
+    command.upgrade(config, "0013")
+    at, version = datetime(2026, 1, 2, tzinfo=UTC), "4" * 16
+    other = {**ROWS_AT_0003["supernets"], "id": "other", "bundle_hash": "5" * 64}
+    names = [f"{number:05}" for number in range(count)]
+    accuracy = [number / count for number in range(count)]
+    genomes = [number.to_bytes(2) for number in range(count)]
+    owners = ["other" if number % 3 else "net" for number in range(count)]  # both share the predictor
+    candidates = [
+        {**ROWS_AT_0003["candidates"], "id": name, "architecture_id": name, "genome": genome, "supernet_id": owner}
+        for name, genome, owner in zip(names, genomes, owners, strict=True)
+    ]
+    predictions = [
+        {"candidate_id": name, "predictor_version": version, "number": number, "predicted_accuracy": value}
+        for number, (name, value) in enumerate(zip(names, accuracy, strict=True), 1)
+    ]
+    rows = {
+        "supernets": [ROWS_AT_0003["supernets"], other],
+        "candidates": candidates,
+        "accuracy_predictions": predictions,
+    }
+    with empty_database.engine.begin() as connection:
+        for name, values in rows.items():
+            table = Table(name, MetaData(), autoload_with=connection)
+            times = {"created_at": at} if "created_at" in table.columns else {}
+            connection.execute(table.insert(), [{**row, **times} for row in values])
+    before = all_rows(empty_database)
+
+    command.upgrade(config, "0014")
+    with empty_database.reading() as session:
+        assert packed_until(session, version) == packed
+        for owner in ("net", "other"):
+            stored = Catalogue(owner, version).read(session)
+            mine = [number for number in range(count) if owners[number] == owner]
+            assert [genome.tobytes() for genome in stored.genomes] == [genomes[number] for number in mine]
+            assert stored.accuracy.tolist() == [accuracy[number] for number in mine]
+
+    command.downgrade(config, "0013")
+    assert all_rows(empty_database) == before
 
 
 @pytest.mark.slow
