@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,12 +111,14 @@ def accuracy_rows(
     ]
 
 
-def accuracy_predictions(session: Session, ids: Sequence[str], predictor_version: str) -> dict[str, AccuracyPrediction]:
-    """The predictions of a version of the predictor, by candidate."""
+def accuracy_predictions(
+    session: Session, ids: Sequence[str], versions: Collection[str]
+) -> dict[tuple[str, str], AccuracyPrediction]:
+    """The predictions of versions of predictors, by candidate and version."""
     query = select(AccuracyPrediction).where(
-        AccuracyPrediction.candidate_id.in_(ids), AccuracyPrediction.predictor_version == predictor_version
+        AccuracyPrediction.candidate_id.in_(ids), AccuracyPrediction.predictor_version.in_(versions)
     )
-    return {row.candidate_id: row for row in session.scalars(query)}
+    return {(row.candidate_id, row.predictor_version): row for row in session.scalars(query)}
 
 
 def predicted_latency(
@@ -124,13 +126,20 @@ def predicted_latency(
 ) -> dict[str, dict[str, float]]:
     """The latencies that latency models predict, by candidate and device. latency_models: their ids by device."""
     devices = {model_id: device for device, model_id in latency_models.items()}
-    query = select(LatencyPrediction).where(
-        LatencyPrediction.candidate_id.in_(ids), LatencyPrediction.latency_model_id.in_(devices)
-    )
     latencies: dict[str, dict[str, float]] = defaultdict(dict)
-    for row in session.scalars(query):
-        latencies[row.candidate_id][devices[row.latency_model_id]] = row.predicted_latency_ms
+    for (name, model_id), ms in latency_predictions(session, ids, devices).items():
+        latencies[name][devices[model_id]] = ms
     return latencies
+
+
+def latency_predictions(
+    session: Session, ids: Sequence[str], model_ids: Collection[str]
+) -> dict[tuple[str, str], float]:
+    """The latencies that latency models predict, ms, by candidate and the model's id."""
+    query = select(LatencyPrediction).where(
+        LatencyPrediction.candidate_id.in_(ids), LatencyPrediction.latency_model_id.in_(model_ids)
+    )
+    return {(row.candidate_id, row.latency_model_id): row.predicted_latency_ms for row in session.scalars(query)}
 
 
 def verifications(session: Session, ids: Sequence[str]) -> dict[str, Verification]:
@@ -152,6 +161,19 @@ def measurements(
     return newest
 
 
+def search_measurements(
+    session: Session, ids: Sequence[str], search_ids: Collection[str]
+) -> dict[tuple[str, str], dict[str, LatencyMeasurement]]:
+    """The latency measurements made for searches, by search and candidate, then by device."""
+    query = select(LatencyMeasurement).where(
+        LatencyMeasurement.candidate_id.in_(ids), LatencyMeasurement.search_id.in_(search_ids)
+    )
+    measured: dict[tuple[str, str], dict[str, LatencyMeasurement]] = defaultdict(dict)
+    for row in session.scalars(query):
+        measured[row.search_id, row.candidate_id][row.device] = row
+    return measured
+
+
 def verified_latencies(session: Session, device: str, space_hash: str) -> list[tuple[Candidate, LatencyMeasurement]]:
     """The latencies that verification measured on a device, of candidates of a search space, newest first."""
     query = (
@@ -166,7 +188,8 @@ def verified_latencies(session: Session, device: str, space_hash: str) -> list[t
 
 def fine_tunings(session: Session, ids: Sequence[str]) -> dict[str, list[FineTuning]]:
     """Fine-tunings by candidate, newest first."""
-    query = select(FineTuning).where(FineTuning.candidate_id.in_(ids)).order_by(FineTuning.created_at.desc())
+    order = FineTuning.created_at.desc(), FineTuning.id
+    query = select(FineTuning).where(FineTuning.candidate_id.in_(ids)).order_by(*order)
     by_candidate: dict[str, list[FineTuning]] = defaultdict(list)
     for row in session.scalars(query):
         by_candidate[row.candidate_id].append(row)

@@ -43,17 +43,22 @@ def show_candidates(
     context: Context,
     candidates: Sequence[Candidate],
     predictions: Sequence[Predictions],
-    search_id: str | None = None,
+    search_ids: Sequence[str] | None = None,
 ) -> list[CandidateOut]:
     """Candidates with their predictions, verifications and measurements.
 
-    search_id: show only the latencies that were measured for this search.
+    search_ids: by candidate, the search whose measured latencies to show; None: the newest ones.
     """
     ids = [candidate.id for candidate in candidates]
     verifications = queries.verifications(session, ids)
-    measurements = queries.measurements(session, ids, search_id)
+    if search_ids is None:
+        newest = queries.measurements(session, ids)
+        measured = [newest.get(name) for name in ids]
+    else:
+        by_search = queries.search_measurements(session, ids, set(search_ids))
+        measured = [by_search.get(key) for key in zip(search_ids, ids, strict=True)]
     fine_tunings = queries.fine_tunings(session, ids)
-    by_id = {row.supernet_id: supernets.get(session, row.supernet_id) for row in candidates}
+    by_id = supernets.by_ids(session, {row.supernet_id for row in candidates})
     obstacles = {name: why_not_extractable(supernet) for name, supernet in by_id.items()}
     counted: dict[str, dict[str, float]] = {}
     for name, supernet in by_id.items():
@@ -64,11 +69,11 @@ def show_candidates(
             counted[row.id],
             prediction,
             verifications.get(row.id),
-            measurements.get(row.id),
+            latencies,
             fine_tunings.get(row.id, []),
             obstacles[row.supernet_id],
         )
-        for row, prediction in zip(candidates, predictions, strict=True)
+        for row, prediction, latencies in zip(candidates, predictions, measured, strict=True)
     ]
 
 

@@ -1,6 +1,6 @@
 """Queries of devices and latency models."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import func, select
@@ -22,6 +22,15 @@ def get(session: Session, name: str) -> Device:
         names = ", ".join(session.scalars(select(Device.name).order_by(Device.name).limit(20))) or "none yet"
         raise NotFoundError(f"there is no device {name!r}; registered devices: {names}")
     return device
+
+
+def by_names(session: Session, names: Collection[str]) -> dict[str, Device]:
+    """Devices by name. Raises what `get` does, for any of the names."""
+    devices = {device.name: device for device in session.scalars(select(Device).where(Device.name.in_(names)))}
+    for name in names:
+        if name not in devices:
+            get(session, name)
+    return devices
 
 
 def lock(session: Session, name: str) -> Device:
@@ -100,8 +109,8 @@ def get_models(session: Session, names: Sequence[str], space_hash: str) -> dict[
         InvalidError: the device has no latency model for this search space.
     """
     models = {model.device: model for model in list_latest_models(session, devices=names, space_hash=space_hash)}
+    by_names(session, names)  # raises for a name that is not registered
     for name in names:
-        get(session, name)
         if name not in models:
             raise InvalidError(
                 f"device {name!r} has no latency model for this supernet's search space; measure it with `supple probe`"

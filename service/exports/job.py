@@ -34,7 +34,7 @@ def extract_candidate(context: Context, candidate_id: str) -> ExtractedCandidate
         candidate = candidates.get(session, candidate_id)
         supernet = supernets.get(session, candidate.supernet_id)
         version = supernet.predictor_version or ""
-        prediction = candidates.accuracy_predictions(session, [candidate_id], version).get(candidate_id)
+        prediction = candidates.accuracy_predictions(session, [candidate_id], [version]).get((candidate_id, version))
         predicted = prediction.predicted_accuracy if prediction else None
     max_bytes = int(context.tables(supernet).model_bytes(genomes_of([candidate]))[0])
     subnet = extract_subnet(*context.evaluator(supernet), Architecture.from_json(candidate.architecture))

@@ -8,29 +8,30 @@ from service.devices import queries as devices
 from service.measurement_jobs import queries
 from service.measurement_jobs.claims import LEASE_SECONDS
 from service.measurement_jobs.schemas import ClaimedJobOut, MeasurementJobOut
-from service.storage.tables import MeasurementJob
+from service.storage.tables import Device, MeasurementJob
 from service.web.schemas import Page
 
 
 def show_job(session: Session, job: MeasurementJob) -> MeasurementJobOut:
     """One job."""
-    return MeasurementJobOut(**_fields(session, job))
+    return MeasurementJobOut(**_fields(devices.get(session, job.device), job))
 
 
 def show_claimed_job(session: Session, job: MeasurementJob) -> ClaimedJobOut:
     """A job, for whoever claimed it."""
-    return ClaimedJobOut(**_fields(session, job), claim=job.claim or "", lease_seconds=LEASE_SECONDS)
+    return ClaimedJobOut(
+        **_fields(devices.get(session, job.device), job), claim=job.claim or "", lease_seconds=LEASE_SECONDS
+    )
 
 
-def list_jobs(session: Session, device: str, limit: int, cursor: str | None) -> Page[MeasurementJobOut]:
+def list_jobs(session: Session, name: str, limit: int, cursor: str | None) -> Page[MeasurementJobOut]:
     """One page of a device's jobs, newest first. Raises NotFoundError, and what `queries.page` does."""
-    devices.get(session, device)
-    rows, following = queries.page(session, device, limit, cursor)
-    return Page(items=[show_job(session, row) for row in rows], next=following)
+    device = devices.get(session, name)
+    rows, following = queries.page(session, name, limit, cursor)
+    return Page(items=[MeasurementJobOut(**_fields(device, row)) for row in rows], next=following)
 
 
-def _fields(session: Session, job: MeasurementJob) -> dict[str, Any]:
-    device = devices.get(session, job.device)
+def _fields(device: Device, job: MeasurementJob) -> dict[str, Any]:
     return {
         "id": job.id,
         "device": job.device,

@@ -9,27 +9,27 @@ from service.devices import queries as devices
 from service.devices.stale import warn_if_stale
 from service.measurement_jobs import queries
 from service.measurement_jobs.claims import WORKER, difference_of_hosts
-from service.storage.tables import Device, MeasurementJob, now
+from service.storage.tables import Device, LatencyModelRow, MeasurementJob, now
 
 LATELY = timedelta(seconds=60)  # a probe that asked for a job within this time counts as running
 
 
 def explain_waiting(session: Session, search_id: str) -> dict[str, str]:
     """By device whose measurements a search waits for, what happens there and what to do."""
-    return {
-        job.device: _explain(session, job)
-        for job in queries.list_of_search(session, search_id)
-        if job.status in queries.UNFINISHED
-    }
+    jobs = [job for job in queries.list_of_search(session, search_id) if job.status in queries.UNFINISHED]
+    if not jobs:
+        return {}
+    names = list(dict.fromkeys(job.device for job in jobs))
+    rows, models = devices.by_names(session, names), devices.get_models(session, names, jobs[0].space_hash)
+    return {job.device: _explain(job, rows[job.device], models[job.device]) for job in jobs}
 
 
-def _explain(session: Session, job: MeasurementJob) -> str:
-    device, count, at = devices.get(session, job.device), len(job.expected_ms), now()
+def _explain(job: MeasurementJob, device: Device, model: LatencyModelRow) -> str:
+    count, at = len(job.expected_ms), now()
     networks = f"{count} network{'s' * (count > 1)}"
     if job.status == "claimed" and job.expires_at is not None and job.expires_at > at:
         return f"{_named(job.probe)} measures {networks} on {device.name}"
     waiting = f"{networks} to be measured on {device.name}"
-    model = devices.get_models(session, [device.name], job.space_hash)[device.name]
     if difference := device.seen_host and difference_of_hosts(model, device.seen_host):
         return f"{waiting}, which {difference}"
     if device.seen_at is None or at - device.seen_at > LATELY:
@@ -53,5 +53,6 @@ def _command(device: Device) -> str:
 def stale_devices(session: Session, latency_models: Mapping[str, str]) -> dict[str, str]:
     """By device whose latencies are stale, a warning that says so. latency_models: by device, the id of the model."""
     rows = devices.get_models_by_id(session, list(latency_models.values()))
-    warnings = {row.device: warn_if_stale(devices.get(session, row.device), row) for row in rows}
+    by_name = devices.by_names(session, {row.device for row in rows})
+    warnings = {row.device: warn_if_stale(by_name[row.device], row) for row in rows}
     return {device: warning for device, warning in warnings.items() if warning is not None}

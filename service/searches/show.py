@@ -5,7 +5,6 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from evolution.arrays import Floats
 from evolution.predictors.accuracy import ranking_warning
 from service.candidates import queries as candidates
 from service.candidates.queries import genomes_of
@@ -35,13 +34,18 @@ def list_searches(
 ) -> Page[SearchSummary]:
     """One page of searches, newest first. Raises what `queries.page` does."""
     rows, next_cursor = queries.page(session, limit, cursor, wanted)
-    return Page(items=[_summarise(session, context, search) for search in rows], next=next_cursor)
+    answered = [(search, search.best_candidate_id) for search in rows if search.best_candidate_id is not None]
+    best = candidates.by_id(session, [name for _, name in answered])
+    members = [(search, candidate) for (search, _), candidate in zip(answered, best, strict=True)]
+    shown = {search.id: out for (search, _), out in zip(members, _show_members(session, context, members), strict=True)}
+    return Page(items=[SearchSummary(**_summary(search, shown.get(search.id))) for search in rows], next=next_cursor)
 
 
 def get_search_front(session: Session, context: Context, search_id: str) -> list[CandidateOut]:
     """The Pareto front of a search, sorted by its first cost. Raises NotFoundError."""
     search = queries.get(session, search_id)
-    front = _show_members(session, context, search, queries.members(session, search.id, on_front=True))
+    members = [(search, candidate) for candidate in queries.members(session, search.id, on_front=True)]
+    front = _show_members(session, context, members)
     return sort_front(SearchRequest.from_json(search.request), front)
 
 
@@ -50,7 +54,8 @@ def show_search(session: Session, context: Context, search: Search, *, from_stor
     front, best_id = queries.members(session, search.id, on_front=True), search.best_candidate_id
     is_apart = best_id is not None and best_id not in {member.id for member in front}
     rows = [*front, *(candidates.by_id(session, [best_id]) if best_id and is_apart else [])]
-    shown = {candidate.id: candidate for candidate in _show_members(session, context, search, rows)}
+    members = [(search, candidate) for candidate in rows]
+    shown = {candidate.id: candidate for candidate in _show_members(session, context, members)}
     best = shown[best_id] if best_id else None
     request, supernet = SearchRequest.from_json(search.request), supernets.get(session, search.supernet_id)
     card = context.predictor(supernet, search.predictor_version).card if search.predictor_version else {}
@@ -81,12 +86,6 @@ def _progress(session: Session, search: Search) -> dict[str, Any] | None:
     return {**(search.progress or {}), "waiting": waiting} if waiting else search.progress
 
 
-def _summarise(session: Session, context: Context, search: Search) -> SearchSummary:
-    rows = candidates.by_id(session, [search.best_candidate_id]) if search.best_candidate_id else []
-    best = _show_members(session, context, search, rows)
-    return SearchSummary(**_summary(search, best[0] if best else None))
-
-
 def _summary(search: Search, best: CandidateOut | None) -> dict[str, Any]:
     return {
         "id": search.id,
@@ -101,40 +100,58 @@ def _summary(search: Search, best: CandidateOut | None) -> dict[str, Any]:
     }
 
 
-def _show_members(session: Session, context: Context, search: Search, rows: Sequence[Candidate]) -> list[CandidateOut]:
-    """Candidates with the predictions that a search used, and with the latencies measured for it."""
-    if not rows:
+def _show_members(
+    session: Session, context: Context, members: Sequence[tuple[Search, Candidate]]
+) -> list[CandidateOut]:
+    """Candidates of searches, each with the predictions that its search used and the latencies measured for it."""
+    if not members:
         return []
+    rows = [candidate for _, candidate in members]
     ids = [candidate.id for candidate in rows]
-    accuracy = candidates.accuracy_predictions(session, ids, search.predictor_version)
-    latency = candidates.predicted_latency(session, ids, search.latency_models)
-    bounds = _latency_bounds(session, context, search, rows)
-    predictions = [
-        Predictions(
-            accuracy[name].predicted_accuracy if name in accuracy else None,
-            accuracy[name].predicted_accuracy_std if name in accuracy else None,
-            search.predictor_version,
-            latency.get(name, {}),
-            search.latency_models,
-            {device: float(ms[row]) for device, ms in bounds.items()},
+    accuracy = candidates.accuracy_predictions(session, ids, {search.predictor_version for search, _ in members})
+    model_ids = {model_id for search, _ in members for model_id in search.latency_models.values()}
+    latency = candidates.latency_predictions(session, ids, model_ids)
+    bounds = _latency_bounds(session, context, members)
+    predictions = []
+    for search, candidate in members:
+        predicted = accuracy.get((candidate.id, search.predictor_version))
+        by_device = {device: latency.get((candidate.id, name)) for device, name in search.latency_models.items()}
+        predictions.append(
+            Predictions(
+                predicted.predicted_accuracy if predicted else None,
+                predicted.predicted_accuracy_std if predicted else None,
+                search.predictor_version,
+                {device: ms for device, ms in by_device.items() if ms is not None},
+                search.latency_models,
+                bounds.get((search.id, candidate.id), {}),
+            )
         )
-        for row, name in enumerate(ids)
-    ]
-    return show_candidates(session, context, rows, predictions, search.id)
+    return show_candidates(session, context, rows, predictions, [search.id for search, _ in members])
 
 
-def _latency_bounds(session: Session, context: Context, search: Search, rows: Sequence[Candidate]) -> dict[str, Floats]:
-    """By device, (N,) the latency bounds of candidates that the search held below its limits, to the bit."""
-    limits = SearchRequest.from_json(search.request).limits
-    confidences = {limit.device: limit.confidence for limit in limits if limit.device and limit.confidence}
+def _latency_bounds(
+    session: Session, context: Context, members: Sequence[tuple[Search, Candidate]]
+) -> dict[tuple[str, str], dict[str, float]]:
+    """By search and candidate, then by device: the latency bound that the search held below its limit, to the bit."""
+    searches = {search.id: search for search, _ in members}
+    confidences = {name: limits for name, search in searches.items() if (limits := _confidences(search))}
     if not confidences:
         return {}
-    tables = context.tables(supernets.get(session, search.supernet_id))
-    latency_models = {
-        row.device: row for row in devices.get_models_by_id(session, list(search.latency_models.values()))
-    }
-    genomes = genomes_of(rows)
-    return {
-        device: context.latency_model(latency_models[device], tables).upper_bound(genomes, confidence)
-        for device, confidence in confidences.items()
-    }
+    model_ids = {searches[name].latency_models[device] for name, limits in confidences.items() for device in limits}
+    models = {row.id: row for row in devices.get_models_by_id(session, list(model_ids))}
+    by_id = supernets.by_ids(session, {searches[name].supernet_id for name in confidences})
+    bounds: dict[tuple[str, str], dict[str, float]] = {}
+    for name, limits in confidences.items():
+        search, rows = searches[name], [candidate for other, candidate in members if other.id == name]
+        tables, genomes = context.tables(by_id[search.supernet_id]), genomes_of(rows)
+        for device, confidence in limits.items():
+            model = context.latency_model(models[search.latency_models[device]], tables)
+            for candidate, ms in zip(rows, model.upper_bound(genomes, confidence).tolist(), strict=True):
+                bounds.setdefault((name, candidate.id), {})[device] = ms
+    return bounds
+
+
+def _confidences(search: Search) -> dict[str, float]:
+    """The confidences of a search's limits on latency, by device."""
+    limits = SearchRequest.from_json(search.request).limits
+    return {limit.device: limit.confidence for limit in limits if limit.device and limit.confidence}

@@ -1,5 +1,6 @@
 """Reading and writing supernets."""
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import select, update
@@ -26,6 +27,11 @@ def get(session: Session, supernet_id: str) -> Supernet:
     if supernet is None:
         raise NotFoundError(f"there is no supernet {supernet_id!r}; GET /v1/supernets lists them")
     return supernet
+
+
+def by_ids(session: Session, ids: Collection[str]) -> dict[str, Supernet]:
+    """The supernets with these ids, by id."""
+    return {supernet.id: supernet for supernet in session.scalars(select(Supernet).where(Supernet.id.in_(ids)))}
 
 
 def lock(session: Session, supernet_id: str) -> Supernet:
