@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from evolution.arrays import Floats
@@ -42,8 +42,10 @@ def get(session: Session, candidate_id: str) -> Candidate:
 
 def architecture(session: Session, some_id: str) -> dict[str, Any] | None:
     """The architecture, as JSON, that has this id or whose candidate has it."""
-    has_id = or_(Candidate.architecture_id == some_id, Candidate.id == some_id)
-    return session.scalar(select(Candidate.architecture).where(has_id).limit(1))
+    if (candidate := session.get(Candidate, some_id)) is not None:
+        return candidate.architecture
+    in_any = Candidate.supernet_id.in_(select(Supernet.id)), Candidate.architecture_id == some_id  # as the index is
+    return session.scalar(select(Candidate.architecture).where(*in_any).limit(1))
 
 
 def by_id(session: Session, ids: Sequence[str]) -> list[Candidate]:
