@@ -269,7 +269,7 @@ def test_candidates_of_before_are_packed_and_read_with_the_rest(
         {**ROWS_AT_0003["candidates"], "id": name, "architecture_id": name, "genome": genome, "supernet_id": owner}
         for name, genome, owner in zip(names, genomes, owners, strict=True)
     ]
-    predictions = [
+    predictions: list[dict[str, Any]] = [
         {"candidate_id": name, "predictor_version": version, "number": number, "predicted_accuracy": value}
         for number, (name, value) in enumerate(zip(names, accuracy, strict=True), 1)
     ]
