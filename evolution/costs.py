@@ -24,6 +24,11 @@ from supernet.operators import total_flops, total_params
 from supernet.space import Genomes, SearchSpace
 
 CostBuilder = Callable[["CostTables"], "Cost"]
+DEVICE_COSTS = (
+    "latency_ms",
+    "device_memory_bytes",
+    "energy_mj",
+)  # models of a device predict them, nothing counts them
 
 
 class CostTables(PartTables):
@@ -92,7 +97,7 @@ class CostTables(PartTables):
             ValueError: no counted cost has this name.
         """
         if name not in self._builders:
-            raise ValueError(f"unknown cost {name!r}; the costs are {', '.join(self._builders)} and latency_ms")
+            raise ValueError(f"unknown cost {name!r}; the costs are {', '.join((*self._builders, *DEVICE_COSTS))}")
         if name not in self._costs:
             self._costs[name] = self._builders[name](self)
         return self._costs[name]

@@ -8,16 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolution.choices import Choices
-from evolution.costs import AdditiveCost, Cost, CostTables
+from evolution.costs import DEVICE_COSTS, AdditiveCost, Cost, CostTables
 from evolution.predictors.latency import LatencyModel
+
+HOW_TO_MEASURE: Mapping[str, str] = {  # by cost that a device tells beside latency
+    "device_memory_bytes": "measure it again with `supple probe --memory`, on Linux",
+    "energy_mj": "measure it again where the probe can read the processor's energy counters (RAPL under "
+    "/sys/class/powercap, which often only root may read)",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
     """The largest allowed value of a cost, which is known by its name.
 
-    cost: `latency_ms`, which needs a device, or a counted cost of the tables, such as `flops`. max: in the cost's unit.
-    confidence: limit the latency's upper bound at this confidence, in (0.5, 1), instead of the predicted latency.
+    cost: one of `DEVICE_COSTS`, which needs a device, or a counted cost of the tables, such as `flops`. max: in the
+    cost's unit. confidence: limit the latency's upper bound at this confidence, in (0.5, 1), instead of the predicted
+    latency.
 
     Raises:
         ValueError: `max` is not a positive number, or a device or a confidence is missing or out of place.
@@ -31,7 +38,7 @@ class Limit:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.max) and self.max > 0):
             raise ValueError(f"the limit of {self.cost} is {self.max}; a positive number is needed")
-        if (self.device is not None) != (self.cost == "latency_ms"):
+        if (self.device is not None) != (self.cost in DEVICE_COSTS):
             raise ValueError(
                 f"{self.cost} needs a device"
                 if self.device is None
@@ -45,7 +52,12 @@ class Limit:
     @property
     def name(self) -> str:
         """`flops`; of a latency `latency_ms@DEVICE`, and of its upper bound `latency_ms@DEVICE@0.9`."""
-        return "@".join(str(part) for part in (self.cost, self.device, self.confidence) if part is not None)
+        return self.place if self.confidence is None else f"{self.place}@{self.confidence}"
+
+    @property
+    def place(self) -> str:
+        """The cost and the device that it is on: `flops`, `latency_ms@DEVICE`."""
+        return self.cost if self.device is None else f"{self.cost}@{self.device}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +80,23 @@ def cost_of(limit: Limit, tables: CostTables, latency: Mapping[str, LatencyModel
     """The limited cost. latency: the latency model of each device, by the device's name.
 
     Raises:
-        ValueError: an unknown cost, a device without a model, or a confidence that its measurements cannot support.
+        ValueError: an unknown cost, a device without a model of the cost or with one whose error is too large, or a
+            confidence that its measurements cannot support.
     """
     if limit.device is None:
         return tables.cost(limit.cost)
     if limit.device not in latency:
         devices = ", ".join(sorted(latency)) or "none"
         raise ValueError(f"device {limit.device!r} has no latency model; devices that have one: {devices}")
-    return latency[limit.device].cost(limit.name, limit.confidence)
+    model = latency[limit.device]
+    if limit.cost == "latency_ms":
+        return model.cost(limit.name, limit.confidence)
+    if limit.cost not in model.beside:
+        raise ValueError(
+            f"device {limit.device!r} has no measurements of {limit.cost}, so it cannot be predicted; "
+            f"{HOW_TO_MEASURE[limit.cost]}"
+        )
+    return model.beside[limit.cost].cost(limit.name)
 
 
 def constrain(

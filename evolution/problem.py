@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from evolution.arrays import Floats
 from evolution.choices import Choices
-from evolution.costs import Cost, CostTables
+from evolution.costs import DEVICE_COSTS, Cost, CostTables
 from evolution.feasibility import find_region
 from evolution.limits import Constraint, Limit, allowed_resolutions, constrain, cost_of
 from evolution.predictors.latency import LatencyModel
@@ -199,15 +199,15 @@ def build_problem(
     """The problem that these limits and objectives state, with costs given by name.
 
     latency_models: by device. minimise, front: names of costs, as in `Problem.minimise` and `Problem.pareto`.
-    device: where an objective `latency_ms` is predicted. choices: restrictions by name, as `Choices` takes them. The
-    other arguments are those of `Problem`.
+    device: where an objective of `DEVICE_COSTS` is predicted. choices: restrictions by name, as `Choices` takes them.
+    The other arguments are those of `Problem`.
 
     Raises:
         ValueError: a device without a latency model. Also what `Problem` and `Choices` raise.
     """
 
     def objective(cost: str) -> Cost:
-        return cost_of(Limit(cost, 1.0, device if cost == "latency_ms" else None), tables, latency_models)
+        return cost_of(Limit(cost, 1.0, device if cost in DEVICE_COSTS else None), tables, latency_models)
 
     return Problem(
         tables,

@@ -1,13 +1,14 @@
 """The costs that networks are limited by, once. Requests, answers, options, pages and messages follow from this table.
 
-To add a cost, add a row. A counted cost needs a function that builds it from cost tables; see `evolution.costs`.
+To add a cost, add a row. A counted cost needs a function that builds it from cost tables; see `evolution.costs`. What a
+device has, and nothing counts, also needs the fields of a candidate that show it predicted and measured.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evolution.costs import COUNTED, CostBuilder, CostTables
-from service.quantities import BYTES, COUNTS, MILLISECONDS, Units, quantity
+from service.quantities import BYTES, COUNTS, MILLIJOULES, MILLISECONDS, Units, quantity
 from supernet.space import SearchSpace
 
 
@@ -22,7 +23,7 @@ class CostKind:
     description: str  # one line for the documentation of the API and of the command line
     units: Units  # in which people type a limit on it
     example: str  # a limit as people type it
-    build: CostBuilder | None = None  # None: a latency model of a device predicts it, nothing counts it
+    build: CostBuilder | None = None  # None: a model of a device predicts it, nothing counts it
     whole: bool = True  # whether its values are whole numbers
     option: str = ""  # of the command line, where it is not `--max-NAME`
 
@@ -93,6 +94,26 @@ COSTS: tuple[CostKind, ...] = (
         build=COUNTED["peak_memory_bytes"],
         option="--max-peak-memory",
     ),
+    CostKind(
+        "device_memory_bytes",
+        label="device memory",
+        lowest="lowest",
+        unit="bytes",
+        description="bytes that a process on a device grows by, at most, while it loads and runs the network",
+        units=BYTES,
+        example="20MB",
+        option="--max-device-memory",
+    ),
+    CostKind(
+        "energy_mj",
+        label="energy",
+        lowest="lowest",
+        unit="mJ",
+        description="millijoules of the device's processor for one run",
+        units=MILLIJOULES,
+        example="40mJ",
+        whole=False,
+    ),
 )
 
 
@@ -100,6 +121,11 @@ def cost_kind(name: str) -> CostKind:
     """The row of a cost. name: the cost's, or a limit's, as in `latency_ms@DEVICE@0.9`."""
     name = name.partition("@")[0]
     return next(kind for kind in COSTS if kind.name == name)
+
+
+def device_costs() -> tuple[CostKind, ...]:
+    """The costs that each device has its own values of, which a model of the device predicts."""
+    return tuple(kind for kind in COSTS if kind.build is None)
 
 
 def counted_costs() -> tuple[CostKind, ...]:
@@ -112,18 +138,21 @@ def cost_tables(space: SearchSpace, classes: Sequence[str] | None = None) -> Cos
     return CostTables(space, classes, {kind.name: kind.build for kind in COSTS if kind.build is not None})
 
 
-def read_limits(texts: Mapping[str, str | None], latency: Sequence[str] = ()) -> dict[str, float]:
+def read_limits(
+    texts: Mapping[str, str | None], on_devices: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, float]:
     """Limits by cost, from texts, which are None where there is no limit.
 
-    latency: limits such as `8ms`, or `DEVICE=8ms` for a device. A device's name becomes part of the cost's name,
-    `latency_ms@DEVICE`. Of several limits on one cost the lowest counts.
+    on_devices: by cost of devices, limits such as `8ms`, or `DEVICE=8ms` for a device. A device's name becomes part of
+    the cost's name, `latency_ms@DEVICE`. Of several limits on one cost the lowest counts.
 
     Raises:
         ValueError: what `quantity` raises.
     """
     limits = {name: quantity(text, cost_kind(name).units) for name, text in texts.items() if text is not None}
-    for text in latency:
-        device, equals, number = text.rpartition("=")
-        name = f"latency_ms@{device}" if equals else "latency_ms"
-        limits[name] = min(quantity(number, cost_kind(name).units), limits.get(name, float("inf")))
+    for cost, limited in (on_devices or {}).items():
+        for text in limited:
+            device, equals, number = text.rpartition("=")
+            name = f"{cost}@{device}" if equals else cost
+            limits[name] = min(quantity(number, cost_kind(cost).units), limits.get(name, float("inf")))
     return limits

@@ -35,6 +35,7 @@ BYTES = Units(
     ("GiB", "MiB", "KiB"),
 )
 MILLISECONDS = Units({"ms": 1.0}, ("8.5ms",))
+MILLIJOULES = Units({"J": 1e3, "mJ": 1.0}, ("2.5mJ", "1.2J"), ("mJ",))
 PLAIN = Units({})
 
 

@@ -8,7 +8,7 @@ Since it adds up, the lowest latency within other limits is exact, and a search 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -17,13 +17,13 @@ import numpy as np
 from evolution.arrays import Floats
 from evolution.costs import AdditiveCost, CostTables
 from evolution.predictors.conformal import conformal_bound
+from evolution.predictors.device_cost import DeviceCostModel
 from evolution.predictors.latency_calibration import Calibration
 from evolution.predictors.latency_fitting import LatencyFit, error_card, more_networks
-from evolution.predictors.latency_regression import PartTimes
+from evolution.predictors.part_values import entry_values, values_by_part
 from supernet.space import Genomes
 
 MIN_NETWORKS = 4
-DIGITS = 8  # significant, of a part's time
 ERRORS = ("mean_absolute_percentage_error", "bias_percent", "kendall_tau")
 MARGINAL = "they hold on average over networks like these, not for each network nor for those that a search prefers"
 
@@ -38,6 +38,7 @@ class LatencyModel:
     ratios: measured over predicted latency of whole networks, sorted; each is predicted by a fit that did not see it,
         and of a second run if there was one. Empty if no network was measured.
     card: the model's errors and origin, for its users.
+    beside: by name of the cost, models of what the device told beside latency: memory, energy.
     """
 
     tables: CostTables
@@ -45,6 +46,7 @@ class LatencyModel:
     calibration: Calibration
     ratios: Floats
     card: Mapping[str, Any]
+    beside: Mapping[str, DeviceCostModel] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -78,14 +80,14 @@ class LatencyModel:
         if check_ms.shape != (len(check_genomes),):
             raise ValueError(f"{len(check_genomes)} networks of a second run, {check_ms.size} times")
         _check_positive(block_ms, np.concatenate([measured, check_ms]))
-        blocks = _block_values(tables, block_ms) if block_ms else None
+        blocks = entry_values(tables, block_ms) if block_ms else None
         if blocks is not None:
             _check_measured(tables, blocks, np.concatenate([genomes, check_genomes]))
         borrowed = {name: model.part_times for name, model in (known_devices or {}).items() if model.is_complete}
         fit = LatencyFit(tables, blocks, genomes, measured, list(borrowed.values()))
         times = fit.fit(np.arange(len(measured)))
         first = error_card(predicted := fit.cross_validated(times, rng), measured)
-        part_ms = _part_ms(tables, times)
+        part_ms = values_by_part(tables, times.values)
         card = {
             "networks": len(measured),
             "blocks": len(block_ms),
@@ -179,7 +181,7 @@ class LatencyModel:
     @cached_property
     def _values(self) -> Floats:
         """(F,) the time of each entry's block without overhead, ms."""
-        return _block_values(self.tables, {k: ms - self.calibration.overhead for k, ms in self.block_ms.items()})
+        return entry_values(self.tables, {k: ms - self.calibration.overhead for k, ms in self.block_ms.items()})
 
     @cached_property
     def part_times(self) -> Floats:
@@ -204,6 +206,7 @@ class LatencyModel:
             "offset_ms": self.calibration.offset.tolist(),
             "ratios": self.ratios.tolist(),
             "card": dict(self.card),
+            **({"beside": {name: model.to_json() for name, model in self.beside.items()}} if self.beside else {}),
         }
 
     @classmethod
@@ -221,7 +224,9 @@ class LatencyModel:
             scale, offset = (np.array(data[key], np.float64) for key in ("scale", "offset_ms"))
             calibration = Calibration(float(data["overhead_ms"]), scale, offset)
             block_ms = {str(key): float(ms) for key, ms in data["block_ms"].items()}
-            return cls(tables, block_ms, calibration, np.array(data["ratios"], np.float64), dict(data["card"]))
+            ratios, card = np.array(data["ratios"], np.float64), dict(data["card"])
+            beside = {name: DeviceCostModel.from_json(name, x, tables) for name, x in data.get("beside", {}).items()}
+            return cls(tables, block_ms, calibration, ratios, card, beside)
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"not a latency model: {error!r}") from error
 
@@ -240,30 +245,7 @@ def _check_measured(tables: CostTables, blocks: Floats, genomes: Genomes) -> Non
         raise ValueError(f"network {network} runs a block that was not measured; measure its blocks or leave it out")
 
 
-def _part_ms(tables: CostTables, times: PartTimes) -> dict[str, float]:
-    """By `PART/KEY`, the time of each part's block, ms."""
-    return {
-        f"{tables.space.parts[part].name}/{key}": float(f"{value:.{DIGITS}g}")
-        for part, key, value in zip(tables.parts, tables.block_keys, times.values.tolist(), strict=True)
-        if key is not None and math.isfinite(value)
-    }
-
-
-def _block_values(tables: CostTables, block_ms: Mapping[str, float]) -> Floats:
-    """(F,) the time of each entry's block: 0 where the part is dropped, inf where the time is missing."""
-    values = tables.block_values(block_ms)
-    if any("/" in key for key in block_ms):
-        for entry, (part, key) in enumerate(zip(tables.parts, tables.block_keys, strict=True)):
-            if key is not None:
-                values[entry] = block_ms.get(f"{tables.space.parts[part].name}/{key}", values[entry])
-    if any(":" in key for key in block_ms):
-        for side, entries in zip(tables.space.resolutions, tables.elimination.entries, strict=True):
-            for entry in np.unique(entries):
-                values[entry] = block_ms.get(f"{side}:{tables.block_keys[entry]}", values[entry])
-    return values
-
-
 def _covered(tables: CostTables, block_ms: Mapping[str, float]) -> list[int]:
     """The resolutions at which some architecture has all its blocks measured."""
-    floors = AdditiveCost(tables, "latency_ms", _block_values(tables, block_ms)).floors
+    floors = AdditiveCost(tables, "latency_ms", entry_values(tables, block_ms)).floors
     return [side for side, floor in zip(tables.space.resolutions, floors, strict=True) if math.isfinite(floor)]

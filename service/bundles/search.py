@@ -1,6 +1,5 @@
 """Searching a bundle without a server."""
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -8,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from evolution.choices import Choices
-from evolution.costs import CostTables
+from evolution.costs import DEVICE_COSTS, CostTables
 from evolution.limits import Limit
 from evolution.predictors.accuracy import AccuracyPredictor, ranking_warning
 from evolution.predictors.latency import LatencyModel
 from evolution.problem import Problem
 from evolution.search import Progress, SearchResult, default_evaluations
 from service.bundles.paths import check_input
+from service.candidates.on_devices import by_cost, predict_on_device
 from service.candidates.schemas import CandidateOut, Inherited
-from service.costs import cost_tables, counted_costs
+from service.costs import cost_kind, cost_tables, counted_costs, device_costs
 from service.devices.measurements import fit_measurements_file
 from service.errors import InputError
 from service.searches.answer import answer_parts, limit_evidence, shown_front, weakest_evidence
@@ -155,7 +155,8 @@ def make_request(
 ) -> tuple[SearchRequest, dict[str, str]]:
     """The request that these arguments make, and where the latency models come from: sources by device, `device` first.
 
-    limits: the largest allowed value by cost; `latency_ms` is on `device`, and `latency_ms@OTHER` on another device.
+    limits: the largest allowed value by cost; `latency_ms`, `device_memory_bytes` and `energy_mj` are on `device`, and
+    `latency_ms@OTHER` is on another device.
     device, OTHER: the name of a device inside the bundle, or a file of measurements, whose stem is then the name.
     resolution: the only image size allowed. max_resolution: the largest one. choices: the choices that stay open, by
     name of the gene, as `evolution.choices.Choices` takes them. minimise: the cost to minimise at `min_accuracy`.
@@ -166,10 +167,10 @@ def make_request(
         InputError: `device` is missing, two files have one name, or the metric does not go with the rest. ValueError:
             unknown choices.
     """
-    if device is None and "latency_ms" in (*limits, minimise):
+    if device is None and (on_device := next((name for name in (*limits, minimise) if name in DEVICE_COSTS), None)):
         raise InputError(
-            "latency needs `device`: measurements that `supple probe` wrote, or a device inside the bundle "
-            f"({_device_names(bundle)})",
+            f"{cost_kind(on_device).label} needs `device`: measurements that `supple probe` wrote, or a device inside "
+            f"the bundle ({_device_names(bundle)})",
             "device",
         )
     sources = [source for source in (device, *(name.partition("@")[2] for name in limits)) if source]
@@ -179,13 +180,13 @@ def make_request(
 
     def limit(name: str, value: float) -> Limit:
         cost, _, other = name.partition("@")
-        return Limit(cost, value, names[other or device or ""] if cost == "latency_ms" else None)
+        return Limit(cost, value, names[other or device or ""] if cost in DEVICE_COSTS else None)
 
     default = INHERITED_EVALUATIONS if evaluate == "inherited" else default_evaluations(strategy or "evolution")
     request = SearchRequest(
         supernet=bundle.hash[:ID_DIGITS],
         limits=tuple(limit(name, value) for name, value in limits.items()),
-        device=names[device or ""] if minimise == "latency_ms" else None,
+        device=names[device or ""] if minimise in DEVICE_COSTS else None,
         objective=minimise or "accuracy",
         min_accuracy=min_accuracy,
         resolution=resolution,
@@ -267,12 +268,15 @@ def _show(
     genomes: Genomes,
     scored: Mapping[bytes, Evaluation],
 ) -> list[CandidateOut]:
-    """(N, G) genomes as candidates, with their predicted accuracies and latencies. scored: those that were measured."""
+    """(N, G) genomes as candidates, with their predicted accuracies and costs on devices.
+
+    scored: those that were measured.
+    """
     tables, space = problem.tables, bundle.space
     accuracy, std = predictor.predict(genomes), predictor.predict_std(genomes)
     views = max(1, bundle.manifest["views"]["count"])
     costs = {kind: tables.cost(kind.name)(genomes) for kind in counted_costs()}
-    latency_ms = {name: model.predict(genomes) for name, model in latency_models.items()}
+    on_devices = {name: predict_on_device(model, genomes) for name, model in latency_models.items()}
     candidates = []
     for row, genome in enumerate(genomes):
         arch = space.decode(genome)
@@ -287,13 +291,11 @@ def _show(
                 **counted,
                 predicted_accuracy=float(accuracy[row]),
                 predicted_accuracy_std=None if std is None else float(std[row]),
-                predicted_latency_ms={
-                    name: float(ms[row]) for name, ms in latency_ms.items() if math.isfinite(ms[row])
-                },  # inf: not measured at this resolution
+                **{f"predicted_{cost}": values for cost, values in by_cost(on_devices, row).items()},
                 predicted_latency_bound_ms={},
                 verified_accuracy=evaluation.accuracy if evaluation else None,
                 inherited=Inherited.of_evaluation(evaluation, views) if evaluation else None,
-                measured_latency_ms=None,
+                **{f"measured_{kind.name}": None for kind in device_costs()},
                 measured_latency_details=None,
             )
         )

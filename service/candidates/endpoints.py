@@ -28,7 +28,7 @@ def read_front(
     supernet: Id,
     x: Annotated[Cost, Query(description="What to trade accuracy for.")] = "latency_ms",
     y: Annotated[Cost | None, Query(description="A second cost.")] = None,
-    device: Annotated[Id | None, Query(description="Needed for latency_ms.")] = None,
+    device: Annotated[Id | None, Query(description="Needed for latency_ms, device_memory_bytes and energy_mj.")] = None,
 ) -> FrontOut:
     """The front that a query asks for."""
     with context.database.reading() as session:

@@ -5,6 +5,7 @@ from itertools import chain
 
 from sqlalchemy.orm import Session
 
+from evolution.costs import DEVICE_COSTS
 from evolution.pareto import ParetoFront, thin_out
 from evolution.problem import build_problem
 from service.candidates import queries
@@ -34,9 +35,10 @@ def merge_front(
     names = [name for name in (x, y) if name is not None]
     if len(set(names)) != len(names):
         raise InvalidError(f"x and y are both {x}; name another cost, or leave y out")
-    if (device is None) == ("latency_ms" in names):
+    on_device = [name for name in names if name in DEVICE_COSTS]
+    if (device is None) == bool(on_device):
         raise InvalidError(
-            "latency_ms needs a device"
+            f"{on_device[0]} needs a device"
             if device is None
             else f"{' and '.join(names)}: the same on every device; leave device {device!r} out"
         )

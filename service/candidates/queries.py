@@ -123,25 +123,36 @@ def accuracy_predictions(
     return {(row.candidate_id, row.predictor_version): row for row in session.scalars(query)}
 
 
-def predicted_latency(
+def predicted_on_devices(
     session: Session, ids: Sequence[str], latency_models: Mapping[str, str]
-) -> dict[str, dict[str, float]]:
-    """The latencies that latency models predict, by candidate and device. latency_models: their ids by device."""
-    devices = {model_id: device for device, model_id in latency_models.items()}
-    latencies: dict[str, dict[str, float]] = defaultdict(dict)
-    for (name, model_id), ms in latency_predictions(session, ids, devices).items():
-        latencies[name][devices[model_id]] = ms
-    return latencies
+) -> dict[str, dict[str, dict[str, float]]]:
+    """What the models of devices predict, by candidate, cost and device. latency_models: their ids by device."""
+    predictions = device_predictions(session, ids, latency_models.values())
+    return {name: on_devices(predictions, name, latency_models) for name in ids}
 
 
-def latency_predictions(
+def device_predictions(
     session: Session, ids: Sequence[str], model_ids: Collection[str]
-) -> dict[tuple[str, str], float]:
-    """The latencies that latency models predict, ms, by candidate and the model's id."""
+) -> dict[tuple[str, str], dict[str, float]]:
+    """What the models of devices predict, by candidate and the latency model's id, then by cost."""
     query = select(LatencyPrediction).where(
         LatencyPrediction.candidate_id.in_(ids), LatencyPrediction.latency_model_id.in_(model_ids)
     )
-    return {(row.candidate_id, row.latency_model_id): row.predicted_latency_ms for row in session.scalars(query)}
+    return {
+        (row.candidate_id, row.latency_model_id): {"latency_ms": row.predicted_latency_ms, **(row.beside or {})}
+        for row in session.scalars(query)
+    }
+
+
+def on_devices(
+    predictions: Mapping[tuple[str, str], Mapping[str, float]], candidate_id: str, latency_models: Mapping[str, str]
+) -> dict[str, dict[str, float]]:
+    """Of what `device_predictions` read, one candidate's by cost and device. latency_models: their ids by device."""
+    by_cost: dict[str, dict[str, float]] = defaultdict(dict)
+    for device, model_id in latency_models.items():
+        for cost, value in predictions.get((candidate_id, model_id), {}).items():
+            by_cost[cost][device] = value
+    return by_cost
 
 
 def verifications(session: Session, ids: Sequence[str]) -> dict[str, Verification]:
@@ -174,6 +185,14 @@ def search_measurements(
     for row in session.scalars(query):
         measured[row.search_id, row.candidate_id][row.device] = row
     return measured
+
+
+def measured_value(row: LatencyMeasurement, cost: str) -> float | None:
+    """What was measured of a cost on the device; None if the device did not tell it."""
+    if cost == "latency_ms":
+        return row.measured_latency_ms
+    value: float | None = row.details.get("beside", {}).get(cost)
+    return value
 
 
 def verified_latencies(session: Session, device: str, space_hash: str) -> list[tuple[Candidate, LatencyMeasurement]]:

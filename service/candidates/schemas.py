@@ -125,7 +125,7 @@ class FineTuningOut(Answer):
 
 
 class CandidateOut(Counted):
-    """An architecture of a supernet: its costs, and its accuracy and latency as predicted and as verified or measured.
+    """An architecture of a supernet: its costs, and what was predicted and what was verified or measured of it.
 
     Predicted and measured values never share a field.
     """
@@ -141,6 +141,14 @@ class CandidateOut(Counted):
     predictor: str | None = Field(description="The version of the accuracy predictor.")
     predicted_latency_ms: dict[str, float] = Field(
         description="By device, the latency that the device's latency model predicts."
+    )
+    predicted_device_memory_bytes: dict[str, float] = Field(
+        {},
+        description="By device, the bytes that a process is predicted to grow by, at most, while it loads and runs the "
+        "network. Empty where the device's memory was not measured or is predicted too badly.",
+    )
+    predicted_energy_mj: dict[str, float] = Field(
+        {}, description="By device, the energy that one run is predicted to take, millijoules; empty likewise."
     )
     predicted_latency_bound_ms: dict[str, float] = Field(
         description="By device, the one-sided upper bound of the latency at the confidence of the search's limit."
@@ -161,6 +169,16 @@ class CandidateOut(Counted):
         "model. The exported network and a reference network run in turns on the device; the ratio of their times is "
         "multiplied by the reference network's time from when the device was first measured. "
         "`measured_latency_details` has the times themselves."
+    )
+    measured_device_memory_bytes: dict[str, float] | None = Field(
+        None,
+        description="By device, the bytes that a fresh process grew by, at most, while it loaded and ran the exported "
+        "network. Null where the device did not tell.",
+    )
+    measured_energy_mj: dict[str, float] | None = Field(
+        None,
+        description="By device, the energy of one run of the exported network, millijoules, of the whole processor. "
+        "Null where the device did not tell.",
     )
     measured_latency_details: dict[str, MeasuredLatency] | None = Field(
         description="By device, how the latency was measured."

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-import numpy as np
 from sqlalchemy.orm import Session
 
 from evolution.costs import CostTables
 from service.candidates import queries
-from service.candidates.queries import genomes_of
+from service.candidates.on_devices import by_cost, predict_on_device
+from service.candidates.queries import genomes_of, measured_value
 from service.candidates.schemas import CandidateOut, FineTuningOut, FineTuningStatus, Inherited, MeasuredLatency
 from service.context import Context
-from service.costs import counted_costs
+from service.costs import counted_costs, device_costs
 from service.devices import queries as devices
 from service.storage.tables import Candidate, FineTuning, LatencyMeasurement, Verification
 from service.supernets import queries as supernets
@@ -25,15 +25,15 @@ NOT_MEASURED = "not measured; a search with verify: true measures it by a worker
 
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions for one candidate. accuracy, accuracy_std: fractions. latency_ms, bound_ms: by device.
+    """The predictions for one candidate. accuracy, accuracy_std: fractions. on_devices: by cost and device.
 
-    predictor: the version of the accuracy predictor. latency_models: their ids, by device.
+    bound_ms: by device. predictor: the version of the accuracy predictor. latency_models: their ids, by device.
     """
 
     accuracy: float | None
     accuracy_std: float | None
     predictor: str | None
-    latency_ms: Mapping[str, float]
+    on_devices: Mapping[str, Mapping[str, float]]
     latency_models: Mapping[str, str]
     bound_ms: Mapping[str, float] = field(default_factory=dict)
 
@@ -106,14 +106,14 @@ def _show_candidate(
         predicted_accuracy=predictions.accuracy,
         predicted_accuracy_std=predictions.accuracy_std,
         predictor=predictions.predictor,
-        predicted_latency_ms=dict(predictions.latency_ms),
+        **{f"predicted_{kind.name}": predictions.on_devices.get(kind.name, {}) for kind in device_costs()},
         predicted_latency_bound_ms=dict(predictions.bound_ms),
         latency_models=dict(predictions.latency_models),
         verified_accuracy=verification.verified_accuracy if verification else None,
         verified_images=verification.images if verification and verification.images else None,
         verified_accuracy_reason=verification.reason if verification else obstacle or NOT_VERIFIED,
         inherited=_show_inherited(verification),
-        measured_latency_ms={name: row.measured_latency_ms for name, row in measured.items()} if measured else None,
+        **{f"measured_{kind.name}": _measured(kind.name, measured) for kind in device_costs()},
         measured_latency_details=(
             {name: MeasuredLatency.model_validate(row.details) for name, row in measured.items()} if measured else None
         ),
@@ -122,6 +122,12 @@ def _show_candidate(
         finetunes=[show_fine_tuning(row) for row in fine_tunings],
         created_at=candidate.created_at,
     )
+
+
+def _measured(cost: str, measured: Mapping[str, LatencyMeasurement] | None) -> dict[str, float] | None:
+    """By device, what was measured of a cost; None where it was measured nowhere."""
+    values = {device: measured_value(row, cost) for device, row in (measured or {}).items()}
+    return {device: value for device, value in values.items() if value is not None} or None
 
 
 def _show_inherited(verification: Verification | None) -> Inherited | None:
@@ -169,14 +175,14 @@ def newest_predictions(session: Session, context: Context, candidates: Sequence[
     accuracy = predictor.predict(genomes).tolist() if predictor else [None] * len(genomes)
     std = predictor.predict_std(genomes) if predictor else None
     rows = devices.list_latest_models(session, space_hash=supernet.space_hash)
-    latency = {row.device: context.latency_model(row, tables).predict(genomes) for row in rows}
+    on_devices = {row.device: predict_on_device(context.latency_model(row, tables), genomes) for row in rows}
     ids = {row.device: row.id for row in rows}
     result = []
     for i, fraction in enumerate(accuracy):
-        finite = {device: float(ms[i]) for device, ms in latency.items() if np.isfinite(ms[i])}
-        latency_models = {device: ids[device] for device in finite}
+        predicted = by_cost(on_devices, i)
+        latency_models = {device: ids[device] for device in predicted["latency_ms"]}
         spread = None if std is None else float(std[i])
-        result.append(Predictions(fraction, spread, supernet.predictor_version, finite, latency_models))
+        result.append(Predictions(fraction, spread, supernet.predictor_version, predicted, latency_models))
     return result
 
 

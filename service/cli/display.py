@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from evolution.predictors.accuracy import ranking_warning
 from evolution.predictors.uncertainty import DEVIATIONS
 from evolution.refusal import all_digits
-from service.costs import cost_kind, cost_tables, counted_costs
+from service.costs import cost_kind, cost_tables, counted_costs, device_costs
 from service.quantities import round_amount, rounded
 
 if TYPE_CHECKING:
@@ -383,6 +383,10 @@ def show_answer(answer: Mapping[str, Any], genes: Sequence[str], console: Consol
         ms = best["predicted_latency_ms"].get(device)
         shown = "not known" if ms is None else f"{ms:.4g} ms"
         console.print(f"predicted latency      {shown} on {device}{beside(f'latency_ms@{device}')}", highlight=False)
+        for kind in device_costs():
+            if kind.name != "latency_ms" and (value := best[f"predicted_{kind.name}"].get(device)) is not None:
+                label, amount = f"predicted {kind.label}", rounded(value, kind.units)
+                console.print(f"{label:<22} {amount} on {device}{beside(f'{kind.name}@{device}')}", highlight=False)
     for label, cost, text in counted_lines(best):
         console.print(f"{label:<22} {text}{beside(cost)}", highlight=False)
     scored = "scored on held-out images" if inherited else "evaluated"

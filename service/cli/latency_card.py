@@ -3,12 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
+from service.costs import cost_kind
+
 
 def latency_card(card: Mapping[str, Any]) -> str:
     """How far predictions are off and how that is known; of whole networks alone, what further ones would buy."""
     lines = [_error("error", card) + f": {card['validation']}"]
     if second := card.get("second_run"):
         lines.append(f"{_error('within the first run', card['first_run'])}; {_error('in the second', second)}")
+    for name, beside in card.get("beside", {}).items():
+        label = cost_kind(name).label
+        lines.append(
+            f"limits on {label} are refused: {beside['refused']}" if beside["refused"] else _error(label, beside)
+        )
     if known := card.get("known_devices"):
         lines.append(
             "known devices, by similarity: " + ", ".join(f"{name} {value:.2f}" for name, value in known.items())

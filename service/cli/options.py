@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
-from service.costs import COSTS, CostKind, read_limits
+from service.costs import COSTS, CostKind, device_costs, read_limits
 from service.errors import InputError
 from service.quantities import read_choices
 
@@ -42,12 +42,12 @@ def search_options(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def with_options(**values: Any) -> None:
         texts = {kind.name: values.pop(kind.field) for kind in COSTS}
-        latency = texts.pop("latency_ms") or []
+        on_devices = {kind.name: texts.pop(kind.name) or [] for kind in device_costs()}
         device, resolution, max_resolution = (values.pop(name) for name in ("device", "resolution", "max_resolution"))
         choices = read_choices(" ".join(values.pop("choices") or []))
         evaluations = _evaluations(values.pop("evaluations"), values.pop("budget"))
         options = SearchOptions(
-            limits=read_limits(texts, latency),
+            limits=read_limits(texts, on_devices),
             device=device,
             resolution=resolution,
             max_resolution=max_resolution,
@@ -97,7 +97,7 @@ def _limit_parameter(kind: CostKind) -> inspect.Parameter:
     text = f"Hard limit on {kind.label} ({kind.description}), for example {kind.example}"
     if kind.build is None:
         text = f"{text}. Repeat it for each further device, as in phone={kind.example}."
-        return _parameter(kind.field, list[str], kind.flag, metavar="[DEVICE=]MS", help=text)
+        return _parameter(kind.field, list[str], kind.flag, metavar=f"[DEVICE=]{kind.unit.upper()}", help=text)
     return _parameter(kind.field, str, kind.flag, help=f"{text}.")
 
 

@@ -1,4 +1,4 @@
-"""A device's measurements: check them, fit a latency model, store both."""
+"""A device's measurements: check them, fit models of latency, memory and energy, store all."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +11,8 @@ from sqlalchemy.orm import Session
 
 from evolution.arrays import Floats
 from evolution.costs import CostTables
+from evolution.limits import HOW_TO_MEASURE
+from evolution.predictors.device_cost import DeviceCostModel
 from evolution.predictors.latency import LatencyModel
 from service.devices import plausible, queries
 from service.devices.schemas import LatencyModelOut, MeasurementsIn, NetworkMeasured
@@ -46,15 +48,30 @@ def _pairs(tables: CostTables, networks: Sequence[NetworkMeasured]) -> tuple[Gen
 def fit(
     tables: CostTables, body: MeasurementsIn, known_devices: Mapping[str, LatencyModel] | None = None
 ) -> LatencyModel:
-    """Fit a latency model on measurements.
+    """Fit a latency model on measurements, and models of memory and energy beside it where the device told them.
 
     known_devices: from which a model of whole networks alone borrows.
+
+    Raises:
+        ValueError: as `fit_latency`.
+    """
+    model = fit_latency(tables, body, known_devices)
+    beside = {name: fitted for name in HOW_TO_MEASURE if (fitted := _fit_beside(tables, body, name, model)) is not None}
+    cards = {name: dict(fitted.card) for name, fitted in beside.items()}
+    card = {**model.card, **_beside_latency(body), **({"beside": cards} if cards else {})}
+    return replace(model, card=card, beside=beside)
+
+
+def fit_latency(
+    tables: CostTables, body: MeasurementsIn, known_devices: Mapping[str, LatencyModel] | None = None
+) -> LatencyModel:
+    """Fit a latency model alone on measurements. known_devices: as `fit` takes them.
 
     Raises:
         ValueError: an architecture outside the space, too few networks, or a network with an unmeasured block.
     """
     genomes, measured = _pairs(tables, body.networks)
-    model = LatencyModel.fit(
+    return LatencyModel.fit(
         tables,
         body.blocks,
         genomes,
@@ -63,7 +80,33 @@ def fit(
         known_devices=None if body.blocks else known_devices,
         second_run=_pairs(tables, body.checks) if body.checks else None,
     )
-    return replace(model, card={**model.card, **_beside_latency(body)})
+
+
+def _fit_beside(tables: CostTables, body: MeasurementsIn, name: str, latency: LatencyModel) -> DeviceCostModel | None:
+    """The model of a cost that the device told beside latency; None if it told none. Energy starts from part times."""
+    told = [
+        (network, costs[name])
+        for network in body.networks
+        if name in (costs := told_costs(network.memory_bytes, network.joules))
+    ]
+    if not told:
+        return None
+    similar = [latency.part_times] if name == "energy_mj" and latency.is_complete else []
+    genomes, _ = _pairs(tables, [network for network, _ in told])
+    values = np.array([value for _, value in told], np.float64)
+    return DeviceCostModel.fit(tables, name, genomes, values, np.random.default_rng(FIT_SEED), similar)
+
+
+def told_costs(memory_bytes: int | None, joules: float | None) -> dict[str, float]:
+    """By cost, what a device told of a network beside its latency."""
+    told = {} if memory_bytes is None else {"device_memory_bytes": memory_bytes}
+    return told if joules is None else {**told, "energy_mj": 1e3 * joules}
+
+
+def told_fields(costs: Mapping[str, float]) -> dict[str, float]:
+    """The inverse of `told_costs`: the fields of a measured network."""
+    memory = {"memory_bytes": int(costs["device_memory_bytes"])} if "device_memory_bytes" in costs else {}
+    return {**memory, "joules": costs["energy_mj"] / 1e3} if "energy_mj" in costs else memory
 
 
 def _beside_latency(body: MeasurementsIn) -> dict[str, Any]:

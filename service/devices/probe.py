@@ -757,7 +757,7 @@ def run_plan(
     ms, scale = measured.in_ms(), measured.reference_ms
     by_name = {model.name: model for model in measured.models}
     networks = [name for name, entry in plan.entries.items() if _is_whole(entry)]
-    memory_bytes = _memory_of_networks(path, networks, runtime, batch_size) if memory else {}
+    memory_bytes = _memory_of_networks(path, networks, runtime, batch_size, progress) if memory else {}
     joules = _joules_of_networks(plan, networks, runtime, batch_size)
     checks = _second_run(path, plan, runtime, batch_size, samples)
     is_complete = not plan.left_out and all(model.samples >= samples for model in measured.models)
@@ -787,7 +787,14 @@ def run_plan(
             for name in networks
         ],
         "checks": [_entry(plan, model, scale) for model in checks],
-        "measurements": {model.name: asdict(model) for model in measured.models},
+        "measurements": {
+            model.name: {
+                **asdict(model),
+                "memory_bytes": memory_bytes.get(model.name),
+                "joules": joules.get(model.name),
+            }
+            for model in measured.models
+        },
     }
 
 
@@ -889,10 +896,13 @@ def _fallback(plan: Plan, runtime: Runtime, batch_size: int) -> dict[str, Any] |
 # Memory and energy.
 
 
-def _memory_of_networks(path: str | Path, names: Sequence[str], runtime: Runtime, batch_size: int) -> dict[str, int]:
+def _memory_of_networks(
+    path: str | Path, names: Sequence[str], runtime: Runtime, batch_size: int, progress: Progress | None = None
+) -> dict[str, int]:
     """Peak memory of the first networks, bytes: what the process grows by, at most, while it loads and runs one.
 
-    Each network has a process of its own. Empty where the system does not tell.
+    Each network has a process of its own. Empty where the system does not tell. progress: called after each network,
+    with all samples as done, so that a claim is renewed meanwhile.
     """
     found = {}
     for name in names[:MEMORY_NETWORKS]:
@@ -900,6 +910,8 @@ def _memory_of_networks(path: str | Path, names: Sequence[str], runtime: Runtime
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
         if done.returncode == 0 and done.stdout.strip().isdigit():
             found[name] = int(done.stdout)
+        if progress:
+            progress(1, 1)
     return found
 
 
@@ -1302,7 +1314,12 @@ def _run_job(server: Server, job: Mapping[str, Any], runtime: Runtime) -> None:
         plan.write_bytes(server.call(job["plan"])[2])
         try:
             result = run_plan(
-                plan, runtime=runtime, batch_size=job["batch_size"], samples=job["samples"], progress=renew
+                plan,
+                runtime=runtime,
+                batch_size=job["batch_size"],
+                samples=job["samples"],
+                memory=job.get("memory", False),
+                progress=renew,
             )
         except RefusedError:
             raise

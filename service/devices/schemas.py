@@ -91,7 +91,10 @@ class LatencyModelOut(Answer):
     device: str
     space_hash: str
     version: int
-    card: dict[str, Any] = Field(description="Its error on held-out networks.")
+    card: dict[str, Any] = Field(
+        description="Its error on held-out networks. `beside` has the cards of the models of `device_memory_bytes` and "
+        "`energy_mj`, where the device told these; `refused` in them says why limits on them are refused."
+    )
     host: dict[str, Any] = Field(description="Fingerprint of the machine that measured.")
     created_at: datetime
 

@@ -50,9 +50,18 @@ def claim_job(session: Session, jobs: Jobs, device: str, host: Mapping[str, Any]
             continue
         if job.claims < MOST_CLAIMS:
             return _hold(job, probe, LEASE_SECONDS)
-        _end(session, job, "failed", error=f"{MOST_CLAIMS} probes claimed it, and none sent a result")
+        _end(session, job, "failed", error=_no_result(job))
         continue_search(session, jobs, job)
     return None
+
+
+def _no_result(job: MeasurementJob) -> str:
+    """Why a job fails that was claimed too often."""
+    last = f"the last one by {job.probe}" if job.probe else "all by probes without a name"
+    return (
+        f"it was claimed {MOST_CLAIMS} times, {last}, and each claim expired without a result; the output of the probe "
+        "says what ended it"
+    )
 
 
 def claim_here(session: Session, device: str, job_id: str) -> MeasurementJob | None:

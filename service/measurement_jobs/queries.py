@@ -74,6 +74,15 @@ def cancel(session: Session, search_id: str) -> None:
     session.execute(unfinished.values(status="cancelled", claim=None, expires_at=None, finished_at=now()))
 
 
+def needs_memory(session: Session, job: MeasurementJob) -> bool:
+    """Whether a job's search limits or minimises memory on its device, so that the probe is to measure it, too."""
+    request = session.get_one(Search, job.search_id).request
+    objectives = {request["objective"], *request.get("objectives", ())}
+    limited = {(limit["cost"], limit["device"]) for limit in request["limits"]}
+    is_objective = "device_memory_bytes" in objectives and request.get("device") == job.device
+    return is_objective or ("device_memory_bytes", job.device) in limited
+
+
 def lock_search(session: Session, search_id: str) -> Search:
     """The search of a job, which no other transaction changes until this one ends."""
     return session.get_one(Search, search_id, with_for_update=True, populate_existing=True)

@@ -36,6 +36,12 @@ class SampledIn(Request):
         max_length=10_000,
         description="Each sample's time over the time of the reference networks beside it.",
     )
+    memory_bytes: int | None = Field(
+        None, ge=0, description="What a fresh process grew by, at most, while it loaded and ran the network."
+    )
+    joules: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        None, description="Energy of one run, of the whole processor."
+    )
 
 
 class ResultIn(Request):
@@ -74,6 +80,9 @@ class MeasurementJobOut(Answer):
     batch_size: int
     networks: int = Field(description="How many networks the plan holds.")
     samples: int = Field(description="How many samples of each network to take.")
+    memory: bool = Field(
+        description="Whether to measure the peak memory of each network, too, as the search limits it."
+    )
     probe: str | None = Field(description="The name of the probe that claimed the job last.")
     expires_at: datetime | None = Field(description="When the claim ends, unless it is renewed.")
     error: str | None = Field(description="Why the job failed.")

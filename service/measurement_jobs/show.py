@@ -20,7 +20,10 @@ def show_job(session: Session, job: MeasurementJob) -> MeasurementJobOut:
 def show_claimed_job(session: Session, job: MeasurementJob) -> ClaimedJobOut:
     """A job, for whoever claimed it."""
     return ClaimedJobOut(
-        **_fields(devices.get(session, job.device), job), claim=job.claim or "", lease_seconds=LEASE_SECONDS
+        **_fields(devices.get(session, job.device), job),
+        memory=queries.needs_memory(session, job),
+        claim=job.claim or "",
+        lease_seconds=LEASE_SECONDS,
     )
 
 

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from service.candidates.schemas import CandidateOut
-from service.costs import COSTS, cost_kind, counted_costs
+from service.costs import cost_kind, counted_costs, device_costs
 from service.pages import show
+from service.searches.answer import predicted_cost
 from service.searches.request import SearchRequest
 from service.searches.schemas import SearchOut
 from supernet.evaluation.metrics import Metric
@@ -13,13 +14,13 @@ from supernet.evaluation.metrics import Metric
 
 def search_chart(search: SearchOut, space: Mapping[str, Any]) -> dict[str, Any]:
     """The data of the chart of a search's front."""
-    names = cost_names(search.latency_models)
     limits = {
         f"{limit.cost}@{limit.device}" if limit.device else limit.cost: limit.max
         for limit in search.limits
         if limit.confidence is None
     }
     request = SearchRequest.from_json(search.request)
+    names = cost_names(search.latency_models, search.front)
     costs = request.objectives or ((request.minimise,) if request.minimise else ())
     objectives = [_on_device(cost, request.device) for cost in costs]
     axis = next((name for name in names if name in (objectives or limits)), names[0])
@@ -31,11 +32,20 @@ def _on_device(name: str, device: str | None) -> str:
     return name if cost_kind(name).build else f"{name}@{device}"
 
 
-def cost_names(devices: Iterable[str]) -> list[str]:
-    """All costs, named as limits are: those that a device has once for each of the devices, then the counted ones."""
+def cost_names(devices: Iterable[str], front: Sequence[CandidateOut]) -> list[str]:
+    """All costs, named as limits are: those that a device has once for each of the devices, then the counted ones.
+
+    Memory and energy are left out where they are predicted for no member of the front.
+    """
     devices = list(devices)
-    measured = [f"{kind.name}@{device}" for kind in COSTS if kind.build is None for device in devices]
-    return [*measured, *(kind.name for kind in counted_costs())]
+    latencies = [f"latency_ms@{device}" for device in devices]
+    return [*latencies, *beside_latency(devices, front), *(kind.name for kind in counted_costs())]
+
+
+def beside_latency(devices: Iterable[str], front: Sequence[CandidateOut]) -> list[str]:
+    """Memory and energy, named as limits are, on each device where some member of the front has a prediction."""
+    names = [f"{kind.name}@{name}" for name in devices for kind in device_costs() if kind.name != "latency_ms"]
+    return [name for name in names if any(predicted_cost(member, name) is not None for member in front)]
 
 
 def chart(
@@ -74,7 +84,7 @@ def chart(
                 "predicted": candidate.predicted_accuracy,
                 "verified": candidate.verified_accuracy,
                 "inherited": getattr(candidate.inherited, metric) if candidate.inherited and metric else None,
-                "costs": [_cost(candidate, name) for name in names],
+                "costs": [predicted_cost(candidate, name) for name in names],
                 "best": candidate is best,
                 "rows": _rows(candidate, names, metric),
             }
@@ -94,14 +104,13 @@ def _rows(candidate: CandidateOut, names: Sequence[str], metric: Metric | None) 
     if candidate.verified_accuracy is not None:
         rows.append(("Verified accuracy", show.percent(candidate.verified_accuracy)))
     rows += [
-        (f"{show.cost_name(name)}{', predicted' if '@' in name else ''}", show.cost(_cost(candidate, name), name))
+        (
+            f"{show.cost_name(name)}{', predicted' if '@' in name else ''}",
+            show.cost(predicted_cost(candidate, name), name),
+        )
         for name in names
     ]
-    for device, ms in (candidate.measured_latency_ms or {}).items():
-        rows.append((f"Latency on {device}, measured", show.cost(ms, "latency_ms")))
+    for kind in device_costs():
+        for device, value in (getattr(candidate, f"measured_{kind.name}") or {}).items():
+            rows.append((f"{show.cost_name(kind.name)} on {device}, measured", show.cost(value, kind.name)))
     return rows
-
-
-def _cost(candidate: CandidateOut, name: str) -> float | None:
-    cost, _, device = name.partition("@")
-    return candidate.predicted_latency_ms.get(device) if device else getattr(candidate, cost)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ValidationError, create_model
 
-from service.costs import COSTS, cost_kind
+from service.costs import COSTS, cost_kind, device_costs
 from service.quantities import (
     LatencyLimit,
     fraction,
@@ -70,9 +70,10 @@ class Budget(CostLimits):
         further = []
         for limit in limits:
             kind, device = cost_kind(limit["cost"]), limit["device"]
-            if device and (limit["confidence"] is not None or device != texts["device"]):
+            is_elsewhere = device is not None and device != texts["device"]
+            if kind.name == "latency_ms" and (limit["confidence"] is not None or is_elsewhere):
                 further.append(LatencyLimit(device, limit["max"], limit["confidence"]))
-            else:
+            elif not is_elsewhere:
                 texts[kind.field] = written(limit["max"], kind.units)
         texts["latencies"] = " ".join(map(str, sorted(further, key=str)))
         if request["min_accuracy"] is not None:
@@ -108,7 +109,7 @@ class Budget(CostLimits):
             values |= {"objective": "pareto", "objectives": fronts}
         elif self.min_accuracy.strip():
             values["objective"] = self.objective
-        if "max_latency_ms" in values or "latency_ms" in (values.get("objective"), *fronts):
+        if any(kind.field in values or kind.name in (values.get("objective"), *fronts) for kind in device_costs()):
             values["device"] = self.device or None
         try:
             question = SearchIn.model_validate(values)

@@ -19,19 +19,20 @@ from evolution.costs import Cost
 from service.candidates.fronts import merge_front
 from service.candidates.schemas import Cost as CostName
 from service.context import Context
-from service.costs import COSTS, cost_kind, counted_costs
+from service.costs import COSTS, cost_kind, counted_costs, device_costs
 from service.devices import queries as device_queries
 from service.devices.show import list_all_devices
 from service.errors import SuppleError, problem_document_of
 from service.jobs.locks import count_workers
 from service.jobs.queue import UNFINISHED
 from service.pages import show
-from service.pages.charts import chart, cost_names, search_chart
+from service.pages.charts import beside_latency, chart, cost_names, search_chart
 from service.pages.form import Budget, BudgetError
 from service.pages.login import login_router
 from service.pages.pages import HEADERS, HERE, PageRoute, explain_to_browser, own_form, render_page, templates
 from service.predictors.show import show_predictors
 from service.searches import ask
+from service.searches.answer import predicted_cost
 from service.searches.show import get_search, list_searches
 from service.storage.tables import Supernet
 from service.supernets import queries as supernet_queries
@@ -43,7 +44,7 @@ from service.web.dependencies import ContextOf
 
 RECENT = 12  # searches listed on the front page
 
-templates.env.filters.update(show.FILTERS)
+templates.env.filters.update({**show.FILTERS, "predicted_cost": predicted_cost})
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 
@@ -106,6 +107,7 @@ def show_search(search_id: str, request: Request, context: ContextOf, stored: bo
         not_extractable=why_not_extractable(supernet),
         views=manifest["views"]["count"],
         chart=search_chart(search, manifest["space"]),
+        beside_latency=beside_latency(search.latency_models, search.front),
         front=search.front,
         size=search.front_size,
         latency_models=search.latency_models,
@@ -137,12 +139,13 @@ def show_front(
         chosen: SupernetOut = form["supernet"]
         row = supernet_queries.get(session, chosen.id)
         first, second = x or form["costs"][0].name, y or None
-        on_device = form["device"] if "latency_ms" in (first, second) else None
+        is_on_device = any(kind.name in (first, second) for kind in device_costs())
+        on_device = form["device"] if is_on_device else None
         merged = merge_front(session, context, chosen.id, first, second, on_device)
         predictors = show_predictors(session, context, chosen.id)
     latency_models = [form["device"]] if form["device"] else []
-    names = cost_names(latency_models)
-    axis = next(name for name in names if name.partition("@")[0] == first)
+    names = cost_names(latency_models, merged.items)
+    axis = next((name for name in names if name.partition("@")[0] == first), names[0])
     space = row.manifest["space"]
     return render_page(
         request,
@@ -161,6 +164,7 @@ def show_front(
         volumes=show.volumes([merged.hypervolume], merged.reference) if merged.items else None,
         space=space,
         chart=chart(merged.items, None, names, axis, space),
+        beside_latency=beside_latency(latency_models, merged.items),
         not_extractable=why_not_extractable(row),
     )
 
@@ -189,12 +193,13 @@ def _form(session: Session, context: Context, budget: Budget) -> dict[str, Any]:
         if row.space_hash in {model.space_hash for model in device.latency_models}
     ]
     device = budget.device if budget.device in measured else next(iter(measured), None)
+    on_device = costs_on_device(session, context, row, device)
     return {
         "supernets": [show_supernet(row) for row in rows],
         "supernet": show_supernet(row),
         "devices": measured,
         "device": device,
-        "costs": [kind for kind in COSTS if measured or kind.build],
+        "costs": [kind for kind in COSTS if kind.build or kind.name in on_device],
         "ranges": cost_ranges(session, context, row, device),
         "budget": budget,
         "workers": count_workers(context.database),
@@ -206,15 +211,23 @@ def cost_ranges(
 ) -> dict[str, tuple[float, float]]:
     """By field of the form: the lowest value that the cost can have, and the largest architecture's."""
     tables = context.tables(supernet)
-    costs: dict[str, Cost] = {kind.name: tables.cost(kind.name) for kind in counted_costs()}
-    if device is not None:
-        row = device_queries.get_models(session, [device], supernet.space_hash)[device]
-        costs["latency_ms"] = context.latency_model(row, tables).cost("latency_ms")
+    counted: dict[str, Cost] = {kind.name: tables.cost(kind.name) for kind in counted_costs()}
+    costs = counted | costs_on_device(session, context, supernet, device)
     largest = tables.space.encode(tables.space.largest())[None]
     ranges = {
         cost_kind(name).field: (float(cost.floors.min()), float(cost(largest)[0])) for name, cost in costs.items()
     }
     return {field: ends for field, ends in ranges.items() if all(map(math.isfinite, ends))}
+
+
+def costs_on_device(session: Session, context: Context, supernet: Supernet, device: str | None) -> dict[str, Cost]:
+    """By name, the costs that a device's models predict for a supernet's networks; none without a device."""
+    if device is None:
+        return {}
+    row = device_queries.get_models(session, [device], supernet.space_hash)[device]
+    model = context.latency_model(row, context.tables(supernet))
+    beside = {name: other.cost(name) for name, other in model.beside.items() if other.refused is None}
+    return {"latency_ms": model.cost("latency_ms"), **beside}
 
 
 def _raised(budget: Budget, problem: Mapping[str, Any] | None) -> str | None:

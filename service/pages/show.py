@@ -8,7 +8,7 @@ from typing import Any
 
 from evolution.predictors.uncertainty import DEVIATIONS
 from service.costs import cost_kind
-from service.quantities import round_amount, rounded, written
+from service.quantities import MILLISECONDS, round_amount, rounded, written
 from supernet.evaluation.metrics import Metric
 
 GAP = "\N{NARROW NO-BREAK SPACE}"
@@ -112,7 +112,7 @@ def cost(value: float | None, name: str) -> str:
     if value is None:
         return UNKNOWN
     kind = cost_kind(name)
-    if kind.build is None:
+    if kind.units is MILLISECONDS:
         return f"{milliseconds(value)}{GAP}{kind.unit}"
     return rounded(value, kind.units).replace(" ", GAP)
 

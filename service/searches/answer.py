@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evolution.costs import DEVICE_COSTS
 from evolution.limits import Limit
 from evolution.pareto import thin_out
 from evolution.refusal import Infeasible, Refused
@@ -51,15 +52,15 @@ def _limit_out(limit: Limit, best: CandidateOut | None) -> LimitOut:
     value, evidence, upper = None, None, None
     if best is not None:
         device = limit.device or ""
-        measured = (best.measured_latency_ms or {}).get(device)
+        measured = (getattr(best, f"measured_{limit.cost}", None) or {}).get(device)
         evidence = limit_evidence(limit, measured is not None)
         value = {
-            "counted": getattr(best, limit.cost, None),
-            "predicted": best.predicted_latency_ms.get(device),
+            "counted": predicted_cost(best, limit.place),
+            "predicted": predicted_cost(best, limit.place),
             "bound": best.predicted_latency_bound_ms.get(device),
             "measured": measured,
         }[evidence]
-        details = (best.measured_latency_details or {}).get(device)
+        details = (best.measured_latency_details or {}).get(device) if limit.cost == "latency_ms" else None
         upper = details.upper_ms if details else None
     return LimitOut(
         cost=limit.cost,
@@ -98,7 +99,7 @@ def _device_front(device: str, front: Sequence[CandidateOut]) -> list[str]:
 
 def limit_evidence(limit: Limit, is_measured: bool = False) -> Holds:
     """How it is known that a limit holds."""
-    if limit.cost != "latency_ms":
+    if limit.cost not in DEVICE_COSTS:
         return "counted"
     return "measured" if is_measured else "bound" if limit.confidence else "predicted"
 
@@ -111,9 +112,15 @@ def weakest_evidence(evidence: Sequence[Holds]) -> Holds | None:
 def sort_front(request: SearchRequest, front: Sequence[CandidateOut]) -> list[CandidateOut]:
     """The members of a front by the request's first cost, smallest first."""
     cost, device = request.first_cost
-    if cost == "latency_ms":
-        return sorted(front, key=lambda member: member.predicted_latency_ms.get(device or "", 0.0))
-    return sorted(front, key=lambda member: float(getattr(member, cost)))
+    place = f"{cost}@{device}" if cost in DEVICE_COSTS else cost
+    return sorted(front, key=lambda member: predicted_cost(member, place) or 0.0)
+
+
+def predicted_cost(candidate: CandidateOut, place: str) -> float | None:
+    """A cost of a candidate, counted or predicted; None where it cannot be predicted. place: as `Limit.place`."""
+    cost, _, device = place.partition("@")
+    value: float | None = getattr(candidate, f"predicted_{cost}").get(device) if device else getattr(candidate, cost)
+    return value
 
 
 def shown_front(result: SearchResult) -> NDArray[np.intp]:

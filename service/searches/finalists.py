@@ -12,10 +12,12 @@ from typing import Any, Self
 import numpy as np
 from sqlalchemy.orm import Session
 
+from evolution.costs import DEVICE_COSTS
 from evolution.limits import Limit, cost_of
 from service.candidates import queries as candidates
 from service.candidates.queries import genomes_of
 from service.context import Context
+from service.costs import device_costs
 from service.errors import NotVerifiedError
 from service.jobs.queue import Step
 from service.measurement_jobs import queries as jobs
@@ -30,7 +32,7 @@ from service.searches.record import add_candidates
 from service.searches.refit import refit_models
 from service.searches.request import SearchRequest
 from service.searches.verify import verify
-from service.storage.tables import Candidate, Search, Verification
+from service.storage.tables import Candidate, LatencyMeasurement, Search, Verification
 from service.supernets import queries as supernets
 
 ROUND = 5  # finalists verified in one round
@@ -68,8 +70,8 @@ def verify_finalists(context: Context, step: Step, search_id: str) -> None:
 def _choose(context: Context, search_id: str, number: int, tried: Sequence[str]) -> list[str]:
     """The finalists of the next round, best first by prediction, skipping those that the measurements so far rule out.
 
-    If the upper bounds of the tried finalists are 10 % above their predicted latencies, the next ones must be predicted
-    to leave 10 % of room. The first round also has the rivals. A round that has measurement jobs stays as it is.
+    If the upper bounds of the tried finalists are 10 % above what was predicted, the next ones must be predicted to
+    leave 10 % of room. The first round also has the rivals. A round that has measurement jobs stays as it is.
     """
     with context.database.reading() as session:
         for job in jobs.list_of_search(session, search_id):
@@ -79,21 +81,21 @@ def _choose(context: Context, search_id: str, number: int, tried: Sequence[str])
     with context.database.reading() as session:
         ids = [candidate.id for candidate in queries.members(session, search_id)]
         results = FinalistResults.load(session, context, search_id, ids)
-    slowdowns = {
-        device: median(results.upper_ms[name][device] / results.predicted_ms[name][device] for name in names)
-        for device in results.search.latency_models
-        if (names := [name for name in tried if device in results.upper_ms.get(name, {})])
+    excesses = {
+        place: median(results.upper[name][place] / results.predicted[name][place] for name in names)
+        for place in {limit.place for limit in results.request.limits if limit.device is not None}
+        if (names := [name for name in tried if place in results.upper.get(name, {})])
     }
 
     def is_likely_within(name: str) -> bool:
         return all(
-            results.predicted_ms[name][limit.device] * slowdowns.get(limit.device, 1.0) <= limit.max
+            results.predicted[name][limit.place] * excesses.get(limit.place, 1.0) <= limit.max
             for limit in results.request.limits
             if limit.device is not None
         )
 
     skipped = {*tried, *rivals}
-    rest = [name for name in results.rows if name not in skipped and (not slowdowns or is_likely_within(name))]
+    rest = [name for name in results.rows if name not in skipped and (not excesses or is_likely_within(name))]
     return [*rivals, *rest[:ROUND]]
 
 
@@ -183,12 +185,33 @@ def _conclude(context: Context, search_id: str, tried: Sequence[str], is_last: b
         return bool(holding) or is_last
 
 
+def _measured(on_devices: Mapping[str, LatencyMeasurement]) -> dict[str, float]:
+    """By place, what was measured of a candidate. on_devices: by device."""
+    return {
+        f"{kind.name}@{device}": value
+        for device, row in on_devices.items()
+        for kind in device_costs()
+        if (value := candidates.measured_value(row, kind.name)) is not None
+    }
+
+
+def _upper(on_devices: Mapping[str, LatencyMeasurement]) -> dict[str, float]:
+    """By place, the upper bounds of a candidate's latencies. on_devices: by device."""
+    return {f"latency_ms@{device}": row.details["upper_ms"] for device, row in on_devices.items()}
+
+
+def _digits(value: float) -> str:
+    """Four significant digits, and all digits of a large number, as of bytes."""
+    return f"{value:.4g}" if value < 1e4 else f"{value:,.0f}"
+
+
 @dataclass(frozen=True)
 class FinalistResults:
     """Predictions, verifications and measurements of some finalists of a search, in their order.
 
-    rows: by candidate. counted: by candidate, the cost to minimise, unless that is a latency or there is none.
-    predicted_ms, measured_ms: latencies by candidate and device. upper_ms: the upper bounds of the measured ones.
+    rows: by candidate. counted: by candidate, the cost to minimise, unless a device has it or there is none.
+    predicted, measured: by candidate and place, as `Limit.place`. upper: the upper bounds of what was measured; of
+    memory and energy, which are measured once, the measured value itself.
     devices: on which candidates must be measured. faults: by device, why some could not be.
     """
 
@@ -197,9 +220,9 @@ class FinalistResults:
     rows: Mapping[str, Candidate]
     counted: Mapping[str, float]
     verifications: Mapping[str, Verification]
-    predicted_ms: Mapping[str, Mapping[str, float]]
-    measured_ms: Mapping[str, Mapping[str, float]]
-    upper_ms: Mapping[str, Mapping[str, float]]
+    predicted: Mapping[str, Mapping[str, float]]
+    measured: Mapping[str, Mapping[str, float]]
+    upper: Mapping[str, Mapping[str, float]]
     devices: frozenset[str]
     faults: Mapping[str, str]
 
@@ -208,10 +231,11 @@ class FinalistResults:
         """The results of these candidates of a search."""
         search, rows = queries.get(session, search_id), candidates.by_id(session, ids)
         request, counted = SearchRequest.from_json(search.request), {}
-        if rows and request.minimise not in (None, "latency_ms"):
+        if rows and request.minimise not in (None, *DEVICE_COSTS):
             tables = context.tables(supernets.get(session, search.supernet_id))
             cost = cost_of(Limit(request.objective, 1.0), tables, {})
             counted = dict(zip(ids, cost(genomes_of(rows)).tolist(), strict=True))
+        predicted = candidates.predicted_on_devices(session, ids, search.latency_models)
         measured = candidates.measurements(session, ids, search_id)
         measuring = jobs.list_of_search(session, search_id)
         return cls(
@@ -220,44 +244,44 @@ class FinalistResults:
             {candidate.id: candidate for candidate in rows},
             counted,
             candidates.verifications(session, ids),
-            candidates.predicted_latency(session, ids, search.latency_models),
             {
-                name: {device: row.measured_latency_ms for device, row in rows.items()}
-                for name, rows in measured.items()
+                name: {f"{cost}@{device}": x for cost, values in costs.items() for device, x in values.items()}
+                for name, costs in predicted.items()
             },
-            {
-                name: {device: row.details["upper_ms"] for device, row in rows.items()}
-                for name, rows in measured.items()
-            },
+            {name: _measured(on_devices) for name, on_devices in measured.items()},
+            {name: _measured(on_devices) | _upper(on_devices) for name, on_devices in measured.items()},
             frozenset(job.device for job in measuring),
             {job.device: job.error for job in measuring if job.error is not None},
         )
 
     def is_measured(self, candidate_id: str, limit: Limit) -> bool:
-        """Whether the latency that a limit is on was measured."""
-        return limit.device in self.measured_ms.get(candidate_id, {})
+        """Whether the cost that a limit is on was measured on a device."""
+        return limit.place in self.measured.get(candidate_id, {})
 
     def violations(self, candidate_id: str) -> list[str]:
-        """Which requirements a candidate violates: a latency that may be above its limit, too low a verified accuracy.
+        """Which requirements a candidate violates: a cost that may be above its limit, too low a verified accuracy.
 
-        A measured latency holds its limit if its upper bound does. Counted costs hold as counted, and latencies on
-        devices that cannot be measured hold as predicted.
+        A measured latency holds its limit if its upper bound does, and measured memory and energy if they do. Counted
+        costs hold as counted. On devices that cannot be measured, and where a device does not tell its memory or its
+        energy, costs hold as predicted.
         """
         result = []
         for limit in self.request.limits:
             if limit.device is None or limit.device not in self.devices:
                 continue
-            device, name = limit.device, f"latency_ms on {limit.device}"
-            ms, upper = (by.get(candidate_id, {}).get(device) for by in (self.measured_ms, self.upper_ms))
-            if ms is None or upper is None:
+            device, name = limit.device, f"{limit.cost} on {limit.device}"
+            value, upper = (by.get(candidate_id, {}).get(limit.place) for by in (self.measured, self.upper))
+            if value is None or upper is None:
+                if f"latency_ms@{device}" in self.measured.get(candidate_id, {}):
+                    continue  # the device was measured and does not tell this
                 fault = self.faults.get(device)
                 result.append(f"{name} could not be measured: {fault}" if fault else f"{name} was not measured")
-            elif ms > limit.max:
-                result.append(f"measured {name} is {ms:.4g}, the limit {limit.max:g}")
+            elif value > limit.max:
+                result.append(f"measured {name} is {_digits(value)}, the limit {_digits(limit.max)}")
             elif upper > limit.max:
                 result.append(
-                    f"measured {name} is {ms:.4g} with the {CONFIDENCE:.0%} upper bound {upper:.4g}, the limit "
-                    f"{limit.max:g}"
+                    f"measured {name} is {_digits(value)} with the {CONFIDENCE:.0%} upper bound {_digits(upper)}, "
+                    f"the limit {_digits(limit.max)}"
                 )
         min_accuracy, verified = self.request.min_accuracy, self.verified_accuracy(candidate_id)
         if min_accuracy is not None and verified is not None and verified < min_accuracy:
@@ -272,9 +296,9 @@ class FinalistResults:
     def rank(self, candidate_id: str) -> tuple[float, ...]:
         """A key to sort by, best first: the minimised cost, the request's metric, accuracy, then log-likelihood."""
         cost = self.counted.get(candidate_id, 0.0)
-        if self.request.minimise == "latency_ms":
-            latencies = {**self.predicted_ms.get(candidate_id, {}), **self.measured_ms.get(candidate_id, {})}
-            cost = latencies[self.request.device or ""]
+        if self.request.minimise in DEVICE_COSTS:
+            costs = {**self.predicted.get(candidate_id, {}), **self.measured.get(candidate_id, {})}
+            cost = costs[f"{self.request.minimise}@{self.request.device}"]
         verification, metric = self.verifications.get(candidate_id), self.request.metric
         columns = ("verified_accuracy" if metric == "accuracy" else metric, "verified_accuracy", "log_likelihood")
         return cost, *(-(getattr(verification, column, None) or 0.0) for column in columns)
@@ -291,7 +315,6 @@ class FinalistResults:
         ).problem_document()
 
     def _excess(self, candidate_id: str) -> float:
-        """The largest ratio of a measured latency's upper bound to its limit."""
-        measured = self.upper_ms.get(candidate_id, {})
-        limits = ((limit.device, limit.max) for limit in self.request.limits if limit.device)
-        return max((measured.get(device, 0.0) / limit for device, limit in limits), default=0.0)
+        """The largest ratio of a measured cost's upper bound to its limit."""
+        upper = self.upper.get(candidate_id, {})
+        return max((upper.get(limit.place, 0.0) / limit.max for limit in self.request.limits), default=0.0)

@@ -13,6 +13,7 @@ from evolution.predictors.validation import median_bounds
 from service.candidates import queries as candidates
 from service.context import Context
 from service.devices import queries as devices
+from service.devices.measurements import told_costs
 from service.devices.probe import ProbeError, fingerprint
 from service.errors import SuppleError
 from service.measurement_jobs import claims
@@ -84,7 +85,7 @@ def _undecided(
     """The candidates to take samples of on a device: all in the first turn, then those near a limit of the device."""
     if turn == 0:
         return list(ids)
-    limits = [limit.max for limit in question.request.limits if limit.device == device]
+    limits = [limit.max for limit in question.request.limits if limit.place == f"latency_ms@{device}"]
     measured = candidates.measurements(session, ids, search_id)
     result = []
     for name in ids:
@@ -105,7 +106,7 @@ def _add_jobs(
         search = queries.get(session, search_id)
         rows = []
         for device, ids in names.items():
-            predicted = candidates.predicted_latency(session, ids, search.latency_models)
+            predicted = candidates.predicted_on_devices(session, ids, search.latency_models)
             rows.append(
                 MeasurementJob(
                     id=new_id(),
@@ -114,7 +115,7 @@ def _add_jobs(
                     number=number,
                     turn=turn,
                     space_hash=space.hash,
-                    expected_ms={name: predicted[name][device] for name in ids},
+                    expected_ms={name: predicted[name]["latency_ms"][device] for name in ids},
                     samples=SAMPLES,
                     plan=plans[tuple(ids)],
                     status="queued",
@@ -159,7 +160,8 @@ def _store_measurements(session: Session, context: Context, question: Question, 
             continue
         result = json.loads(context.store.path(job.result).read_bytes())
         for name, sampled in result["measurements"].items():
-            one = _Samples(tuple(sampled["ratios"]), sampled["wall_ms"], result["reference_ms"])
+            told = told_costs(sampled.get("memory_bytes"), sampled.get("joules"))
+            one = _Samples(tuple(sampled["ratios"]), sampled["wall_ms"], result["reference_ms"], told)
             samples[name, job.device].append(one)
     models = devices.get_models(session, list(question.latency_models), question.supernet.space_hash)
     scales = {device: model.reference_ms for device, model in models.items()}
@@ -170,17 +172,24 @@ def _store_measurements(session: Session, context: Context, question: Question, 
 
 @dataclass(frozen=True)
 class _Samples:
-    """What one job measured of one candidate."""
+    """What one job measured of one candidate. told: by cost, what the device told beside latency."""
 
     ratios: tuple[float, ...]
     wall_ms: float
     reference_ms: float
+    told: Mapping[str, float]
 
 
 def _measurement(
     search_id: str, candidate_id: str, device: str, turns: Sequence[_Samples], device_reference_ms: float | None
 ) -> LatencyMeasurement:
-    """The latency of a candidate over all turns: the median ratio, on the scale of the device's latency model."""
+    """The latency of a candidate over all turns: the median ratio, on the scale of the device's latency model.
+
+    Of memory and energy the largest value of all turns counts.
+    """
+    beside: dict[str, float] = {}
+    for turn in turns:
+        beside |= {cost: max(value, beside.get(cost, 0)) for cost, value in turn.told.items()}
     ratios = np.array([ratio for turn in turns for ratio in turn.ratios])
     reference_ms = float(np.median([turn.reference_ms for turn in turns]))
     scale = device_reference_ms or reference_ms
@@ -199,6 +208,7 @@ def _measurement(
             "samples": len(ratios),
             "lower_ms": lower * scale,
             "upper_ms": upper * scale,
+            **({"beside": beside} if beside else {}),
         },
         created_at=now(),
     )

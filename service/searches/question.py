@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy.orm import Session
 
 from evolution.choices import Choices
+from evolution.costs import DEVICE_COSTS
 from evolution.limits import Limit
 from evolution.problem import MOST_FRONT_COSTS
 from evolution.search import default_evaluations
@@ -125,13 +126,14 @@ def make_request(body: SearchIn, supernet: Supernet) -> SearchRequest:
     """
     limits = _limits(body)
     objectives = _objectives(body)
-    is_on_device = "latency_ms" in (body.objective, *objectives)
-    if body.device is not None and not is_on_device and body.device not in {limit.device for limit in limits}:
+    on_device = [name for name in (body.objective, *objectives) if name in DEVICE_COSTS]
+    if body.device is not None and not on_device and body.device not in {limit.device for limit in limits}:
         raise InvalidError(
-            f"device is {body.device!r}, but nothing limits its latency; add max_latency_ms or leave it out"
+            f"device is {body.device!r}, but nothing limits its latency, memory or energy; add max_latency_ms or leave "
+            "it out"
         )
-    if is_on_device and body.device is None:
-        raise InvalidError("latency_ms as an objective needs a device")
+    if on_device and body.device is None:
+        raise InvalidError(f"{on_device[0]} as an objective needs a device")
     if (body.objective in ("accuracy", "pareto")) != (body.min_accuracy is None):
         raise InvalidError(
             f"objective is {body.objective!r} and min_accuracy is {body.min_accuracy}; min_accuracy goes with a cost "
@@ -140,7 +142,7 @@ def make_request(body: SearchIn, supernet: Supernet) -> SearchRequest:
     return SearchRequest(
         supernet=supernet.id,
         limits=limits,
-        device=body.device if is_on_device else None,
+        device=body.device if on_device else None,
         objectives=objectives,
         strategy=body.strategy,
         objective=body.objective,
@@ -182,7 +184,7 @@ def _limits(body: SearchIn) -> tuple[Limit, ...]:
 
 
 def _device_of(cost: str, body: SearchIn) -> str | None:
-    return body.device if cost == "latency_ms" else None
+    return body.device if cost in DEVICE_COSTS else None
 
 
 def _evaluations(body: SearchIn, objectives: Sequence[str]) -> int:

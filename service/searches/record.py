@@ -1,6 +1,5 @@
 """Writing searches and their answers."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from sqlalchemy.orm import Session
 from evolution.arrays import Floats
 from evolution.search import SearchResult
 from service.candidates import queries as candidates
+from service.candidates.on_devices import by_cost, predict_on_device
 from service.candidates.queries import candidate_id
 from service.context import Context
 from service.errors import ConflictError
@@ -113,12 +113,19 @@ def add_candidates(session: Session, context: Context, question: Question, genom
     ids: list[str] = [row["id"] for row in rows]
     latency_rows: list[dict[str, Any]] = []
     for row in question.latency_models.values():
-        latencies = context.latency_model(row, tables).predict(genomes).tolist()
-        latency_rows += [
-            {"candidate_id": name, "latency_model_id": row.id, "predicted_latency_ms": ms}
-            for name, ms in zip(ids, latencies, strict=True)
-            if math.isfinite(ms)
-        ]
+        predicted = {row.device: predict_on_device(context.latency_model(row, tables), genomes)}
+        for number, name in enumerate(ids):
+            values = {cost: found[row.device] for cost, found in by_cost(predicted, number).items() if found}
+            if "latency_ms" in values:
+                ms = values.pop("latency_ms")
+                latency_rows.append(
+                    {
+                        "candidate_id": name,
+                        "latency_model_id": row.id,
+                        "predicted_latency_ms": ms,
+                        "beside": values or None,
+                    }
+                )
     candidates.add(session, rows, [], latency_rows)
     # The predictor may have been replaced since the question was asked. Fronts show what the one in use predicts.
     for version in dict.fromkeys((question.predictor_version, supernets.lock_version(session, supernet.id))):

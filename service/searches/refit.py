@@ -103,7 +103,7 @@ def compare(
     for seen, unseen in folds(len(networks), FOLDS, rng):
         for has_verified, rows in ((False, seen[is_old[seen]]), (True, seen)):
             part = body.model_copy(update={"networks": [networks[row] for row in rows]})
-            predicted = measurements.fit(tables, part, known).predict(genomes[unseen])
+            predicted = measurements.fit_latency(tables, part, known).predict(genomes[unseen])
             errors[has_verified] += np.abs(predicted / measured[unseen] - 1).tolist()
     return Comparison(100 * float(np.mean(errors[False])), 100 * float(np.mean(errors[True])))
 
@@ -126,7 +126,11 @@ def _verified(session: Session, model: LatencyModelRow, body: MeasurementsIn) ->
         if _key(candidate.architecture) not in known and _is_on_scale(measured, model):
             networks.append(
                 NetworkMeasured.model_validate(
-                    {"architecture": candidate.architecture, "ms": measured.measured_latency_ms}
+                    {
+                        "architecture": candidate.architecture,
+                        "ms": measured.measured_latency_ms,
+                        **measurements.told_fields(measured.details.get("beside", {})),
+                    }
                 )
             )
             known.add(_key(candidate.architecture))

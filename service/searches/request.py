@@ -22,9 +22,10 @@ IN_PROCESS = 25_000  # evaluations that a client may wait for; a search with mor
 class SearchRequest:
     """What to search for, and how. The fields mean what they mean in `SearchIn`, without its shorthands.
 
-    device: where an objective `latency_ms` is predicted. objectives: the costs of the front; empty unless the objective
-    is `pareto`. choices: as from `canonical_choices`. strategy: None for the default of the problem. evaluations: how
-    many architectures to evaluate at most; its JSON key is `budget`. seconds: how long to search at most.
+    device: where an objective that a device has is predicted. objectives: the costs of the front; empty unless the
+    objective is `pareto`. choices: as from `canonical_choices`. strategy: None for the default of the problem.
+    evaluations: how many architectures to evaluate at most; its JSON key is `budget`. seconds: how long to search at
+    most.
 
     Raises:
         InputError: a metric that does not go together with `evaluate` or `min_accuracy`, or a strategy with `evaluate`.
@@ -98,7 +99,7 @@ class SearchRequest:
 
     @property
     def devices(self) -> list[str]:
-        """The devices whose latency is limited or an objective, sorted."""
+        """The devices that limits or objectives are on, sorted."""
         return sorted({device for device in (self.device, *(limit.device for limit in self.limits)) if device})
 
     @property

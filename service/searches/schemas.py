@@ -31,7 +31,9 @@ class LimitIn(Request):
     cost: Cost = Field(description="; ".join(f"`{kind.name}`: {kind.description}" for kind in COSTS) + ".")
     max: Positive = Field(description="The largest allowed value, in the cost's unit.")
     device: Name | None = Field(
-        None, description="The device whose latency is limited. Only for `latency_ms`; by default the request's device."
+        None,
+        description="The device that the limit is on. Only for `latency_ms`, `device_memory_bytes` and `energy_mj`; by "
+        "default the request's device.",
     )
     confidence: float | None = Field(
         None,
@@ -55,8 +57,8 @@ class LimitsIn(Request):
     )
     device: Name | None = Field(
         None,
-        description="The device of `max_latency_ms`, of latency limits that name no device, and of `latency_ms` as an "
-        "objective.",
+        description="The device of `max_latency_ms`, `max_device_memory_bytes` and `max_energy_mj`, of such limits "
+        "that name no device, and of such costs as objectives.",
     )
 
 
@@ -173,9 +175,9 @@ class LimitOut(Answer):
     confidence: float | None
     value: float | None = Field(description="The best candidate's value, obtained as `holds` says.")
     holds: Holds | None = Field(
-        description="How it is known that the limit holds. `counted`: exactly, as for every cost but latency; "
-        "`predicted`: by the latency model; `bound`: by its upper bound, for networks drawn like the measured ones, of "
-        "which a search is a biased choice; `measured`: on the device, with `upper`."
+        description="How it is known that the limit holds. `counted`: exactly, as for every cost that is the same on "
+        "all devices; `predicted`: by the device's model; `bound`: by its upper bound, for networks drawn like the "
+        "measured ones, of which a search is a biased choice; `measured`: on the device, a latency with `upper`."
     )
     upper: float | None = Field(
         None, description="The upper 95 % bound of the best candidate's measured latency, which is within the limit."
@@ -275,7 +277,7 @@ class SearchOut(SearchSummary):
     front_size: int | None = Field(description="How many members the whole front has.")
     device_fronts: dict[str, list[str]] = Field(
         {},
-        description="By device whose latency is limited or an objective, the front of accuracy and latency on it: the "
+        description="By device that limits or objectives are on, the front of accuracy and latency on it: the "
         "ids of the members of `front` that no other member beats in both, fastest first.",
     )
     hypervolume: Hypervolume | None = Field(description="Only of a search for a front.")

@@ -110,18 +110,17 @@ def _show_members(
     ids = [candidate.id for candidate in rows]
     accuracy = candidates.accuracy_predictions(session, ids, {search.predictor_version for search, _ in members})
     model_ids = {model_id for search, _ in members for model_id in search.latency_models.values()}
-    latency = candidates.latency_predictions(session, ids, model_ids)
+    on_devices = candidates.device_predictions(session, ids, model_ids)
     bounds = _latency_bounds(session, context, members)
     predictions = []
     for search, candidate in members:
         predicted = accuracy.get((candidate.id, search.predictor_version))
-        by_device = {device: latency.get((candidate.id, name)) for device, name in search.latency_models.items()}
         predictions.append(
             Predictions(
                 predicted.predicted_accuracy if predicted else None,
                 predicted.predicted_accuracy_std if predicted else None,
                 search.predictor_version,
-                {device: ms for device, ms in by_device.items() if ms is not None},
+                candidates.on_devices(on_devices, candidate.id, search.latency_models),
                 search.latency_models,
                 bounds.get((search.id, candidate.id), {}),
             )

@@ -14,6 +14,7 @@ from service.context import Context
 from service.devices.probe import ProbeError, Runtime, make_runtime, run_plan
 from service.exports import queries as exports
 from service.exports.job import extract_candidate, store_export
+from service.measurement_jobs import queries as jobs
 from service.measurement_jobs.schemas import ResultIn
 from service.storage.tables import Device, MeasurementJob
 from service.supernets import queries as supernets
@@ -92,11 +93,13 @@ def measure_here(context: Context, job: MeasurementJob, runtime: Runtime) -> Res
     """
     with context.database.reading() as session:
         batch_size = session.get_one(Device, job.device).batch_size
+        memory = jobs.needs_memory(session, job)
     result = run_plan(
         context.store.path(job.plan),
         runtime=runtime,
         batch_size=batch_size,
         samples=job.samples,
         seconds=MEASURE_SECONDS,
+        memory=memory,
     )
     return ResultIn.model_validate(result)

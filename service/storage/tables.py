@@ -177,7 +177,10 @@ class Device(Base):
 
 
 class LatencyModelRow(Base):
-    """A latency model of one device for one search space. Measuring again makes a new version."""
+    """A latency model of one device for one search space, with models of memory and energy if the device told them.
+
+    Measuring again makes a new version.
+    """
 
     __tablename__ = "latency_models"
     __table_args__ = (UniqueConstraint("device", "space_hash", "version"),)
@@ -251,6 +254,7 @@ class LatencyPrediction(Base):
     candidate_id: Mapped[str] = mapped_column(ForeignKey("candidates.id"), primary_key=True)
     latency_model_id: Mapped[str] = mapped_column(ForeignKey("latency_models.id"), primary_key=True)
     predicted_latency_ms: Mapped[float]
+    beside: Mapped[dict[str, Any] | None]  # by name of the cost, predicted memory and energy; null: not predicted
 
 
 class Search(Base):
@@ -349,7 +353,7 @@ class LatencyMeasurement(Base):
     candidate_id: Mapped[str] = mapped_column(ID, primary_key=True)
     device: Mapped[str] = mapped_column(ForeignKey("devices.name"), primary_key=True)
     measured_latency_ms: Mapped[float]
-    details: Mapped[dict[str, Any]]  # repeats, spread, the reference network's latency beside it
+    details: Mapped[dict[str, Any]]  # samples, spread, bounds, references; memory and energy if the device told them
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -404,7 +408,7 @@ class LatencyRefit(Base):
 class PlanRow(Base):
     """What a device measures for a search space: a zip file with blocks and networks.
 
-    status: queued, done, failed (a new request tries again) or impossible (the space has no such plan).
+    status: queued, done, failed (once its problem was told, a request tries again) or impossible (the space has none).
     """
 
     __tablename__ = "plans"
@@ -415,7 +419,7 @@ class PlanRow(Base):
     status: Mapped[str] = mapped_column(String(16))
     sha256: Mapped[str | None] = mapped_column(HASH, info=ARTIFACT)
     problem: Mapped[dict[str, Any] | None]
-    attempts: Mapped[int] = mapped_column(default=0)  # how often it was enqueued
+    attempts: Mapped[int] = mapped_column(default=0)  # how often it was enqueued, and how often a worker began it
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 

@@ -70,6 +70,7 @@ def get_supernet(supernet_id: Id, context: ContextOf) -> SupernetDetail:
     responses={
         200: {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}},
         202: {"description": "A worker is building the plan. Repeat the request after Retry-After seconds."},
+        500: {"description": "The plan could not be built. The next request has it built again."},
     },
 )
 def download_plan(
@@ -79,13 +80,19 @@ def download_plan(
         int, Query(ge=0, le=1_000, description="So many whole networks alone; 0: blocks and some networks.")
     ] = 0,
 ) -> Response:
-    """A zip file of ONNX files for the device probe. The first request has it built."""
+    """A zip file of ONNX files for the device probe. The first request has it built.
+
+    If that fails, one request is answered with the reason, and the next one has it built again.
+    """
     with context.database.reading() as session:
         supernet = queries.get(session, supernet_id)
         plan = queries.get_plan(session, supernet.space_hash, networks, plans.VERSION)
     if plan is None or plan.sha256 is None:
         with context.database.writing() as session:
-            plan = plans.request_plan(session, context.jobs, supernet_id, networks)
+            failure = plans.take_failure(session, supernet_id, networks)
+            plan = plan if failure else plans.request_plan(session, context.jobs, supernet_id, networks)
+        if failure:
+            raise failure
     if plan.sha256 is None:
         where = f"/v1/supernets/{supernet_id}/plan?networks={networks}"
         return JSONResponse(

@@ -7,16 +7,34 @@ from sqlalchemy.orm import Session
 
 from service.context import Context
 from service.devices import probe
-from service.errors import InvalidError, problem_document_of
-from service.jobs.queue import Jobs, Priority, Step
+from service.errors import InvalidError, SuppleError, problem_document_of
+from service.jobs.queue import MOST_ATTEMPTS, Jobs, Priority, Step
 from service.storage.tables import PlanRow
 from service.supernets import queries
 
 VERSION = f"{probe.FORMAT}.{probe.REFERENCES}"
 
 
+class PlanFailedError(SuppleError):
+    """The plan of a device could not be built. The next request has it built again."""
+
+    status, title = 500, "The plan could not be built"
+
+
+def take_failure(session: Session, supernet_id: str, networks: int) -> PlanFailedError | None:
+    """Why the last attempt to build a plan failed; None if it did not, or if an earlier request was told.
+
+    Raises NotFoundError: no such supernet.
+    """
+    plan = queries.get_plan(session, queries.get(session, supernet_id).space_hash, networks, VERSION)
+    if plan is None or plan.status != "failed" or plan.problem is None:
+        return None
+    failure, plan.problem = PlanFailedError(plan.problem["detail"]), None
+    return failure
+
+
 def request_plan(session: Session, jobs: Jobs, supernet_id: str, networks: int) -> PlanRow:
-    """The plan of a supernet's space. The first request has a worker build it.
+    """The plan of a supernet's space. The first request has a worker build it, and so has one after a failure.
 
     networks: that many whole networks alone; 0 takes blocks and some networks.
 
@@ -29,20 +47,24 @@ def request_plan(session: Session, jobs: Jobs, supernet_id: str, networks: int) 
         raise InvalidError((plan.problem or {})["detail"])
     if plan.status == "failed":
         plan.status, plan.attempts = "queued", plan.attempts + 1
-        subject = f"{supernet_id}:{networks}"
+        subject = f"{supernet_id}:{networks}:{plan.attempts}"
         job_id = f"plan-{space_hash}-{networks}-{VERSION}-{plan.attempts}"
         jobs.enqueue(session, "plan", subject, job_id=job_id, priority=Priority.EXPORT)
     return plan
 
 
 def build_plan(context: Context, step: Step, subject: str) -> None:
-    """The job: build a plan and store it. Loads torch. subject: "supernet:networks"."""
+    """The job: build a plan and store it. Loads torch.
+
+    subject: "supernet:networks:attempts", the attempts counted before this job began.
+    """
     from service.devices.measure import make_plan
 
-    supernet_id, count = subject.split(":")
+    supernet_id, count, before = subject.split(":")
     networks = int(count)
-    with context.database.reading() as session:
+    with context.database.writing() as session:
         supernet = queries.get(session, supernet_id)
+        attempts = queries.begin_plan(session, supernet.space_hash, networks, VERSION).attempts - int(before)
 
     def build() -> None:
         with tempfile.TemporaryDirectory(prefix="supple-plan-") as folder:
@@ -53,6 +75,8 @@ def build_plan(context: Context, step: Step, subject: str) -> None:
             queries.finish_plan(session, supernet.space_hash, networks, VERSION, status="done", sha256=digest)
 
     try:
+        if attempts > MOST_ATTEMPTS:
+            raise PlanFailedError(f"{MOST_ATTEMPTS} workers died while building this plan; their logs say why")
         step("build", build)
     except Exception as error:
         status = "impossible" if isinstance(error, ValueError) else "failed"

@@ -101,6 +101,13 @@ def request_plan(session: Session, space_hash: str, networks: int, version: str)
     return session.get_one(PlanRow, tuple(key.values()), with_for_update=True, populate_existing=True)
 
 
+def begin_plan(session: Session, space_hash: str, networks: int, version: str) -> PlanRow:
+    """Count one more attempt. Returns the plan."""
+    plan = session.get_one(PlanRow, (space_hash, networks, version), with_for_update=True)
+    plan.attempts += 1
+    return plan
+
+
 def finish_plan(session: Session, space_hash: str, networks: int, version: str, **values: Any) -> None:
     """End a queued plan."""
     key = PlanRow.space_hash == space_hash, PlanRow.networks == networks, PlanRow.version == version

@@ -289,6 +289,8 @@ def test_of_two_limits_on_one_cost_the_lower_counts() -> None:
 
 
 def test_a_limit_on_an_unknown_cost_names_the_costs() -> None:
-    message = "unknown cost 'speed'; the costs are flops, params, model_bytes, peak_memory_bytes and latency_ms"
+    message = (
+        "unknown cost 'speed'; the costs are flops, params, model_bytes, peak_memory_bytes, latency_ms, device_mem"
+    )
     with pytest.raises(ValueError, match=message):
         constrain([Limit("speed", 1.0)], IMAGENET, {})

@@ -93,7 +93,7 @@ def after_searching(
     with context.database.reading() as session:
         search = session.get_one(Search, search_id)
         ids = [candidate.id for candidate in queries.members(session, search_id)]
-        predicted = candidates.predicted_latency(session, ids, search.latency_models)
+        predicted = candidates.predicted_on_devices(session, ids, search.latency_models)
     clock.update({one: ms[device] / 0.5 for one, ms in predicted.items()})
     return steps
 
@@ -163,8 +163,8 @@ def test_a_finalist_that_was_not_measured_is_said_to_be_that(
         one, other = [candidate.id for candidate in queries.members(session, search_id)][:2]
         found = replace(
             FinalistResults.load(session, context, search_id, [one, other]),
-            measured_ms={one: {here: 0.04}},
-            upper_ms={one: {here: 0.041}},
+            measured={one: {f"latency_ms@{here}": 0.04}},
+            upper={one: {f"latency_ms@{here}": 0.041}},
             devices=frozenset({here}),
         )
     assert found.violations(one) == []

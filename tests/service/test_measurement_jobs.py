@@ -225,6 +225,9 @@ def test_a_job_that_no_probe_finishes_fails_and_so_do_its_finalists(
         assert probe.claim().status_code == 200
         expire(context)
     assert probe.claim().status_code == 204
+    failed = client.get("/v1/devices/board/jobs").json()["items"][-1]
+    assert failed["status"] == "failed"
+    assert failed["error"].startswith("it was claimed 5 times, the last one by a test, and each claim expired")
     while shown(client, waiting)["status"] == "verifying":
         run_search(context, Steps(), waiting)
         if (answer := probe.claim()).status_code == 200:  # the next rounds cannot be measured either
