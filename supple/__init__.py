@@ -81,7 +81,8 @@ def search(
     True
 
     limits: by cost, the largest value allowed: `flops` (multiply-adds), `params`, `model_bytes`, `peak_memory_bytes`,
-        and `latency_ms` on `device`. `latency_ms@OTHER` limits the latency on a further device.
+        and on `device` `latency_ms`, `device_memory_bytes` and `energy_mj`. `latency_ms@OTHER` limits the latency on a
+        further device.
     device: a device inside the bundle, or a file that `supple probe` wrote.
     resolution, max_resolution: the only image size allowed, and the largest image size allowed, in pixels.
     choices: the choices that genes are restricted to, by name: `kernel_size` in all blocks, `stage2.kernel_size` in one

@@ -282,6 +282,7 @@ def _show(
         arch = space.decode(genome)
         evaluation = scored.get(genome.tobytes())
         counted: dict[str, Any] = {kind.name: kind.number(values[row]) for kind, values in costs.items()}
+        predicted: dict[str, Any] = {f"predicted_{cost}": x for cost, x in by_cost(on_devices, row).items()}
         candidates.append(
             CandidateOut.model_construct(
                 id=space.id(genome),
@@ -291,7 +292,7 @@ def _show(
                 **counted,
                 predicted_accuracy=float(accuracy[row]),
                 predicted_accuracy_std=None if std is None else float(std[row]),
-                **{f"predicted_{cost}": values for cost, values in by_cost(on_devices, row).items()},
+                **predicted,
                 predicted_latency_bound_ms={},
                 verified_accuracy=evaluation.accuracy if evaluation else None,
                 inherited=Inherited.of_evaluation(evaluation, views) if evaluation else None,

@@ -66,7 +66,7 @@ def _merge(
 ) -> list[FrontOut]:
     """Fronts over all stored candidates of a supernet, with one query each for what they share.
 
-    wanted: for each front its one or two costs, and the device of a latency.
+    wanted: for each front its one or two costs, and the device that they are on.
     """
     tables, predictor = context.tables(supernet), context.predictor(supernet)
     on_devices = [device for _, device in wanted if device is not None]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from sqlalchemy.orm import Session
 
@@ -89,7 +89,7 @@ def _counted(tables: CostTables, candidates: Sequence[Candidate]) -> dict[str, d
 
 def _show_candidate(
     candidate: Candidate,
-    counted: Mapping[str, float],
+    counted: Mapping[str, Any],
     predictions: Predictions,
     verification: Verification | None,
     measured: Mapping[str, LatencyMeasurement] | None,
@@ -97,6 +97,10 @@ def _show_candidate(
     obstacle: str | None,
 ) -> CandidateOut:
     """obstacle: why networks of the supernet cannot be verified and measured; None if they can."""
+    predicted: dict[str, Any] = {
+        f"predicted_{kind.name}": predictions.on_devices.get(kind.name, {}) for kind in device_costs()
+    }
+    on_devices: dict[str, Any] = {f"measured_{kind.name}": _measured(kind.name, measured) for kind in device_costs()}
     return CandidateOut(
         id=candidate.id,
         supernet=candidate.supernet_id,
@@ -106,14 +110,14 @@ def _show_candidate(
         predicted_accuracy=predictions.accuracy,
         predicted_accuracy_std=predictions.accuracy_std,
         predictor=predictions.predictor,
-        **{f"predicted_{kind.name}": predictions.on_devices.get(kind.name, {}) for kind in device_costs()},
+        **predicted,
         predicted_latency_bound_ms=dict(predictions.bound_ms),
         latency_models=dict(predictions.latency_models),
         verified_accuracy=verification.verified_accuracy if verification else None,
         verified_images=verification.images if verification and verification.images else None,
         verified_accuracy_reason=verification.reason if verification else obstacle or NOT_VERIFIED,
         inherited=_show_inherited(verification),
-        **{f"measured_{kind.name}": _measured(kind.name, measured) for kind in device_costs()},
+        **on_devices,
         measured_latency_details=(
             {name: MeasuredLatency.model_validate(row.details) for name, row in measured.items()} if measured else None
         ),

@@ -99,14 +99,18 @@ def _fit_beside(tables: CostTables, body: MeasurementsIn, name: str, latency: La
 
 def told_costs(memory_bytes: int | None, joules: float | None) -> dict[str, float]:
     """By cost, what a device told of a network beside its latency."""
-    told = {} if memory_bytes is None else {"device_memory_bytes": memory_bytes}
+    told: dict[str, float] = {} if memory_bytes is None else {"device_memory_bytes": memory_bytes}
     return told if joules is None else {**told, "energy_mj": 1e3 * joules}
 
 
 def told_fields(costs: Mapping[str, float]) -> dict[str, float]:
     """The inverse of `told_costs`: the fields of a measured network."""
-    memory = {"memory_bytes": int(costs["device_memory_bytes"])} if "device_memory_bytes" in costs else {}
-    return {**memory, "joules": costs["energy_mj"] / 1e3} if "energy_mj" in costs else memory
+    fields: dict[str, float] = {}
+    if "device_memory_bytes" in costs:
+        fields["memory_bytes"] = int(costs["device_memory_bytes"])
+    if "energy_mj" in costs:
+        fields["joules"] = costs["energy_mj"] / 1e3
+    return fields
 
 
 def _beside_latency(body: MeasurementsIn) -> dict[str, Any]:

@@ -80,9 +80,6 @@ class MeasurementJobOut(Answer):
     batch_size: int
     networks: int = Field(description="How many networks the plan holds.")
     samples: int = Field(description="How many samples of each network to take.")
-    memory: bool = Field(
-        description="Whether to measure the peak memory of each network, too, as the search limits it."
-    )
     probe: str | None = Field(description="The name of the probe that claimed the job last.")
     expires_at: datetime | None = Field(description="When the claim ends, unless it is renewed.")
     error: str | None = Field(description="Why the job failed.")
@@ -93,5 +90,8 @@ class MeasurementJobOut(Answer):
 class ClaimedJobOut(MeasurementJobOut):
     """A job, and the claim on it."""
 
+    memory: bool = Field(
+        description="Whether to measure the peak memory of each network, too, because the search limits or minimises it."
+    )
     claim: str = Field(description="Send it with the results. Whoever has it holds the job until `expires_at`.")
     lease_seconds: float = Field(description="How long a claim lasts. Renew it at least every third of this time.")

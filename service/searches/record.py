@@ -113,9 +113,9 @@ def add_candidates(session: Session, context: Context, question: Question, genom
     ids: list[str] = [row["id"] for row in rows]
     latency_rows: list[dict[str, Any]] = []
     for row in question.latency_models.values():
-        predicted = {row.device: predict_on_device(context.latency_model(row, tables), genomes)}
+        on_device = {row.device: predict_on_device(context.latency_model(row, tables), genomes)}
         for number, name in enumerate(ids):
-            values = {cost: found[row.device] for cost, found in by_cost(predicted, number).items() if found}
+            values = {cost: found[row.device] for cost, found in by_cost(on_device, number).items() if found}
             if "latency_ms" in values:
                 ms = values.pop("latency_ms")
                 latency_rows.append(

@@ -90,9 +90,10 @@ def download_plan(
     if plan is None or plan.sha256 is None:
         with context.database.writing() as session:
             failure = plans.take_failure(session, supernet_id, networks)
-            plan = plan if failure else plans.request_plan(session, context.jobs, supernet_id, networks)
-        if failure:
+        if failure is not None:
             raise failure
+        with context.database.writing() as session:
+            plan = plans.request_plan(session, context.jobs, supernet_id, networks)
     if plan.sha256 is None:
         where = f"/v1/supernets/{supernet_id}/plan?networks={networks}"
         return JSONResponse(

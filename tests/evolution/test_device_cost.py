@@ -105,7 +105,8 @@ def test_energy_follows_the_times_of_parts_from_few_networks() -> None:
     genomes, unseen = DIGITS.space.sample(rng, 10), DIGITS.space.sample(rng, 200)
 
     def energy(some: Genomes) -> Floats:
-        return 3 * times[DIGITS.index(some)].sum(1)
+        total: Floats = 3 * times[DIGITS.index(some)].sum(1)
+        return total
 
     def error_with(similar: list[Floats]) -> float:
         model = DeviceCostModel.fit(DIGITS, ENERGY, genomes, energy(genomes), rng, similar)

@@ -72,7 +72,7 @@ def test_the_answer_is_within_limits_on_memory_and_energy_as_predicted(
     client: TestClient, board: str, tables: CostTables
 ) -> None:
     most = {MEMORY: middle(tables, memory), ENERGY: middle(tables, energy)}
-    body = {f"max_{name}": value for name, value in most.items()}
+    body: dict[str, Any] = {f"max_{name}": value for name, value in most.items()}
     search = ask(client, device=board, max_latency_ms=1.0, **body).json()
     best = search["best"]
     genome = tables.space.encode(Architecture.from_json(best["arch"]))[None]
@@ -122,11 +122,12 @@ def test_an_impossible_budget_is_refused_with_the_floor(client: TestClient, boar
 
 def test_a_device_that_told_nothing_is_named_with_what_to_do(client: TestClient, device: str) -> None:
     for field, remedy in (("max_device_memory_bytes", "supple probe --memory"), ("max_energy_mj", "RAPL")):
-        answer = ask(client, device=device, **{field: 1e9})
+        limit: dict[str, Any] = {field: 1e9}
+        answer = ask(client, device=device, **limit)
         assert answer.status_code == 422
         assert f"device 'board' has no measurements of {field[4:]}" in answer.json()["detail"]
         assert remedy in answer.json()["detail"]
-        answer = ask(client, **{field: 1e9})
+        answer = ask(client, **limit)
         assert (answer.status_code, answer.json()["detail"]) == (422, f"{field[4:]} needs a device")
 
 
@@ -147,7 +148,7 @@ def test_a_prediction_above_the_bar_refuses_limits_and_the_card_says_so(
     assert "board" in best[f"predicted_{MEMORY}"]
 
 
-def verify(client: TestClient, context: Context, tables: CostTables, factor: float | None, **limits: float) -> Any:
+def verify(client: TestClient, context: Context, tables: CostTables, factor: float | None, **limits: Any) -> Any:
     """A verified search, whose finalists a probe measures.
 
     factor: what they take of memory and energy, over the truth; None: the device tells neither.

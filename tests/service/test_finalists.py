@@ -94,7 +94,7 @@ def after_searching(
         search = session.get_one(Search, search_id)
         ids = [candidate.id for candidate in queries.members(session, search_id)]
         predicted = candidates.predicted_on_devices(session, ids, search.latency_models)
-    clock.update({one: ms[device] / 0.5 for one, ms in predicted.items()})
+    clock.update({one: costs["latency_ms"][device] / 0.5 for one, costs in predicted.items()})
     return steps
 
 
