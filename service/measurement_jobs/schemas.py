@@ -91,7 +91,7 @@ class ClaimedJobOut(MeasurementJobOut):
     """A job, and the claim on it."""
 
     memory: bool = Field(
-        description="Whether to measure the peak memory of each network, too, because the search limits or minimises it."
+        description="Whether to measure the peak memory of each network, too, as the search limits or minimises it."
     )
     claim: str = Field(description="Send it with the results. Whoever has it holds the job until `expires_at`.")
     lease_seconds: float = Field(description="How long a claim lasts. Renew it at least every third of this time.")
