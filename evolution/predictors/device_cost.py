@@ -63,7 +63,7 @@ class DeviceCostModel:
         fit = LatencyFit(tables, None, genomes, np.asarray(measured, np.float64), similar)
         parts = fit.fit(np.arange(count))
         card |= error_card(fit.cross_validated(parts, rng), measured)
-        card["validation"] = f"cross-validation over the {count} networks that it was fitted on, of one measuring run"
+        card["validation"] = f"cross-validation over the {count} networks that it was fitted on"
         error = card["mean_absolute_percentage_error"]
         if error > MOST_ERROR:
             reason = (

@@ -1,6 +1,9 @@
 """Limits on a device's memory and energy, from what a probe posts to what verification measures."""
 
+import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,14 @@ from fastapi.testclient import TestClient
 
 from evolution.arrays import Floats
 from evolution.costs import CostTables
+from service.cli.latency_card import latency_card
 from service.context import Context
-from service.devices.measurements import fit
+from service.devices.measurements import fit, told_costs, told_fields
 from service.devices.schemas import MeasurementsIn
 from service.searches.job import run_search
 from service.storage.tables import MeasurementJob
 from supernet.space import Architecture, Genomes
+from tests.support.command_line import Ran
 from tests.support.service import HOST, add_device, ask, make_measurements, make_result
 from tests.support.worker import Steps, shown
 
@@ -219,6 +224,41 @@ def test_what_a_device_does_not_tell_in_verification_holds_as_predicted(
         "latency_ms": "measured",
         ENERGY: "predicted",
     }
+
+
+def test_the_command_line_limits_memory_and_energy_on_a_measured_file(
+    run: Callable[..., Ran], bundle_path: Path, tables: CostTables, told: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "board.json"
+    file.write_text(json.dumps(told))
+    most = middle(tables, energy)
+    command = ["search", str(bundle_path), "--device", str(file), "--max-device-memory", "2.4MB"]
+    found = run(*command, "--max-energy-mj", f"{file}={most}mJ", "--json")
+    assert found.code == 0, found.stderr
+    best = json.loads(found.stdout)["best"]
+    assert best[f"predicted_{MEMORY}"]["board"] <= 2_400_000
+    assert best[f"predicted_{ENERGY}"]["board"] <= most
+    shown = run(*command)
+    assert "predicted device memory" in shown.stdout
+    assert "on board   limit 2,400,000" in shown.stdout
+    assert "predicted energy" in shown.stdout
+    refused = run(*command[:-1], "1MB")
+    assert refused.code == 2
+    assert "device_memory_bytes@board is limited to 1,000,000" in refused.stderr
+    missing = run("search", str(bundle_path), "--max-energy-mj", "1J")
+    assert missing.code == 2
+    assert "energy needs --device" in missing.stderr
+
+
+def test_what_verification_measured_becomes_a_measured_network_again() -> None:
+    for fields in ({}, {"memory_bytes": 7_000}, {"joules": 0.25}, {"memory_bytes": 7_000, "joules": 0.25}):
+        assert told_fields(told_costs(fields.get("memory_bytes"), fields.get("joules"))) == fields
+
+
+def test_a_card_in_words_has_the_errors_of_memory_and_energy(tables: CostTables) -> None:
+    text = latency_card(fit(tables, MeasurementsIn(**telling(tables, energy_mj=0.6))).card)
+    assert re.search(r"^device memory 0\.\d %, bias", text, re.MULTILINE)
+    assert "limits on energy are refused: predictions for networks that the fit did not see are off by" in text
 
 
 def test_the_form_asks_for_memory_and_energy_where_the_device_tells_them(

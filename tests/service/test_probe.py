@@ -265,8 +265,12 @@ def test_memory_is_measured_in_processes_of_their_own(tmp_path: Path) -> None:
     space = preset("mbv3-cifar")
     network = network_model(space, space.largest())
     write_plan(tmp_path / "plan.zip", space, [network])
-    (measured,) = run_plan(tmp_path / "plan.zip", samples=1, memory=True)["networks"]
+    seen: list[tuple[int, int]] = []
+    result = run_plan(tmp_path / "plan.zip", samples=1, memory=True, progress=lambda *done: seen.append(done))
+    (measured,) = result["networks"]
     assert len(network.onnx()) < measured["memory_bytes"] < 50 * len(network.onnx())
+    assert result["measurements"][network.name]["memory_bytes"] == measured["memory_bytes"]
+    assert seen[-1] == (1, 1)  # after measuring, so that a claim is renewed while memory is measured
 
 
 def test_energy_is_read_where_the_system_counts_it(plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
