@@ -33,12 +33,12 @@ from evolution.strategies.jumps import Items, find_jumps, find_prices, greatest_
 from supernet.space import Genomes, SearchSpace
 
 CLIMBS = 32  # at the same time; fewer in the first steps, and one if estimates take many predictions
-RANDOM_CLIMBS = 24  # before the first crossover
-POPULATION, DISTANCE = 12, 0.13  # local optima that are crossed, and the share of the genes in which they differ
+RANDOM_CLIMBS = 32  # before the first crossover
+POPULATION, DISTANCE = 28, 0.13  # local optima that are crossed, and the share of the genes in which they differ
 ABANDON = 1.0
-PATIENCE = 140
-MOVES, LARGEST, BEAM = 24, 4, 16  # the moves that jumps combine, how many in one jump, and the sets kept of each size
-JUMPS, PROPOSALS = 32, 6  # jumps that are estimated, and those proposed
+PATIENCE = 240
+MOVES, LARGEST, BEAM = 12, 4, 12  # the moves that jumps combine, how many in one jump, and the sets kept of each size
+JUMPS, PROPOSALS = 12, 4  # jumps that are estimated, and those proposed
 COUNTERS = ("best", "ended", "ended_at_best", "begun")  # of a saved state
 
 
