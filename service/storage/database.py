@@ -2,7 +2,8 @@
 
 SQLite needs care. Its driver starts a transaction late: two transactions can both read before either writes, and one of
 them then fails. Here a writing transaction takes the write lock at its start, with BEGIN IMMEDIATE. A reading
-transaction takes no write lock.
+transaction takes no write lock. SQLite lets writers that wait look again at intervals, so some wait for seconds while
+others pass; the writers of one process therefore take turns before they ask SQLite.
 """
 
 import os
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from alembic.config import Config
@@ -118,6 +120,7 @@ class Database:
         self.url = database_url
         self.engine = make_engine(database_url)
         self._reading = self.engine.execution_options(reading=True)
+        self._turn = Lock()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -128,8 +131,13 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A session in one transaction. The end commits it; an exception rolls it back."""
-        with Session(self.engine, expire_on_commit=False) as session, session.begin():
-            yield session
+        takes_turns = self.is_sqlite and self._turn.acquire(timeout=BUSY_TIMEOUT_MS / 1000)  # then SQLite says why not
+        try:
+            with Session(self.engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        finally:
+            if takes_turns:
+                self._turn.release()
 
     def close(self) -> None:
         """Close every connection."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.util.exc import CommandError
-from sqlalchemy import MetaData, Table, func, inspect, select
+from sqlalchemy import MetaData, Table, event, func, inspect, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 import migrations
@@ -397,6 +397,33 @@ def test_concurrent_read_then_write_transactions_all_succeed(database: Database)
     assert not errors
     with database.reading() as session:
         assert session.scalars(select(Supernet.report)).one() == {"count": 90}
+
+
+def test_writers_of_a_process_take_turns_before_they_ask_sqlite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no timeout SQLite refuses the second writer at once, if it is asked."""
+    url = f"sqlite:///{tmp_path / 'turns.db'}"
+    upgrade(url)
+    database = Database(url)
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout=0")  # of the pool's one connection, which the first writer gets
+    event.listen(database.engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout=0"))
+
+    def add(name: str) -> None:
+        with database.writing() as session:
+            session.add(ApiKey(name=name, key_hash=name, scopes="read"))
+
+    with database.writing() as session:
+        second = threading.Thread(target=add, args=("second",))
+        second.start()
+        second.join(0.2)
+        assert second.is_alive()
+        session.add(ApiKey(name="first", key_hash="first", scopes="read"))
+    second.join()
+    with database.reading() as session:
+        assert set(session.scalars(select(ApiKey.name))) == {"first", "second"}
+    database.close()
 
 
 def test_a_reader_does_not_wait_for_a_writer(database: Database) -> None:
