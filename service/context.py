@@ -80,6 +80,7 @@ class Context:
         self._latency_models: Cache[LatencyModel] = Cache(256)
         self._evaluators: Cache[tuple[Bundle, Evaluator]] = Cache(1)
         self._catalogues: Cache[Catalogue] = Cache(4)
+        self._answers: Cache[str] = Cache(64)
 
     @cached_property
     def jobs(self) -> Jobs:
@@ -138,6 +139,10 @@ class Context:
         """The stored candidates of a supernet, as its predictor sees them."""
         version = supernet.predictor_version or ""
         return self._catalogues.get(f"{supernet.id} {version}", lambda: Catalogue(supernet.id, version))
+
+    def answer(self, question: str, make: Callable[[], str]) -> str:
+        """What `make` makes of the database's state alone; made again after a commit of any process."""
+        return self._answers.get(f"{self.database.revision()} {question}", make)
 
     def close(self) -> None:
         """Close the queue and the database."""

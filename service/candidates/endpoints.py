@@ -29,13 +29,17 @@ def read_front(
     x: Annotated[Cost, Query(description="What to trade accuracy for.")] = "latency_ms",
     y: Annotated[Cost | None, Query(description="A second cost.")] = None,
     device: Annotated[Id | None, Query(description="Needed for latency_ms, device_memory_bytes and energy_mj.")] = None,
-) -> FrontOut:
-    """The front that a query asks for."""
-    with context.database.reading() as session:
-        return merge_front(session, context, supernet, x, y, device)
+) -> str:
+    """The front that a query asks for, as JSON."""
+
+    def merge() -> str:
+        with context.database.reading() as session:
+            return merge_front(session, context, supernet, x, y, device).model_dump_json()
+
+    return context.answer(f"front {supernet} {x} {y} {device}", merge)
 
 
-FrontOf = Annotated[FrontOut, Depends(read_front)]
+FrontOf = Annotated[str, Depends(read_front)]
 NO_FRONT: dict[int | str, dict[str, Any]] = {404: {"description": "No supernet or device has this name."}}
 
 
@@ -46,12 +50,12 @@ NO_FRONT: dict[int | str, dict[str, Any]] = {404: {"description": "No supernet o
     response_model=FrontOut,
     responses={200: {"content": CSV_CONTENT}, **NO_FRONT},
 )
-def get_front(front: FrontOf, accept: AcceptOf = "") -> FrontOut | Response:
+def get_front(front: FrontOf, accept: AcceptOf = "") -> Response:
     """The Pareto front over all stored candidates of a supernet: the fronts of all its searches, merged.
 
     With `Accept: text/csv` only its members, as a table.
     """
-    return _as_csv(front) if prefers_csv(accept) else front
+    return _as_csv(front) if prefers_csv(accept) else Response(front, media_type="application/json")
 
 
 @router.get(
@@ -66,7 +70,8 @@ def download_front(front: FrontOf) -> Response:
     return _as_csv(front)
 
 
-def _as_csv(front: FrontOut) -> Response:
+def _as_csv(json: str) -> Response:
+    front = FrontOut.model_validate_json(json)
     return candidates_csv(front.items, f"front-{front.supernet}.csv")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, ExceptionContext, PoolProxiedConnection, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -121,6 +121,8 @@ class Database:
         self.engine = make_engine(database_url)
         self._reading = self.engine.execution_options(reading=True)
         self._turn = Lock()
+        self._revision_turn = Lock()
+        self._watching: PoolProxiedConnection | None = None  # of SQLite, for `revision`
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -139,8 +141,28 @@ class Database:
             if takes_turns:
                 self._turn.release()
 
+    def revision(self) -> str:
+        """A text that changes with every commit of any process. What was read after it is as new as the text, or newer.
+
+        In SQLite one connection tells of the commits of all others, so it commits nothing itself. In PostgreSQL it
+        names the transactions that are visible.
+        """
+        if not self.is_sqlite:
+            with self.reading() as session:
+                return str(session.scalar(text("SELECT txid_current_snapshot()")))
+        with self._revision_turn:
+            if self._watching is None:
+                self._watching = self.engine.raw_connection()
+            cursor = self._watching.cursor()
+            cursor.execute("PRAGMA data_version")
+            (version,) = cursor.fetchone() or (None,)
+            cursor.close()
+            return str(version)
+
     def close(self) -> None:
         """Close every connection."""
+        if self._watching is not None:
+            self._watching.close()
         self.engine.dispose()
 
     @property

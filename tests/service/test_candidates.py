@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 
 from evolution.pareto import non_dominated
 from evolution.predictors.latency import LatencyModel
+from service.app import create_app
 from service.context import Context
 from tests.support.service import HOST, add_device, ask
 
@@ -108,6 +109,20 @@ BAD_FRONTS = [
     ({"x": "watts"}, 422, "x is 'watts'"),
     ({"supernet": "other", "x": "flops"}, 404, "no supernet 'other'"),
 ]
+
+
+def test_a_front_that_was_asked_for_before_has_what_another_process_added(
+    client: TestClient, context: Context, supernet: str, device: str
+) -> None:
+    def count() -> int:
+        return int(client.get("/v1/fronts", params={"supernet": supernet, "x": "flops"}).json()["candidates"])
+
+    ask(client, max_flops=5e5)
+    before = count()
+    assert count() == before
+    with TestClient(create_app(context.settings), base_url=str(client.base_url)) as other:
+        assert ask(other, max_flops=6e5, seed=7).status_code == 201
+    assert count() > before
 
 
 def test_bad_fronts_are_refused(client: TestClient, supernet: str, device: str) -> None:

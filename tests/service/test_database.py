@@ -426,6 +426,20 @@ def test_writers_of_a_process_take_turns_before_they_ask_sqlite(
     database.close()
 
 
+def test_a_revision_changes_with_a_commit_of_any_process_and_not_with_reading(database: Database) -> None:
+    other = Database(database.url)  # as another process has it
+    seen = [database.revision()]
+    for name, writer in (("other", other), ("this", database)):
+        with writer.writing() as session:
+            session.add(ApiKey(name=name, key_hash=name, scopes="read"))
+        seen.append(database.revision())
+        with database.reading() as session:
+            session.scalars(select(ApiKey.name)).all()
+        assert database.revision() == seen[-1]
+    assert len(set(seen)) == 3
+    other.close()
+
+
 def test_a_reader_does_not_wait_for_a_writer(database: Database) -> None:
     with database.writing() as writer:
         writer.add(ApiKey(name="a", key_hash="0", scopes="read"))
