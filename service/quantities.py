@@ -127,9 +127,10 @@ def written(value: float, units: Units) -> str:
 
 
 def rounded(value: float, units: Units) -> str:
-    """A quantity for people, to three significant digits: `0.043 ms`, `978 k`, `3.21 MiB`."""
+    """A quantity for people, to at least three significant digits: `0.043 ms`, `978 k`, `3.21 MiB`, `1,020 KiB`."""
     unit = next((unit for unit, size in units.scale.items() if value >= 0.9995 * size), units.base)
-    return f"{value / units.sizes.get(unit, 1.0):.3g} {unit}".rstrip()
+    number = value / units.sizes.get(unit, 1.0)
+    return f"{f'{number:,.0f}' if number >= 999.5 else f'{number:.3g}'} {unit}".rstrip()
 
 
 def round_amount(limit: float, units: Units) -> float:

@@ -49,6 +49,8 @@ def test_numbers_for_people() -> None:
     assert show.cost(999_999, "params") == f"1{gap}M"
     assert show.cost(0.0429, "latency_ms@board") == f"0.0429{gap}ms"
     assert show.cost(592_518, "model_bytes") == f"579{gap}KiB"
+    assert show.cost(1020 * 2**10, "model_bytes") == f"1,020{gap}KiB"
+    assert show.cost(2.0**50, "model_bytes") == f"1,048,576{gap}GiB"
     assert show.cost(2**20 - 1, "peak_memory_bytes") == f"1{gap}MiB"
     assert show.exact(1_163_480, "flops") == "1,163,480"
     assert show.exact(1.2e6, "flops") == f"1.2{gap}M"
