@@ -130,7 +130,7 @@ def show_front(
 ) -> Response:
     """The front over all stored candidates of a supernet, and a form to choose another front.
 
-    What the address leaves out is the first choice of the form.
+    What the address leaves out, and a cost that the device does not tell, is the first choice of the form.
     """
     with context.database.reading() as session:
         form = _form(session, context, Budget(supernet=supernet, device=device))
@@ -138,7 +138,9 @@ def show_front(
             return RedirectResponse("/", 303, HEADERS)
         chosen: SupernetOut = form["supernet"]
         row = supernet_queries.get(session, chosen.id)
-        first, second = x or form["costs"][0].name, y or None
+        offered = [kind.name for kind in form["costs"]]
+        first = x if x in offered else next(name for name in offered if name != y)
+        second = y if y in offered else None
         is_on_device = any(kind.name in (first, second) for kind in device_costs())
         on_device = form["device"] if is_on_device else None
         merged = merge_front(session, context, chosen.id, first, second, on_device)
