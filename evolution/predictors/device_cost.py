@@ -24,6 +24,7 @@ from supernet.space import Genomes
 
 MIN_NETWORKS = 8
 MOST_ERROR = 10.0  # per cent, the mean absolute error on held-out networks; a limit on a worse prediction says little
+NOTHING = 1e-6  # of the cost's unit; no network needs so little
 WHOLE = ("device_memory_bytes",)  # costs that are whole numbers, of which large sums stay exact
 
 
@@ -115,9 +116,9 @@ def _cannot_fit(measured: Floats) -> str | None:
     """Why no model can be fitted on these values; None if one can."""
     if len(measured) < MIN_NETWORKS:
         return f"it was measured for {len(measured)} networks, and {MIN_NETWORKS} are needed; measure more networks"
-    if zeros := int(np.sum(~(measured > 0))):
+    if zeros := int(np.sum(~(measured > NOTHING))):
         return (
-            f"{zeros} of the {len(measured)} measured networks have 0, which no network needs: the device's counter is "
-            "too coarse for them; measure larger batches under another device name"
+            f"{zeros} of the {len(measured)} measured networks have 0 or next to it, which no network needs: the "
+            "device's counter is too coarse for them; measure larger batches under another device name"
         )
     return None

@@ -8,6 +8,8 @@ from pydantic import Field, FiniteFloat
 from service.web.schemas import Answer, Hash, Name, PlainJson, Positive, Request, Text
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MemoryBytes = Annotated[int, Field(ge=0, le=2**50)]
+Joules = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 BlockKey = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
@@ -32,10 +34,10 @@ class NetworkMeasured(Request):
         None, description="Median absolute deviation of the samples' ratios, as a fraction of their median."
     )
     samples: int | None = Field(None, ge=1)
-    memory_bytes: int | None = Field(
-        None, ge=0, description="What a fresh process grows by, at most, while it loads and runs the network."
+    memory_bytes: MemoryBytes | None = Field(
+        None, description="What a fresh process grows by, at most, while it loads and runs the network."
     )
-    joules: NotNegative | None = Field(None, description="Energy of one run, of the whole processor.")
+    joules: Joules | None = Field(None, description="Energy of one run, of the whole processor.")
 
 
 class MeasurementsIn(Request):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from service.devices.schemas import Joules, MemoryBytes
 from service.web.schemas import Answer, Hash, Id, PlainJson, Positive, Request, Text
 
 JobStatus = Literal["queued", "claimed", "done", "failed", "cancelled"]
@@ -36,12 +37,11 @@ class SampledIn(Request):
         max_length=10_000,
         description="Each sample's time over the time of the reference networks beside it.",
     )
-    memory_bytes: int | None = Field(
-        None, ge=0, description="What a fresh process grew by, at most, while it loaded and ran the network."
+    memory_bytes: MemoryBytes | None = Field(
+        None,
+        description="What a fresh process grew by, at most, while it loaded and ran the network; 0 counts as null.",
     )
-    joules: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
-        None, description="Energy of one run, of the whole processor."
-    )
+    joules: Joules | None = Field(None, description="Energy of one run, of the whole processor; 0 counts as null.")
 
 
 class ResultIn(Request):

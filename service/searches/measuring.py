@@ -160,7 +160,7 @@ def _store_measurements(session: Session, context: Context, question: Question, 
             continue
         result = json.loads(context.store.path(job.result).read_bytes())
         for name, sampled in result["measurements"].items():
-            told = told_costs(sampled.get("memory_bytes"), sampled.get("joules"))
+            told = told_costs(sampled.get("memory_bytes") or None, sampled.get("joules") or None)
             one = _Samples(tuple(sampled["ratios"]), sampled["wall_ms"], result["reference_ms"], told)
             samples[name, job.device].append(one)
     models = devices.get_models(session, list(question.latency_models), question.supernet.space_hash)
@@ -172,7 +172,10 @@ def _store_measurements(session: Session, context: Context, question: Question, 
 
 @dataclass(frozen=True)
 class _Samples:
-    """What one job measured of one candidate. told: by cost, what the device told beside latency."""
+    """What one job measured of one candidate. told: by cost, what the device told beside latency.
+
+    No network needs nothing: a counter that did not move tells nothing.
+    """
 
     ratios: tuple[float, ...]
     wall_ms: float

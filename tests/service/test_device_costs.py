@@ -153,6 +153,25 @@ def test_a_prediction_above_the_bar_refuses_limits_and_the_card_says_so(
     assert "board" in best[f"predicted_{MEMORY}"]
 
 
+@pytest.mark.parametrize(("field", "value"), [("memory_bytes", 2**60), ("joules", 1e300)])
+def test_memory_and_energy_that_no_network_needs_are_refused(
+    client: TestClient, supernet: str, told: dict[str, Any], field: str, value: float
+) -> None:
+    client.post("/v1/devices", json={"name": "board"})
+    networks = [{**network, field: value} for network in told["networks"]]
+    answer = client.post("/v1/devices/board/measurements", json={**told, "networks": networks})
+    assert answer.status_code == 422
+    assert f"networks[0].{field} is" in answer.json()["detail"]
+
+
+def test_a_counter_that_hardly_moves_gives_no_model(client: TestClient, supernet: str, told: dict[str, Any]) -> None:
+    client.post("/v1/devices", json={"name": "board"})
+    networks = [{**told["networks"][0], "joules": 5e-324}, *told["networks"][1:]]
+    answer = client.post("/v1/devices/board/measurements", json={**told, "networks": networks})
+    assert answer.status_code == 201
+    assert "1 of the 40 measured networks have 0 or next to it" in answer.json()["card"]["beside"][ENERGY]["refused"]
+
+
 def verify(client: TestClient, context: Context, tables: CostTables, factor: float | None, **limits: Any) -> Any:
     """A verified search, whose finalists a probe measures.
 
@@ -215,10 +234,12 @@ def test_no_finalist_holds_a_limit_that_all_exceed_as_measured(
 
 
 @pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("factor", [None, 0.0])
 def test_what_a_device_does_not_tell_in_verification_holds_as_predicted(
-    client: TestClient, context: Context, board: str, tables: CostTables
+    client: TestClient, context: Context, board: str, tables: CostTables, factor: float | None
 ) -> None:
-    search = verify(client, context, tables, None, **{f"max_{ENERGY}": middle(tables, energy)})
+    search = verify(client, context, tables, factor, **{f"max_{ENERGY}": middle(tables, energy)})
+    assert search["best"][f"measured_{ENERGY}"] is None
     assert (search["status"], search["limits_hold"]) == ("done", "predicted")
     assert {limit["cost"]: limit["holds"] for limit in search["limits"]} == {
         "latency_ms": "measured",
@@ -281,3 +302,12 @@ def test_the_form_does_not_ask_a_device_that_told_nothing(client: TestClient, de
     home = client.get("/").text
     assert 'name="max_latency_ms"' in home
     assert 'name="max_energy_mj"' not in home
+
+
+def test_the_page_of_fronts_shows_another_cost_where_a_device_told_nothing(client: TestClient, device: str) -> None:
+    supernet = ask(client, device=device, max_latency_ms=1.0).json()["supernet"]
+    page = client.get("/fronts", params={"supernet": supernet, "device": device, "x": ENERGY, "y": "latency_ms"})
+    assert page.is_success
+    assert '<option value="flops" selected>' in page.text
+    page = client.get("/fronts", params={"supernet": supernet, "device": device, "x": "flops", "y": MEMORY})
+    assert page.is_success
