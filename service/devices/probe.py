@@ -543,8 +543,9 @@ def measure(
     total, shuffle, started = samples * len(models), random.Random(journal.run), time.monotonic()
     for visit in range(1, math.ceil(samples / per_visit) + 1):
         goal, resumed = min(samples, visit * per_visit), time.monotonic()
-        journal.add(bench.sample_references(per_visit))  # on every visit, for the state of the machine changes
         due = [model for model in shuffle.sample(list(models), len(models)) if taken[model.name] < goal]
+        if due:
+            journal.add(bench.sample_references(per_visit))  # on every visit, for the state of the machine changes
         for model in sorted(due, key=lambda model: bench.reference_of.get(model.name, "")):
             network = networks.get(model.name) or bench.load(model)
             if keep:
@@ -1021,7 +1022,10 @@ def _busy(threads: int, cores: int, took: float, used: float, held: float | None
 
 
 def _processor_seconds() -> float | None:
-    """Seconds in which the cores that this process may use were busy, also for other virtual machines."""
+    """Seconds in which the cores that this process may use were busy, also for other virtual machines.
+
+    None where the system does not tell, or shows a container no work or other cores.
+    """
     try:
         text, mine = Path("/proc/stat").read_text(), os.sched_getaffinity(0)
         ticks = os.sysconf("SC_CLK_TCK")
@@ -1033,7 +1037,7 @@ def _processor_seconds() -> float | None:
         if match and int(match[1]) in mine:
             user, nice, system, _, _, *rest = map(int, match[2].split()[:8])  # without idle and waiting for disks
             total += user + nice + system + sum(rest)
-    return total / ticks
+    return total / ticks if total else None
 
 
 def load_average() -> float | None:

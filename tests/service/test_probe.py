@@ -141,6 +141,11 @@ def test_busy_is_what_others_hold_of_the_processors_that_are_needed() -> None:
     assert busy(threads=2, cores=2, used=15, held=None) == 0
 
 
+def test_a_system_that_shows_no_work_of_these_cores_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe.os, "sched_getaffinity", lambda process: {1_000_000}, raising=False)
+    assert probe._processor_seconds() is None
+
+
 def test_latencies_are_on_the_scale_of_the_references() -> None:
     measured = on(FakeRuntime(), models(one=400))
     assert measured.reference_ms == pytest.approx(math.sqrt(0.1 * 1.0), rel=1e-3)
@@ -188,6 +193,8 @@ def test_a_probe_that_was_cut_off_continues_where_it_was(tmp_path: Path) -> None
     measured = on(faster, listed, journal=journal, progress=lambda done, total: first.append(done))
     assert first[0] == 51
     assert [model.samples for model in measured.models] == [probe.SAMPLES] * 3
+    alone = [sample for sample in journal.samples if (sample.model, sample.reference, sample.run) == ("", "small", 1)]
+    assert len(alone) == probe.FEWEST_SAMPLES + probe.SAMPLES - 50 // 3  # none for visits that were complete
     assert measured.in_ms()["one"] == pytest.approx(0.4, rel=0.03)
     again = Journal(path, {"plan": "p"})
     assert (again.run, again.samples) == (2, journal.samples)
