@@ -93,7 +93,7 @@ def cost_of(limit: Limit, tables: CostTables, latency: Mapping[str, LatencyModel
         return model.cost(limit.name, limit.confidence)
     if limit.cost not in model.beside:
         raise ValueError(
-            f"device {limit.device!r} has no measurements of {limit.cost}, so it cannot be predicted; "
+            f"the newest measurements of device {limit.device!r} have no {limit.cost}, so it cannot be predicted; "
             f"{HOW_TO_MEASURE[limit.cost]}"
         )
     return model.beside[limit.cost].cost(limit.name)

@@ -97,7 +97,7 @@ def _limit_parameter(kind: CostKind) -> inspect.Parameter:
     text = f"Hard limit on {kind.label} ({kind.description}), for example {kind.example}"
     if kind.build is None:
         text = f"{text}. Repeat it for each further device, as in phone={kind.example}."
-        return _parameter(kind.field, list[str], kind.flag, metavar=f"[DEVICE=]{kind.unit.upper()}", help=text)
+        return _parameter(kind.field, list[str], kind.flag, metavar=f"[DEVICE=]{kind.unit}", help=text)
     return _parameter(kind.field, str, kind.flag, help=f"{text}.")
 
 

@@ -140,7 +140,7 @@ def test_a_counter_that_stands_still_is_too_coarse() -> None:
 
 @pytest.mark.parametrize(("name", "remedy"), [(MEMORY, "supple probe --memory"), (ENERGY, "RAPL")])
 def test_a_device_that_did_not_tell_is_named_with_what_to_do(name: str, remedy: str) -> None:
-    with pytest.raises(ValueError, match=f"device 'board' has no measurements of {name}.*{remedy}"):
+    with pytest.raises(ValueError, match=f"the newest measurements of device 'board' have no {name}.*{remedy}"):
         cost_of(Limit(name, 1.0, "board"), DIGITS, {"board": device(DIGITS)})
     with pytest.raises(ValueError, match=f"{name} needs a device"):
         Limit(name, 1.0)

@@ -130,7 +130,7 @@ def test_a_device_that_told_nothing_is_named_with_what_to_do(client: TestClient,
         limit: dict[str, Any] = {field: 1e9}
         answer = ask(client, device=device, **limit)
         assert answer.status_code == 422
-        assert f"device 'board' has no measurements of {field[4:]}" in answer.json()["detail"]
+        assert f"the newest measurements of device 'board' have no {field[4:]}" in answer.json()["detail"]
         assert remedy in answer.json()["detail"]
         answer = ask(client, **limit)
         assert (answer.status_code, answer.json()["detail"]) == (422, f"{field[4:]} needs a device")
