@@ -196,6 +196,11 @@ class LatencyModel:
         """Whether it predicts every architecture."""
         return bool(np.isfinite(self.part_times).all())
 
+    @property
+    def limitable(self) -> Mapping[str, DeviceCostModel]:
+        """By name, the models of costs beside latency that limits can be on."""
+        return {name: model for name, model in self.beside.items() if model.refused is None}
+
     def to_json(self) -> dict[str, Any]:
         """The model as a JSON-able dict."""
         return {

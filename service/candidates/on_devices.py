@@ -13,7 +13,7 @@ OnDevice = Mapping[str, Floats]  # by cost, (N,) values of N networks; inf where
 
 def predict_on_device(model: LatencyModel, genomes: Genomes) -> OnDevice:
     """What a device's models predict for (N, G) genomes. A model that refuses limits predicts nothing."""
-    beside = {name: other.predict(genomes) for name, other in model.beside.items() if other.refused is None}
+    beside = {name: other.predict(genomes) for name, other in model.limitable.items()}
     return {"latency_ms": model.predict(genomes), **beside}
 
 

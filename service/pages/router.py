@@ -228,7 +228,7 @@ def costs_on_device(session: Session, context: Context, supernet: Supernet, devi
         return {}
     row = device_queries.get_models(session, [device], supernet.space_hash)[device]
     model = context.latency_model(row, context.tables(supernet))
-    beside = {name: other.cost(name) for name, other in model.beside.items() if other.refused is None}
+    beside = {name: other.cost(name) for name, other in model.limitable.items()}
     return {"latency_ms": model.cost("latency_ms"), **beside}
 
 

@@ -62,9 +62,9 @@ def refit_models(context: Context, search_id: str) -> None:
         except ValueError as error:  # a fold has too few networks for a fit
             log.info("the latency model of %s is not fitted anew: %s", name, error)
             continue
-        with_verified = body.model_copy(update={"networks": [*body.networks, *verified[name]]})
         helps = errors.new <= errors.old
-        fitted = measurements.fit(tables, with_verified, known) if helps else None
+        old = context.latency_model(model, tables)
+        together, fitted = fit_together(tables, body, verified[name], known, old) if helps else (body, None)
         row = LatencyRefit(
             id=new_id(),
             device=name,
@@ -80,7 +80,7 @@ def refit_models(context: Context, search_id: str) -> None:
             if newest.id != model.id:  # measured or fitted anew meanwhile
                 continue
             if fitted is not None:
-                row.new_model = _add(session, context, name, with_verified, fitted, row)
+                row.new_model = _add(session, context, name, together, fitted, row)
             devices.add_refit(session, row)
 
 
@@ -106,6 +106,27 @@ def compare(
             predicted = measurements.fit_latency(tables, part, known).predict(genomes[unseen])
             errors[has_verified] += np.abs(predicted / measured[unseen] - 1).tolist()
     return Comparison(100 * float(np.mean(errors[False])), 100 * float(np.mean(errors[True])))
+
+
+def fit_together(
+    tables: CostTables,
+    body: MeasurementsIn,
+    verified: Sequence[NetworkMeasured],
+    known: Mapping[str, LatencyModel],
+    old: LatencyModel,
+) -> tuple[MeasurementsIn, LatencyModel]:
+    """The measurements with the verified networks, and the model fitted on them.
+
+    Verification may see other programs' memory and energy. Where a limit that the old model takes would be refused, the
+    verified networks have latencies alone.
+    """
+    latencies = [network.model_copy(update={"memory_bytes": None, "joules": None}) for network in verified]
+    for networks in (verified, latencies):
+        together = body.model_copy(update={"networks": [*body.networks, *networks]})
+        fitted = measurements.fit(tables, together, known)
+        if fitted.limitable.keys() >= old.limitable.keys():
+            break
+    return together, fitted
 
 
 def _read(context: Context, model: LatencyModelRow) -> MeasurementsIn | None:

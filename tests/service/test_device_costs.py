@@ -16,8 +16,9 @@ from evolution.costs import CostTables
 from service.cli.latency_card import latency_card
 from service.context import Context
 from service.devices.measurements import fit, told_costs, told_fields
-from service.devices.schemas import MeasurementsIn
+from service.devices.schemas import MeasurementsIn, NetworkMeasured
 from service.searches.job import run_search
+from service.searches.refit import fit_together
 from service.storage.tables import MeasurementJob
 from supernet.space import Architecture, Genomes
 from tests.support.command_line import Ran
@@ -275,6 +276,24 @@ def test_what_verification_measured_becomes_a_measured_network_again() -> None:
     assert told_fields(told_costs(7_000, 0.25)) == {"memory_bytes": 7_000, "joules": 0.25}
     assert told_fields(told_costs(None, 0.25)) == {"joules": 0.25}
     assert told_fields(told_costs(None, None)) == {}
+
+
+@pytest.mark.parametrize(("factor", "is_kept"), [(1.0, True), (3.0, False)])
+def test_what_verification_measured_takes_no_limits_away(
+    tables: CostTables, told: dict[str, Any], factor: float, is_kept: bool
+) -> None:
+    body = MeasurementsIn(**told)
+    genomes = tables.space.sample(np.random.default_rng(5), 20)
+    old = fit(tables, body)
+    rows = zip(genomes, old.predict(genomes).tolist(), energy(tables, genomes).tolist(), strict=True)
+    verified = [
+        NetworkMeasured(architecture=tables.space.decode(genome).to_json(), ms=ms, joules=factor * mj / 1e3)
+        for genome, ms, mj in rows
+    ]
+    together, fitted = fit_together(tables, body, verified, {}, old)
+    assert len(together.networks) == len(body.networks) + len(verified)
+    assert set(fitted.limitable) == {MEMORY, ENERGY}
+    assert all((network.joules is not None) is is_kept for network in together.networks[-len(verified) :])
 
 
 def test_a_card_in_words_has_the_errors_of_memory_and_energy(tables: CostTables) -> None:
