@@ -287,7 +287,9 @@ def test_what_verification_measured_takes_no_limits_away(
     old = fit(tables, body)
     rows = zip(genomes, old.predict(genomes).tolist(), energy(tables, genomes).tolist(), strict=True)
     verified = [
-        NetworkMeasured(architecture=tables.space.decode(genome).to_json(), ms=ms, joules=factor * mj / 1e3)
+        NetworkMeasured.model_validate(
+            {"architecture": tables.space.decode(genome).to_json(), "ms": ms, "joules": factor * mj / 1e3}
+        )
         for genome, ms, mj in rows
     ]
     together, fitted = fit_together(tables, body, verified, {}, old)

@@ -142,7 +142,7 @@ def test_busy_is_what_others_hold_of_the_processors_that_are_needed() -> None:
 
 
 def test_a_system_that_shows_no_work_of_these_cores_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe.os, "sched_getaffinity", lambda process: {1_000_000}, raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {1_000_000}, raising=False)
     assert probe._processor_seconds() is None
 
 
