@@ -17,7 +17,7 @@ from typing import Any
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, ExceptionContext, PoolProxiedConnection, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -122,7 +122,7 @@ class Database:
         self._reading = self.engine.execution_options(reading=True)
         self._turn = Lock()
         self._revision_turn = Lock()
-        self._watching: PoolProxiedConnection | None = None  # of SQLite, for `revision`
+        self._watching: Connection | None = None  # of SQLite, for `revision`
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -152,12 +152,11 @@ class Database:
                 return str(session.scalar(text("SELECT txid_current_snapshot()")))
         with self._revision_turn:
             if self._watching is None:
-                self._watching = self.engine.raw_connection()
-            cursor = self._watching.cursor()
-            cursor.execute("PRAGMA data_version")
-            (version,) = cursor.fetchone() or (None,)
-            cursor.close()
-            return str(version)
+                self._watching = self._reading.connect()
+            try:
+                return str(self._watching.exec_driver_sql("PRAGMA data_version").scalar())
+            finally:
+                self._watching.rollback()
 
     def close(self) -> None:
         """Close every connection."""
