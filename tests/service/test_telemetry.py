@@ -91,7 +91,8 @@ def test_a_worker_runs_a_job_under_the_names_of_the_job_and_of_its_request(
     good, bad = EXPORTER.get_finished_spans()
     assert (good.name, good.status.status_code) == ("job search", trace.StatusCode.UNSET)
     assert bad.status.status_code is trace.StatusCode.ERROR
-    messages = [record.getMessage().split(" after")[0] for record in caplog.records]
+    records = [record for record in caplog.records if record.name == "supple.jobs"]
+    messages = [record.getMessage().split(" after")[0] for record in records]
     assert messages == ["begins", "is done", "begins", "fails"]
 
 
