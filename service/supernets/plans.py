@@ -60,7 +60,7 @@ def build_plan(context: Context, step: Step, subject: str) -> None:
     """
     from service.devices.measure import make_plan
 
-    supernet_id, count, before = subject.split(":")
+    supernet_id, count, before = [*subject.split(":"), "0"][:3]  # releases before counted no attempts
     networks = int(count)
     with context.database.writing() as session:
         supernet = queries.get(session, supernet_id)

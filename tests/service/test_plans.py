@@ -41,6 +41,13 @@ def test_a_plan_is_built_on_the_first_request_and_then_served(
     assert client.get(where).headers["etag"] == answer.headers["etag"]
 
 
+def test_a_plan_asked_for_before_an_upgrade_is_built(client: TestClient, context: Context, supernet: str) -> None:
+    where = f"/v1/supernets/{supernet}/plan?networks=5"
+    assert client.get(where).status_code == 202
+    build_plan(context, run, f"{supernet}:5")  # releases before wrote no attempts
+    assert client.get(where).status_code == 200
+
+
 def test_a_plan_that_cannot_be_is_refused_with_the_reason(
     client: TestClient, context: Context, supernet: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
