@@ -24,11 +24,7 @@ from supernet.operators import total_flops, total_params
 from supernet.space import Genomes, SearchSpace
 
 CostBuilder = Callable[["CostTables"], "Cost"]
-DEVICE_COSTS = (
-    "latency_ms",
-    "device_memory_bytes",
-    "energy_mj",
-)  # models of a device predict them, nothing counts them
+DEVICE_COSTS = ("latency_ms", "device_memory_bytes", "energy_mj")  # models of a device predict them
 
 
 class CostTables(PartTables):

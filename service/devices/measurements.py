@@ -10,8 +10,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from evolution.arrays import Floats
-from evolution.costs import CostTables
-from evolution.limits import HOW_TO_MEASURE
+from evolution.costs import DEVICE_COSTS, CostTables
 from evolution.predictors.device_cost import DeviceCostModel
 from evolution.predictors.latency import LatencyModel
 from service.devices import plausible, queries
@@ -56,7 +55,7 @@ def fit(
         ValueError: as `fit_latency`.
     """
     model = fit_latency(tables, body, known_devices)
-    beside = {name: fitted for name in HOW_TO_MEASURE if (fitted := _fit_beside(tables, body, name, model)) is not None}
+    beside = {name: fitted for name in DEVICE_COSTS if (fitted := _fit_beside(tables, body, name, model)) is not None}
     cards = {name: dict(fitted.card) for name, fitted in beside.items()}
     card = {**model.card, **_beside_latency(body), **({"beside": cards} if cards else {})}
     return replace(model, card=card, beside=beside)

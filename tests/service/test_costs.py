@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,11 +19,14 @@ from service.costs import COSTS, counted_costs
 from service.quantities import quantity
 from service.settings import Settings
 from supernet.space import Architecture
+from tests.support.databases import sqlite_unless_asked
 from tests.support.heat import heat_cost
 from tests.support.waiting import wait
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-P", "-m", "tests.support.heat"]
+
+database_url = sqlite_unless_asked
 
 
 def test_each_cost_that_can_be_counted_has_a_row() -> None:
@@ -37,11 +39,6 @@ def test_the_example_of_a_limit_is_a_limit(kind: Any) -> None:
 
 
 # A further cost.
-
-
-@pytest.fixture
-def database_url(sqlite_template: Path, tmp_path: Path) -> str:
-    return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'supple.db')}"
 
 
 @pytest.fixture

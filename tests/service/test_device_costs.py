@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,13 @@ from service.searches.refit import fit_together
 from service.storage.tables import MeasurementJob
 from supernet.space import Architecture, Genomes
 from tests.support.command_line import Ran
+from tests.support.databases import sqlite_unless_asked
 from tests.support.service import HOST, add_device, ask, make_measurements, make_result
 from tests.support.worker import Steps, shown
 
 MEMORY, ENERGY = "device_memory_bytes", "energy_mj"
 
-
-@pytest.fixture
-def database_url(sqlite_template: Path, tmp_path: Path) -> str:
-    return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'supple.db')}"
+database_url = sqlite_unless_asked
 
 
 def memory(tables: CostTables, genomes: Genomes) -> Floats:

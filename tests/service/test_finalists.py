@@ -1,11 +1,9 @@
 import os
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,19 +26,11 @@ from service.searches.question import load_question
 from service.settings import Settings
 from service.storage.tables import Export, LatencyMeasurement, MeasurementJob, Search, SearchState, Verification
 from supernet.space import Architecture
-from tests.support.postgres import empty_tables
+from tests.support.databases import sqlite_unless_asked
 from tests.support.service import add_device, make_result
 from tests.support.worker import Steps, count, shown
 
-
-@pytest.fixture
-def database_url(request: pytest.FixtureRequest, sqlite_template: Path, tmp_path: Path) -> str:
-    """SQLite; PostgreSQL where a test asks for it, since the worker's steps are the same on both."""
-    if getattr(request, "param", "sqlite") == "sqlite":
-        return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'supple.db')}"
-    url: str = request.getfixturevalue("postgres_url")
-    empty_tables(url)
-    return url
+database_url = sqlite_unless_asked  # the worker's steps are the same on both
 
 
 @pytest.fixture

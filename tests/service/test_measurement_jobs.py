@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,21 +18,13 @@ from service.context import Context
 from service.measurement_jobs import claims
 from service.searches.job import run_search
 from service.storage.tables import Device, LatencyMeasurement, LatencyModelRow, MeasurementJob, Search, now
-from tests.support.postgres import empty_tables
+from tests.support.databases import sqlite_unless_asked
 from tests.support.service import HOST, make_result
 from tests.support.worker import Steps, count, shown
 
 CLAIM = "/v1/devices/board/jobs/claim"
 
-
-@pytest.fixture
-def database_url(request: pytest.FixtureRequest, sqlite_template: Path, tmp_path: Path) -> str:
-    """SQLite; PostgreSQL where a test asks for it."""
-    if getattr(request, "param", "sqlite") == "sqlite":
-        return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'supple.db')}"
-    url: str = request.getfixturevalue("postgres_url")
-    empty_tables(url)
-    return url
+database_url = sqlite_unless_asked
 
 
 @dataclass

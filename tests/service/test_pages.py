@@ -1,7 +1,6 @@
 import html
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,14 @@ from service.settings import Settings
 from service.storage.tables import LatencyModelRow, Search, Supernet
 from service.web.auth import COOKIE
 from supernet.space import Architecture
+from tests.support.databases import sqlite_unless_asked
 from tests.support.service import LOCAL, add_device
 
 PAGES = Path(show.__file__).parent
 COUNTED = [kind.name for kind in counted_costs()]
 NASTY = "<script>alert(1)</script>"
 
-
-@pytest.fixture
-def database_url(sqlite_template: Path, tmp_path: Path) -> str:
-    """SQLite alone: no page speaks to the database itself."""
-    return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'supple.db')}"
+database_url = sqlite_unless_asked  # no page speaks to the database itself
 
 
 def text(page: str) -> str:

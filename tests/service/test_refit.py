@@ -1,7 +1,5 @@
 """Verified latencies go back into latency models only where the error on held-out networks is no larger."""
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +14,10 @@ from service.devices.schemas import MeasurementsIn
 from service.searches import queries
 from service.searches.refit import FEWEST_NETWORKS, refit_models
 from service.storage.tables import LatencyMeasurement, LatencyRefit
+from tests.support.databases import sqlite_unless_asked
 from tests.support.service import HOST, add_device, make_measurements
 
-
-@pytest.fixture
-def database_url(sqlite_template: Path, tmp_path: Path) -> str:
-    return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'supple.db')}"
+database_url = sqlite_unless_asked
 
 
 def add_verified(context: Context, search_id: str, measured_ms: Any, reference_ms: float) -> None:

@@ -1,9 +1,7 @@
 """Lists and answers send the database as many statements for many rows as for one, and each row has its own values."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,22 +28,14 @@ from service.storage.tables import (
     Verification,
     new_id,
 )
-from tests.support.postgres import empty_tables
+from tests.support.databases import sqlite_unless_asked
 from tests.support.service import HOST, add_device, ask
 
 MANY = 20
 DEVICES = ("board", "phone", "watch")
 CONFIDENCE = 0.8
 
-
-@pytest.fixture
-def database_url(request: pytest.FixtureRequest, sqlite_template: Path, tmp_path: Path) -> str:
-    """SQLite; PostgreSQL where a test asks for it."""
-    if getattr(request, "param", "sqlite") == "sqlite":
-        return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'supple.db')}"
-    url: str = request.getfixturevalue("postgres_url")
-    empty_tables(url)
-    return url
+database_url = sqlite_unless_asked
 
 
 @contextmanager
